@@ -1,0 +1,53 @@
+"""Package metadata. `make demo` and `make test` install from here; see the Makefile."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUNTIME = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.11,<0.13",
+    "ml_collections>=1.0,<2",
+    "absl-py>=2.1",
+    "einops>=0.8",
+    "jaxtyping>=0.3",
+    "numpy>=1.26",
+    "pillow>=10",
+    "safetensors>=0.5",
+    "sentencepiece>=0.2",
+    "tokenizers>=0.21",
+    "tqdm>=4.66",
+]
+# tfds reads array_record without TensorFlow only where importlib_resources is installed.
+DATA = [
+    "grain>=0.2.10,<0.3",
+    "tensorflow-datasets==4.9.10",
+    "importlib_resources>=6",
+    "array_record>=0.8",
+    "resvg-py==0.5.0",
+    "tensorboardX>=2.6,<3",
+    "matplotlib>=3.9",
+    "scipy>=1.13",
+]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+
+setup(
+    name="muse_jax",
+    version="0.1.0",
+    description="Images from text by masked and autoregressive token transformers, in JAX and Flax",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["muse_jax*", "pallas_kernels*"]),
+    package_data={"muse_jax": ["checkpoints/*/*", "py.typed"]},
+    install_requires=RUNTIME,
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "data": DATA,
+        "test": DATA + TEST,
+    },
+)
