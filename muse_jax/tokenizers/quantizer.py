@@ -1,0 +1,127 @@
+"""Vector quantization: the nearest row of a codebook, its losses and how much of the codebook is used."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Quantized:
+    """What quantization gives.
+
+    codes: the chosen codebook rows with the straight-through gradient, `(..., embed_dim)`.
+    ids: their row numbers, int32 `(...)`.
+    codebook_loss, commitment_loss, entropy_loss: scalars, unweighted.
+    usage: share of the codebook that this batch used, in [0, 1].
+    perplexity: exp of the entropy of the batch's code histogram, in [1, codebook_size].
+    """
+
+    codes: Array
+    ids: Array
+    codebook_loss: Array
+    commitment_loss: Array
+    entropy_loss: Array
+    usage: Array
+    perplexity: Array
+
+
+def squared_distances(
+    vectors: Float[Array, "n dim"], codebook: Float[Array, "codes dim"]
+) -> Float[Array, "n codes"]:
+    """`|v - c|^2` for every pair, in float32."""
+    return (
+        jnp.sum(vectors**2, -1, keepdims=True)
+        - 2 * jnp.matmul(vectors, codebook.T, precision="highest")
+        + jnp.sum(codebook**2, -1)
+    )
+
+
+def entropy_loss(
+    distances: Float[Array, "n codes"], ids: Int[Array, "n"], temperature: float
+) -> Float[Array, ""]:
+    """Mean entropy of each vector's soft assignment less the entropy of their mean (MaskGIT's VQGAN).
+
+    Low when every vector is sure of its code and the batch as a whole uses all codes evenly. The mean
+    assignment is the straight-through one: hard in value, soft in gradient.
+    """
+    log_probs = jax.nn.log_softmax(-distances / temperature, axis=-1)
+    probs = jnp.exp(log_probs)
+    sample_entropy = -jnp.mean(jnp.sum(probs * log_probs, -1))
+    soft_mean = jnp.mean(probs, 0)
+    hard_mean = jnp.bincount(ids, length=distances.shape[-1]) / ids.shape[0]
+    mean_probs = soft_mean + jax.lax.stop_gradient(hard_mean - soft_mean)
+    mean_entropy = -jnp.sum(mean_probs * jnp.log(mean_probs + 1e-5))
+    return sample_entropy - mean_entropy
+
+
+def code_statistics(
+    ids: Int[Array, "..."], codebook_size: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`(usage, perplexity)` of a batch of codes: dead codes show as low usage."""
+    histogram = jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
+    perplexity = jnp.exp(-jnp.sum(histogram * jnp.log(histogram + 1e-10)))
+    return jnp.mean(histogram > 0), perplexity
+
+
+def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
+    """`x` scaled to length 1 along its last axis."""
+    return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
+
+
+class VectorQuantizer(nn.Module):
+    """A learned codebook (van den Oord et al. 2017; entropy term of MaskGIT).
+
+    normalize: compare unit vectors (ViT-VQGAN, section 3.2): with few dimensions no code dies.
+    entropy_temperature: of the soft assignment inside the entropy loss.
+    """
+
+    codebook_size: int
+    embed_dim: int
+    normalize: bool = False
+    entropy_temperature: float = 0.01
+
+    def setup(self):
+        init = nn.initializers.normal(1.0) if self.normalize else nn.initializers.uniform(1.0)
+        self.codebook = self.param(
+            "codebook",
+            nn.with_logical_partitioning(init, ("vocab", "embed")),
+            (self.codebook_size, self.embed_dim),
+            jnp.float32,
+        )
+
+    def rows(self) -> Float[Array, "codes dim"]:
+        """The codebook as it is compared and looked up."""
+        return unit(self.codebook) if self.normalize else self.codebook
+
+    def __call__(self, vectors: Float[Array, "... dim"]) -> Quantized:
+        """Nearest codes of `vectors` and the losses that training needs."""
+        flat = vectors.reshape(-1, self.embed_dim).astype(jnp.float32)
+        flat = unit(flat) if self.normalize else flat
+        rows = self.rows()
+        distances = squared_distances(flat, rows)
+        ids = jnp.argmin(distances, -1).astype(jnp.int32)
+        chosen = rows[ids]
+        stop = jax.lax.stop_gradient
+        usage, perplexity = code_statistics(ids, self.codebook_size)
+        return Quantized(
+            codes=(flat + stop(chosen - flat)).reshape(vectors.shape),
+            ids=ids.reshape(vectors.shape[:-1]),
+            codebook_loss=jnp.mean((chosen - stop(flat)) ** 2),
+            commitment_loss=jnp.mean((stop(chosen) - flat) ** 2),
+            entropy_loss=entropy_loss(distances, ids, self.entropy_temperature),
+            usage=usage,
+            perplexity=perplexity,
+        )
+
+    def nearest(self, vectors: Float[Array, "... dim"]) -> Int[Array, "..."]:
+        """Row numbers of the nearest codes."""
+        flat = vectors.reshape(-1, self.embed_dim).astype(jnp.float32)
+        flat = unit(flat) if self.normalize else flat
+        ids = jnp.argmin(squared_distances(flat, self.rows()), -1)
+        return ids.reshape(vectors.shape[:-1]).astype(jnp.int32)
+
+    def lookup(self, ids: Int[Array, "..."]) -> Float[Array, "... dim"]:
+        """Codebook rows of `ids`."""
+        return self.rows()[ids]

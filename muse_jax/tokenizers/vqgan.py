@@ -1,0 +1,178 @@
+"""VQGAN: images to a grid of codes and back (Esser et al. 2021; sizes of MaskGIT's, which Muse follows).
+
+Fully convolutional, without attention, so that one set of weights serves every resolution that the
+down-sampling factor divides.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Int
+
+from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
+
+
+def conv(features: int, kernel: int, dtype: Any, name: str | None = None) -> nn.Conv:
+    """A stride-1 convolution, `SAME` padded."""
+    init = nn.with_logical_partitioning(
+        nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+        (None, None, "conv_in", "conv_out"),
+    )
+    return nn.Conv(features, (kernel, kernel), dtype=dtype, kernel_init=init, name=name)
+
+
+class NormSwish(nn.Module):
+    """GroupNorm of 32 groups (fewer where the channels want it), then swish."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0)
+        return nn.swish(nn.GroupNorm(groups, dtype=self.dtype)(x))
+
+
+class ResBlock(nn.Module):
+    """x + conv(act(conv(act(x)))), the skip projected where the width changes."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        h = conv(self.features, 3, self.dtype)(NormSwish(self.dtype)(x))
+        h = conv(self.features, 3, self.dtype)(NormSwish(self.dtype)(h))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, self.dtype, name="skip")(x)
+        return x + h
+
+
+class Encoder(nn.Module):
+    """Pixels to vectors: res blocks and 2x average pooling a level, more res blocks at the bottom."""
+
+    filters: int
+    multipliers: Sequence[int]
+    num_res_blocks: int
+    embed_dim: int
+    patch: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
+        x = rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
+        x = conv(self.filters * self.multipliers[0], 3, self.dtype)(x)
+        for level, multiplier in enumerate(self.multipliers):
+            if level > 0:
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+            for _ in range(self.num_res_blocks):
+                x = ResBlock(self.filters * multiplier, self.dtype)(x)
+        for _ in range(self.num_res_blocks):
+            x = ResBlock(self.filters * self.multipliers[-1], self.dtype)(x)
+        return conv(self.embed_dim, 1, self.dtype)(NormSwish(self.dtype)(x))
+
+
+class Decoder(nn.Module):
+    """Vectors to pixels: the encoder mirrored, nearest up-sampling followed by a convolution."""
+
+    filters: int
+    multipliers: Sequence[int]
+    num_res_blocks: int
+    patch: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, codes: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
+        x = conv(self.filters * self.multipliers[-1], 3, self.dtype)(codes)
+        for _ in range(self.num_res_blocks):
+            x = ResBlock(self.filters * self.multipliers[-1], self.dtype)(x)
+        for level in reversed(range(len(self.multipliers))):
+            for _ in range(self.num_res_blocks):
+                x = ResBlock(self.filters * self.multipliers[level], self.dtype)(x)
+            if level > 0:
+                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+                x = conv(self.filters * self.multipliers[level - 1], 3, self.dtype)(x)
+        x = conv(3 * self.patch**2, 3, self.dtype)(NormSwish(self.dtype)(x))
+        x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch)
+        return x.astype(jnp.float32)
+
+
+class VQGAN(nn.Module):
+    """The image tokenizer.
+
+    filters, multipliers: channels of each level; every level but the first halves the resolution.
+    num_res_blocks: a level, and as many more at the bottom.
+    patch: space-to-depth before the first convolution (1 in the papers); small models on a CPU want 4,
+        since convolutions at full resolution cost the most there and gain the least.
+    decoder_filters, decoder_res_blocks: where set, a larger decoder than the encoder, for Muse's decoder
+        finetuning (section 2.8).
+    normalize_codes, entropy_temperature: see `VectorQuantizer`.
+    """
+
+    filters: int = 128
+    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    codebook_size: int = 8192
+    embed_dim: int = 256
+    patch: int = 1
+    decoder_filters: int | None = None
+    decoder_res_blocks: int | None = None
+    normalize_codes: bool = False
+    entropy_temperature: float = 0.01
+    dtype: Any = jnp.float32
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels a side of one token."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def setup(self):
+        self.encoder = Encoder(
+            self.filters,
+            tuple(self.multipliers),
+            self.num_res_blocks,
+            self.embed_dim,
+            self.patch,
+            self.dtype,
+        )
+        self.quantizer = VectorQuantizer(
+            self.codebook_size, self.embed_dim, self.normalize_codes, self.entropy_temperature
+        )
+        self.decoder = Decoder(
+            self.decoder_filters or self.filters,
+            tuple(self.multipliers),
+            self.decoder_res_blocks or self.num_res_blocks,
+            self.patch,
+            self.dtype,
+        )
+
+    def __call__(
+        self, images: Float[Array, "b height width 3"]
+    ) -> tuple[Float[Array, "b height width 3"], Quantized]:
+        """Reconstruction of `images` in [-1, 1], and what the losses need.
+
+        Raises:
+            ValueError: the image sides are no multiple of `downsampling`.
+        """
+        quantized = self.quantizer(self.encode_vectors(images))
+        return self.decoder(quantized.codes.astype(self.dtype)), quantized
+
+    def encode_vectors(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
+        """The encoder's output before quantization."""
+        height, width = images.shape[-3:-1]
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(
+                f"image of {height}x{width} pixels: both sides must be multiples of {self.downsampling}, "
+                "the tokenizer's down-sampling factor; resize or crop the image"
+            )
+        return self.encoder(images)
+
+    def encode(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w"]:
+        """Codes of `images` in [-1, 1]."""
+        return self.quantizer.nearest(self.encode_vectors(images))
+
+    def decode(self, ids: Int[Array, "b h w"]) -> Float[Array, "b height width 3"]:
+        """Pixels of codes, in about [-1, 1]."""
+        return self.decoder(self.quantizer.lookup(ids).astype(self.dtype))
