@@ -1,0 +1,73 @@
+"""Fetches the emoji sets with npm and builds the data set `emoji`: `python -m experiments.prepare_data`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from absl import app, flags
+from tqdm import tqdm
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data set is built in.")
+_DOWNLOADS = flags.DEFINE_string(
+    "downloads", None, "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads."
+)
+_SIZES = flags.DEFINE_multi_integer("size", [128], "Picture sizes to build: 128, 256.", lower_bound=1)
+
+
+def fetch(package: str, downloads: Path) -> Path:
+    """The tarball of "name@version" in `downloads`, fetched with `npm pack` if it is not there.
+
+    Raises:
+      ValueError: npm is not installed, or could not fetch the package.
+    """
+    from muse_jax.data.emoji.artwork import tarball_name
+
+    target = downloads / tarball_name(package)
+    if target.is_file():
+        return target
+    if shutil.which("npm") is None:
+        raise ValueError(
+            f"{target} is missing and npm is not installed: install npm, or give the folder of tarballs with --downloads."
+        )
+    downloads.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "pack", "--silent", "--pack-destination", str(downloads), package]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0 or not target.is_file():
+        reason = (result.stderr.strip() or "no reason given").splitlines()[-1]
+        raise ValueError(f"npm could not fetch {package} ({reason}): check the network, or use --downloads.")
+    return target
+
+
+def main(argv):
+    del argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets as tfds
+
+    from muse_jax.data.emoji.artwork import PACKAGES
+    from muse_jax.data.emoji.emoji_dataset_builder import Builder
+
+    unknown = [size for size in _SIZES.value if f"px{size}" not in Builder.builder_configs]
+    if unknown:
+        raise app.UsageError(f"--size={unknown[0]} is not built: use 128 or 256.")
+    downloads = Path(_DOWNLOADS.value or Path(_DATA_DIR.value) / "downloads")
+    try:
+        for package in tqdm(PACKAGES, desc="fetch", unit="package"):
+            fetch(package, downloads)
+        for size in _SIZES.value:
+            start = time.monotonic()
+            builder = Builder(config=f"px{size}", data_dir=_DATA_DIR.value, file_format="array_record")
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=downloads.resolve())
+            )
+            counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+            print(f"emoji at {size} px: {counts} ({time.monotonic() - start:.0f} s) in {builder.data_dir}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"prepare_data: {error}") from error
+
+
+if __name__ == "__main__":
+    app.run(main)
