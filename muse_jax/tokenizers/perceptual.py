@@ -1,0 +1,69 @@
+"""Perceptual loss: the distance of two pictures in the early and middle maps of a pretrained network.
+
+The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): unit-normalise every
+position's channels, take squared differences, average over space, sum over stages.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
+from muse_jax.networks.efficientnet_lite import EfficientNetLite0
+
+# The last map at 1/2, 1/4, 1/8 and 1/16 of the picture's size, and the stem for fine texture.
+TAPS = (0, 1, 3, 5, 11)
+
+
+def perceptual_distance(maps: list[Array], target_maps: list[Array]) -> Float[Array, " batch"]:
+    """Sum over stages of the mean over space of squared differences of unit-normalised channels; each in [0, 4]."""
+    return sum(jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps))
+
+
+def _unit(x: Float[Array, "batch height width channels"]) -> Array:
+    # The epsilon inside the root keeps the gradient finite where all channels are zero.
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def load_perceptual(
+    taps: tuple[int, ...] = TAPS, upsample: int = 1
+) -> tuple[Any, Callable[[Any, Array, Array], Float[Array, ""]]]:
+    """Loads the frozen network and the loss over it.
+
+    Args:
+      taps: the stages compared (0 is the stem, k the k-th block of 16); nothing after the last is computed.
+      upsample: enlarges pictures this many times before the network. It costs the square of it.
+
+    Returns:
+      `(params, fn)`; `fn(params, images, targets)` takes float pictures in [-1, 1], `(batch, height, width, 3)`, of
+      any size from 32 px, and gives the batch's mean distance, a float32 scalar. It is differentiable in both.
+
+    Raises:
+      ValueError: the package with the weights is not installed.
+    """
+    params = load_efficientnet_lite0()
+    if taps:
+        kept = {"stem", *(f"block_{k}" for k in range(1, max(taps) + 1))}
+        params = {name: value for name, value in params.items() if name in kept}
+    network = EfficientNetLite0()
+
+    def fn(params: Any, images: Array, targets: Array) -> Array:
+        if images.shape != targets.shape or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"images {images.shape} and targets {targets.shape} must have one shape (batch, height, width, 3)."
+            )
+
+        def maps(x: Array) -> list[Array]:
+            x = x.astype(jnp.float32)
+            if upsample > 1:
+                batch, height, width, channels = x.shape
+                shape = (batch, height * upsample, width * upsample, channels)
+                x = jax.image.resize(x, shape, "bilinear")
+            return network.apply({"params": params}, x, taps=taps)
+
+        return perceptual_distance(maps(images), maps(targets)).mean()
+
+    return params, fn
