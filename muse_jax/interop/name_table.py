@@ -1,0 +1,146 @@
+"""Foreign checkpoints by a table of names: where a parameter lives there, and how it is turned here.
+
+A table maps a path in this library's parameter tree ("layers/attention/query/kernel") to a `Source`. Names
+that hold `{layer}` are read once a layer and stacked on a leading axis, as `nn.scan` wants them. One leaf is
+read at a time, straight into its final array, so that the peak is the parameters and one leaf.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+
+class Source(NamedTuple):
+    """A foreign tensor: its name (with `{layer}` where it repeats), and whether it is transposed there."""
+
+    name: str
+    transpose: bool = False
+
+
+class Tensors(Protocol):
+    """What a reader of foreign files offers: shapes without reading, and one tensor at a time."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def read(self, name: str) -> np.ndarray: ...
+
+
+def read_table(
+    tensors: Tensors,
+    table: Mapping[str, Source],
+    like: Mapping[str, Any],
+    *,
+    dtype: Any = jnp.float32,
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> dict[str, Any]:
+    """Reads every parameter of `like`, a tree of shapes (from `jax.eval_shape`), by `table`.
+
+    `place(path, array)` puts a finished leaf where it shall live (by default on JAX's default device); use it
+    to shard a model that is larger than one device. Raises ValueError for a missing name or another shape.
+    """
+    place = place or (lambda _, array: jnp.asarray(array))
+    wanted = traverse_util.flatten_dict(dict(like), sep="/")
+    if missing := sorted(set(wanted) - set(table)):
+        raise ValueError(f"The name table has no entry for the parameters {missing}; add them to it.")
+    leaves = {}
+    for path, leaf in wanted.items():
+        leaves[path] = place(path, _read_leaf(tensors, table[path], tuple(leaf.shape), np.dtype(dtype), path))
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _read_leaf(
+    tensors: Tensors, source: Source, shape: tuple[int, ...], dtype: np.dtype, path: str
+) -> np.ndarray:
+    if "{layer}" not in source.name:
+        return _read_one(tensors, source, source.name, shape, path).astype(dtype)
+    stacked = np.empty(shape, dtype)
+    for layer in range(shape[0]):
+        stacked[layer] = _read_one(tensors, source, source.name.format(layer=layer), shape[1:], path)
+    return stacked
+
+
+def _read_one(tensors: Tensors, source: Source, name: str, shape: tuple[int, ...], path: str) -> np.ndarray:
+    if name not in tensors:
+        raise ValueError(
+            f"The checkpoint holds no tensor {name!r}, which the parameter {path!r} is read from."
+        )
+    array = tensors.read(name)
+    array = array.T if source.transpose else array
+    if array.shape != shape:
+        raise ValueError(
+            f"The tensor {name!r} has shape {array.shape} where the parameter {path!r} wants {shape}; "
+            "the checkpoint is of another size or kind."
+        )
+    return array
+
+
+class SafetensorsFiles:
+    """The tensors of one or several safetensors files, mapped from disk: only what is read is loaded."""
+
+    _DTYPES = {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64,
+        "I32": np.int32,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+    }
+
+    def __init__(self, files: Iterable[str | Path]):
+        self._where: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
+        for file in map(Path, files):
+            self._index(file)
+
+    @classmethod
+    def in_directory(cls, directory: str | Path, stem: str = "model") -> "SafetensorsFiles":
+        """Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names."""
+        directory = Path(directory)
+        index = directory / f"{stem}.safetensors.index.json"
+        if not index.exists():
+            return cls([directory / f"{stem}.safetensors"])
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return cls(directory / shard for shard in shards)
+
+    def _index(self, file: Path) -> None:
+        if not file.exists():
+            raise ValueError(f"There is no file {file}; put the checkpoint's safetensors files there.")
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if 0 < length <= size - 8 else {}
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        if not header or 8 + length + max(ends) != size:
+            raise ValueError(f"The file {file} is not a whole safetensors file; fetch it again.")
+        for name, entry in header.items():
+            offset = 8 + length + entry["data_offsets"][0]
+            self._where[name] = (file, entry["dtype"], tuple(entry["shape"]), offset)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._where[name][2]
+
+    def read(self, name: str) -> np.ndarray:
+        file, dtype, shape, offset = self._where[name]
+        if dtype not in self._DTYPES:
+            raise ValueError(
+                f"The tensor {name!r} in {file} is of type {dtype}; {sorted(self._DTYPES)} can be read."
+            )
+        return np.memmap(file, self._DTYPES[dtype], mode="r", offset=offset, shape=shape)
+
+
+def abstract_params(module: Any, *args: Any) -> dict[str, Any]:
+    """The tree of shapes of a linen module's parameters, without computing any."""
+    return nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *args))["params"]

