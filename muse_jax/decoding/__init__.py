@@ -1,0 +1,28 @@
+"""How tokens are drawn, whatever the network: pure functions of a `logits_fn`, initial tokens and a key."""
+
+from muse_jax.decoding.guidance import LogitsFn, guided, guided_logits_fn
+from muse_jax.decoding.halton import halton_order
+from muse_jax.decoding.masked import DecodeState, mask_free_edit, masked_decode
+from muse_jax.decoding.progress import DecodeStep, Progress, listening, silent
+from muse_jax.decoding.sampling import sample_with_log_prob, top_k_filter, top_p_filter
+from muse_jax.decoding.schedules import cosine_mask_ratio, sample_mask, sample_mask_ratio
+
+__all__ = [
+    "DecodeState",
+    "DecodeStep",
+    "LogitsFn",
+    "Progress",
+    "cosine_mask_ratio",
+    "guided",
+    "guided_logits_fn",
+    "halton_order",
+    "listening",
+    "mask_free_edit",
+    "masked_decode",
+    "sample_mask",
+    "sample_mask_ratio",
+    "sample_with_log_prob",
+    "silent",
+    "top_k_filter",
+    "top_p_filter",
+]
