@@ -1,0 +1,18 @@
+"""Training: tasks, one loop for all of them, and what it needs."""
+
+from muse_jax.training.checkpoints import Checkpoints, restore_params
+from muse_jax.training.config import check_keys, default_config, load_config, validate_config
+from muse_jax.training.loop import train
+from muse_jax.training.state import Task, TrainState
+
+__all__ = [
+    "Checkpoints",
+    "Task",
+    "TrainState",
+    "check_keys",
+    "default_config",
+    "load_config",
+    "restore_params",
+    "train",
+    "validate_config",
+]

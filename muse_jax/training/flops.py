@@ -1,0 +1,98 @@
+"""How much arithmetic a traced function holds, and how much a device can do."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# Dense bf16 peak of one device, in FLOP/s, from the makers' data sheets; the first name found in the device kind counts.
+PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+    "TPU v3": 123e12,
+    "TPU v2": 45e12,
+    "TPU7x": 2307e12,
+}
+
+
+def _dot_flops(eqn: Any) -> float:
+    (contract, _), _ = eqn.params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contract)
+
+
+def _conv_flops(eqn: Any) -> float:
+    # Multiply-adds with the zeros that padding or dilation brings in count too, as they do in most published figures.
+    kernel = eqn.invars[1].aval.shape
+    out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / out_features
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, core.ClosedJaxpr):
+        return [value.jaxpr]
+    if isinstance(value, core.Jaxpr):
+        return [value]
+    return [jaxpr for part in value for jaxpr in _inner(part)] if isinstance(value, tuple | list) else []
+
+
+def _count(jaxpr: Any) -> float:
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "dot_general":
+            total += _dot_flops(eqn)
+        elif name == "conv_general_dilated":
+            total += _conv_flops(eqn)
+        elif name == "cond":
+            total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
+        else:
+            times = eqn.params["length"] if name == "scan" else 1
+            if name == "pallas_call":
+                times = math.prod(size for size in eqn.params["grid_mapping"].grid if isinstance(size, int))
+            total += times * sum(_count(jaxpr) for value in eqn.params.values() for jaxpr in _inner(value))
+    return total
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> float:
+    """FLOPs of the matrix products and convolutions of one call, whole batch, all devices together.
+
+    It walks the traced program rather than asking XLA, whose cost analysis counts the body of a scan once. What a
+    remat recomputes is counted; the body of a `while` of unknown length is counted once.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:
+    """FLOP/s of a float32 matrix product on the first device, the best of a few: what stands for the peak of a CPU."""
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(matrix))
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """FLOP/s that one device can reach: from `PEAKS`, measured once on a CPU, None for a device not in the table."""
+    if device.platform == "cpu":
+        return measured_matmul_peak() / max(1, jax.local_device_count())  # virtual devices share the cores
+    return next((peak for name, peak in PEAKS.items() if name.lower() in device.device_kind.lower()), None)

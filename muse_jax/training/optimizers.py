@@ -1,0 +1,70 @@
+"""Learning-rate schedules, optimizers and the exponential moving average of the weights."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Schedule = Callable[[Any], Any]
+# Names of parameters that are shifts, gains or tables of vectors; decay would pull those towards zero for no gain.
+_NOT_DECAYED = re.compile(r"bias|scale|embed|codebook|position|norm|temperature", re.IGNORECASE)
+
+
+def make_schedule(optim: Mapping[str, Any], total_steps: int) -> Schedule:
+    """The learning rate at each step, counted from 0.
+
+    It grows linearly, `lr * (step + 1) / warmup_steps`, and then stays ("constant") or falls along half a cosine to
+    zero at `total_steps` ("cosine").
+    """
+    lr, warmup, decay = optim["lr"], optim["warmup_steps"], optim["decay"]
+
+    def schedule(step: Float[Array, ""] | int) -> Float[Array, ""]:
+        grown = jnp.minimum(1.0, (step + 1) / max(1, warmup))
+        if decay == "constant":
+            return jnp.asarray(lr * grown)
+        progress = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        return lr * grown * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+    return schedule
+
+
+def decay_mask(params: Any) -> Any:
+    """A tree of bools: True where weight decay applies, which leaves out norms, biases, embeddings and scalars."""
+
+    def decayed(path: tuple[Any, ...], leaf: Any) -> bool:
+        names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
+        in_norm = any("norm" in name.lower() for name in names)
+        return leaf.ndim >= 2 and not in_norm and not _NOT_DECAYED.search(names[-1])
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+    """The optimizer of `config.optim`: clipping by global norm, the update rule, decoupled weight decay, the schedule.
+
+    "adam" and "adamw" are Kingma & Ba's with Loshchilov & Hutter's decay; "adafactor" is Shazeer & Stern's with
+    factored second moments, block clipping at 1 and, where b1 > 0, a momentum of the updates.
+    """
+    parts = [optax.clip_by_global_norm(optim["grad_clip"])] if optim["grad_clip"] else []
+    if optim["name"] == "adafactor":
+        parts += [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
+        parts += [optax.ema(optim["b1"], debias=False)] if optim["b1"] else []
+    else:
+        parts += [optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])]
+    if optim["weight_decay"]:
+        parts += [optax.add_decayed_weights(optim["weight_decay"], mask=decay_mask)]
+    return optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(optim, total_steps)))
+
+
+def ema_decay(decay: float, step: Any) -> Any:
+    """The decay at `step` (from 0): min(decay, (1 + step) / (10 + step)), so that early averages forget their start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def update_ema(ema: Any, params: Any, decay: Any) -> Any:
+    """decay * ema + (1 - decay) * params, leaf by leaf."""
+    return jax.tree.map(lambda old, new: (decay * old + (1.0 - decay) * new).astype(old.dtype), ema, params)
