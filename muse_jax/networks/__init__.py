@@ -1,0 +1,6 @@
+"""Networks: token ids and a condition to logits. They know nothing of sampling, data or devices."""
+
+from muse_jax.networks.masked_transformer import MaskedTransformer
+from muse_jax.networks.superres import SuperResTransformer
+
+__all__ = ["MaskedTransformer", "SuperResTransformer"]

@@ -1,0 +1,345 @@
+"""The transformer parts that the token networks share.
+
+Everything here works on `(batch, tokens, width)`, keeps its parameters in float32 under logical axis names
+(`embed`, `mlp`, `heads`, `kv`, `vocab`, `layers`), computes in `dtype`, and takes norms and softmaxes in float32.
+Dense layers inside a block carry no bias, as in T5.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+_NEGATIVE = -1e9  # finite, so that a row with nothing to attend to stays a number
+EMBED_STD = 0.02
+
+Layout = tuple[Callable[[Array], Array], Callable[[Array], Array]]
+
+
+def _init(init: Callable, *names: str | None) -> Callable:
+    return nn.with_logical_partitioning(init, names)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last axis, with a learned scale; `axis_name` is that axis's logical name."""
+
+    dtype: Any = jnp.float32
+    axis_name: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
+        scale = self.param("scale", _init(nn.initializers.ones, self.axis_name), (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return (x * inverse * scale).astype(self.dtype)
+
+
+def attend(
+    query: Float[Array, "batch heads queries kv"],
+    key: Float[Array, "batch heads keys kv"],
+    value: Float[Array, "batch heads keys kv"],
+    mask: Bool[Array, "batch keys"] | None = None,
+) -> Float[Array, "batch heads queries kv"]:
+    """Softmax attention. Keys where `mask` is False have no weight; a row whose mask is all False gives zeros.
+
+    Heads come before tokens so that both products are plain batched matrix products: XLA on a CPU is about twice
+    as fast with them. The division by the softmax's sum waits until after the product with the values.
+    """
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    logits = logits * query.shape[-1] ** -0.5
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, _NEGATIVE)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum(
+        "bhqk,bhkd->bhqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    out = out / total
+    if mask is not None:
+        out = out * mask.any(axis=-1)[:, None, None, None]
+    return out.astype(value.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` to `context` (to itself when None), queries and keys RMS-normalised per head.
+
+    Normalised queries and keys bound the logits, which keeps wide and deep models stable in bfloat16.
+    `out_scale` shrinks the initial output projection (residual branches of deep stacks).
+    """
+
+    heads: int
+    out_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        context: Float[Array, "batch keys width"] | None = None,
+        mask: Bool[Array, "batch keys"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        width = x.shape[-1]
+        head_dim = width // self.heads
+
+        def project(name: str, x: Array, parts: int) -> Array:
+            init = _init(nn.initializers.lecun_normal(), "embed", None, "heads", "kv")
+            features = (parts, self.heads, head_dim)
+            dense = nn.DenseGeneral(features, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)
+            return rearrange(dense(x), "b n parts h d -> parts b h n d")
+
+        if context is None:
+            query, key, value = project("qkv", x, 3)
+        else:
+            (query,) = project("query", x, 1)
+            key, value = project("key_value", context, 2)
+        query = RMSNorm(self.dtype, "kv", name="query_norm")(query)
+        key = RMSNorm(self.dtype, "kv", name="key_norm")(key)
+        out = rearrange(attend(query, key, value, mask), "b h n d -> b n (h d)")
+        init = _init(_scaled(self.out_scale), "heads", "embed")
+        return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="out")(out)
+
+
+def _scaled(scale: float) -> Callable:
+    return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
+
+
+class MLP(nn.Module):
+    """Dense to `mlp_dim`, GELU (tanh form), dense back."""
+
+    mlp_dim: int
+    out_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        width = x.shape[-1]
+        init = _init(nn.initializers.lecun_normal(), "embed", "mlp")
+        x = nn.Dense(self.mlp_dim, use_bias=False, kernel_init=init, dtype=self.dtype, name="up")(x)
+        x = nn.gelu(x, approximate=True)
+        init = _init(_scaled(self.out_scale), "mlp", "embed")
+        return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="down")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: self-attention, cross-attention (when there is a context), MLP.
+
+    `layout = (split, join)` regroups the tokens for self-attention alone: `split` takes `(batch, tokens, width)`
+    to `(batch * groups, tokens / groups, width)`, and attention stays inside a group; `join` undoes it.
+    """
+
+    heads: int
+    mlp_dim: int
+    dropout: float = 0.0
+    out_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        context: Float[Array, "batch keys width"] | None,
+        mask: Bool[Array, "batch keys"] | None,
+        deterministic: bool,
+        layout: Layout | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        split, join = layout or (lambda x: x, lambda x: x)
+        attention = {"heads": self.heads, "out_scale": self.out_scale, "dtype": self.dtype}
+
+        def residual(x: Array, branch: Array) -> Array:
+            return x + nn.Dropout(self.dropout)(branch, deterministic=deterministic)
+
+        y = split(RMSNorm(self.dtype, name="self_norm")(x))
+        x = residual(x, join(Attention(**attention, name="self_attention")(y)))
+        if context is not None:
+            y = RMSNorm(self.dtype, name="cross_norm")(x)
+            x = residual(x, Attention(**attention, name="cross_attention")(y, context, mask))
+        y = RMSNorm(self.dtype, name="mlp_norm")(x)
+        x = residual(x, MLP(self.mlp_dim, self.out_scale, self.dtype, name="mlp")(y))
+        return nn.with_logical_constraint(x, ("batch", None, None))
+
+
+class _Step(nn.Module):
+    """One step of the scan: as many blocks as there are layouts."""
+
+    block: dict[str, Any]
+    layouts: tuple[Layout | None, ...]
+
+    @nn.compact
+    def __call__(self, x, context, mask, deterministic):
+        for i, layout in enumerate(self.layouts):
+            x = Block(**self.block, name=f"block_{i}")(x, context, mask, deterministic, layout)
+        return x, None
+
+
+class Transformer(nn.Module):
+    """`depth` blocks under one `nn.scan`, so compile time does not grow with depth, and a last norm.
+
+    The blocks go through `layouts` in turn; `depth` must be a multiple of their number. `remat` recomputes a step's
+    activations in the backward pass: memory for about a third more compute.
+    """
+
+    depth: int
+    heads: int
+    mlp_dim: int
+    dropout: float = 0.0
+    remat: bool = False
+    layouts: tuple[Layout | None, ...] = (None,)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        context: Float[Array, "batch keys width"] | None = None,
+        mask: Bool[Array, "batch keys"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens width"]:
+        step = nn.remat(_Step, prevent_cse=False, static_argnums=(4,)) if self.remat else _Step
+        layers = nn.scan(
+            step,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=self.depth // len(self.layouts),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        branches = self.depth * (2 if context is None else 3)
+        block = {
+            "heads": self.heads,
+            "mlp_dim": self.mlp_dim,
+            "dropout": self.dropout,
+            "out_scale": branches**-0.5,
+            "dtype": self.dtype,
+        }
+        x, _ = layers(block, self.layouts, name="layers")(x, context, mask, deterministic)
+        return RMSNorm(self.dtype, name="final_norm")(x)
+
+
+class TokenGrid(nn.Module):
+    """Token embedding plus learned row and column positions, normalised (MaskGIT); also the table of a tied head.
+
+    The table has `vocab_size + 1` rows, the last of which is the mask token.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int]
+    width: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        normal = nn.initializers.normal(EMBED_STD)
+        self.table = self.param("table", _init(normal, "vocab", "embed"), (self.vocab_size + 1, self.width))
+        self.rows = self.param("rows", _init(normal, None, "embed"), (self.grid[0], self.width))
+        self.columns = self.param("columns", _init(normal, None, "embed"), (self.grid[1], self.width))
+        self.norm = RMSNorm(self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        extra: Float[Array, "batch tokens width"] | float = 0.0,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens width"]:
+        """Embeds ids in `[0, vocab_size]`; `extra` joins the sum before it is normalised."""
+        positions = rearrange(self.rows[:, None] + self.columns[None], "h w d -> (h w) d")
+        x = self.table[tokens] + positions + extra
+        return self.drop(self.norm(x), deterministic=deterministic)
+
+
+class TextProjection(nn.Module):
+    """Frozen text states to the transformer's width, normalised so that any encoder's scale will do."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, text: Float[Array, "batch text text_dim"]) -> Float[Array, "batch text width"]:
+        init = _init(nn.initializers.lecun_normal(), None, "embed")
+        text = nn.Dense(self.width, use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(text)
+        return RMSNorm(self.dtype, name="norm")(text)
+
+
+class HeadTransform(nn.Module):
+    """MaskGIT's head up to the tied table: dense, GELU, norm."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        init = _init(nn.initializers.lecun_normal(), "embed", None)
+        x = nn.Dense(x.shape[-1], use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x)
+        return RMSNorm(self.dtype, name="norm")(nn.gelu(x, approximate=True))
+
+
+def unembed(
+    hidden: Float[Array, "batch tokens width"],
+    table: Float[Array, "vocab width"],
+    bias: Float[Array, " vocab"],
+) -> Float[Array, "batch tokens vocab"]:
+    """Float32 logits of the codes: `hidden @ table.T + bias`."""
+    table = table.astype(hidden.dtype)
+    return jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
+
+
+def block_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Blocked local attention: each `block x block` window of the grid is a group (MaxViT, section 3.2)."""
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b h w) (i j) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def grid_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Grid attention: the tokens at one offset of every window, `block` apart, are a group (MaxViT, section 3.2)."""
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b i j) (h w) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def _regroup(flat: str, groups: str, sizes: dict[str, int]) -> Layout:
+    def split(x: Array) -> Array:
+        return rearrange(x, f"{flat} -> {groups}", **sizes)
+
+    def join(x: Array) -> Array:
+        return rearrange(x, f"{groups} -> {flat}", **sizes)
+
+    return split, join
+
+
+def check_width(width: int, heads: int) -> None:
+    """Raises ValueError when `heads` does not divide `width`."""
+    if width % heads:
+        raise ValueError(
+            f"width {width} does not split into {heads} heads; choose heads that divide the width."
+        )
+
+
+def check_tokens(name: str, tokens: Array, grid: tuple[int, int]) -> None:
+    """Raises ValueError unless `tokens` is `(batch, height * width)` of integers for `grid = (height, width)`."""
+    height, width = grid
+    if tokens.ndim != 2 or tokens.shape[1] != height * width:
+        raise ValueError(
+            f"{name} has shape {tokens.shape}, but the grid {height}x{width} needs (batch, {height * width}); "
+            "flatten the token grid row by row or build the network with another grid."
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {tokens.dtype}, but token ids are integers; pass int32.")
+
+
+def check_text(text: Array, text_mask: Array, text_dim: int) -> None:
+    """Raises ValueError unless `text` is `(batch, text, text_dim)` and `text_mask` its `(batch, text)`."""
+    if text.ndim != 3 or text.shape[-1] != text_dim:
+        raise ValueError(
+            f"text has shape {text.shape}, but the network reads (batch, text tokens, {text_dim}); "
+            "use the text encoder it was configured for, or set text_dim to this encoder's width."
+        )
+    if text_mask.shape != text.shape[:2]:
+        raise ValueError(
+            f"text_mask has shape {text_mask.shape}, but the text states need {text.shape[:2]}; pass one flag a text token."
+        )

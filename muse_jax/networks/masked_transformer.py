@@ -1,0 +1,93 @@
+"""Muse's base network: a masked transformer over image tokens that reads the text by cross-attention."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.networks.layers import (
+    HeadTransform,
+    TextProjection,
+    TokenGrid,
+    Transformer,
+    check_text,
+    check_tokens,
+    check_width,
+    unembed,
+)
+
+
+class MaskedTransformer(nn.Module):
+    """Logits of every image token given the known ones and the text (Muse, section 2.3).
+
+    Fields:
+      vocab_size: codes of the tokenizer; the id `vocab_size` is the mask token.
+      grid: height and width of the token grid.
+      width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
+      text_dim: width of the text encoder's states.
+      dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
+      remat: recompute activations in the backward pass.
+      dtype: of the computation; parameters, norms, softmaxes and logits are float32.
+
+    `hidden` followed by `logits` is `__call__`; `output_embedding` gives the last product's table and bias, for
+    code that fuses it with what comes next.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int] = (16, 16)
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_dim: int = 4096
+    text_dim: int = 4096
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        check_width(self.width, self.heads)
+        self.text_projection = TextProjection(self.width, self.dtype)
+        self.embedding = TokenGrid(self.vocab_size, tuple(self.grid), self.width, self.dropout, self.dtype)
+        self.transformer = Transformer(
+            self.depth, self.heads, self.mlp_dim, self.dropout, self.remat, dtype=self.dtype
+        )
+        self.head = HeadTransform(self.dtype)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        self.bias = self.param("bias", zeros, (self.vocab_size,))
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits over the `vocab_size` codes at every position.
+
+        `tokens` are ids in `[0, vocab_size]`, row by row. Text states where `text_mask` is False have no influence,
+        and a row without any text is allowed. Raises ValueError for shapes that do not fit the fields.
+        """
+        return self.logits(self.hidden(tokens, text, text_mask, deterministic))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens width"]:
+        """What the output table is multiplied with: everything but the last product."""
+        check_tokens("tokens", tokens, self.grid)
+        check_text(text, text_mask, self.text_dim)
+        x = self.embedding(tokens, deterministic=deterministic)
+        x = self.transformer(x, self.text_projection(text), text_mask, deterministic)
+        return self.head(x)
+
+    def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
+        """The output table (the token embedding without its mask row) and the output bias."""
+        return self.embedding.table[: self.vocab_size], self.bias
+
+    def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits from `hidden`."""
+        return unembed(hidden, *self.output_embedding())
