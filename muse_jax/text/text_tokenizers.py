@@ -74,3 +74,39 @@ class WordPieceTokenizer:
         texts = check_texts(texts)
         sequences = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         return fit_to_length(texts, sequences, max_length, self.pad_id)
+
+
+@dataclass(frozen=True, eq=False)
+class SentencePieceTokenizer:
+    """A sentencepiece model with T5's convention: the pieces, then `</s>`, then padding of id 0."""
+
+    processor: Any
+    pad_id: int = 0
+
+    @classmethod
+    def from_directory(cls, directory: str | Path, vocab_size: int) -> "SentencePieceTokenizer":
+        """Reads `spiece.model` (or t5x's `sentencepiece.model`); its pieces must fit the embeddings."""
+        from sentencepiece import SentencePieceProcessor
+
+        files = [Path(directory) / name for name in ("spiece.model", "sentencepiece.model")]
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
+            raise ValueError(
+                f"The directory {directory} holds no spiece.model; put T5's sentencepiece model there."
+            )
+        try:
+            processor = SentencePieceProcessor(model_file=str(file))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"The file {file} is not a sentencepiece model; fetch it again.") from error
+        if processor.eos_id() < 0 or processor.vocab_size() > vocab_size:
+            raise ValueError(
+                f"The sentencepiece model {file} has {processor.vocab_size()} pieces and </s> at "
+                f"{processor.eos_id()}; a T5 with {vocab_size} embeddings needs no more pieces and an </s>."
+            )
+        return cls(processor)
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        texts = check_texts(texts)
+        end = [self.processor.eos_id()]
+        sequences = [pieces + end for pieces in self.processor.encode(texts, out_type=int)]
+        return fit_to_length(texts, sequences, max_length, self.pad_id)

@@ -1,0 +1,198 @@
+"""The encoder of T5 v1.1 (Raffel et al. 2020; v1.1 is the gated-GELU revision), the text encoder of Muse.
+
+Pre-norm layers of RMSNorm, no biases, attention logits that are not scaled (the initialiser of the query
+takes that place), one table of relative position biases for all layers, and gated tanh-approximate GELU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.interop.name_table import Source, Tensors
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The sizes of a T5 v1.1 encoder; `width` is the paper's d_model, `mlp_dim` d_ff, `head_dim` d_kv."""
+
+    width: int
+    mlp_dim: int
+    depth: int
+    heads: int
+    head_dim: int = 64
+    vocab_size: int = 32128
+    buckets: int = 32
+    max_distance: int = 128
+    epsilon: float = 1e-6
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, table: Mapping[str, Source], **rest: Any) -> "T5Config":
+        """The sizes as the shapes in a checkpoint tell them; `rest` is what no shape tells."""
+
+        def shape(path: str) -> tuple[int, ...]:
+            name = table[path].name.format(layer=0)
+            if name not in tensors:
+                raise ValueError(f"The checkpoint holds no tensor {name!r}: it is not a T5 v1.1 encoder.")
+            shape = tensors.shape(name)
+            return shape[::-1] if table[path].transpose else shape
+
+        depth_name = table["layers/attention/query/kernel"].name
+        depth = 0
+        while depth_name.format(layer=depth) in tensors:
+            depth += 1
+        vocab_size, width = shape("token_embedding")
+        buckets, heads = shape("relative_bias")
+        inner = shape("layers/attention/query/kernel")[1]
+        return cls(
+            width=width,
+            mlp_dim=shape("layers/mlp/wi_0/kernel")[1],
+            depth=depth,
+            heads=heads,
+            head_dim=inner // heads,
+            vocab_size=vocab_size,
+            buckets=buckets,
+            **rest,
+        )
+
+
+T5_SIZES: dict[str, T5Config] = {
+    "small": T5Config(width=512, mlp_dim=1024, depth=8, heads=6),
+    "base": T5Config(width=768, mlp_dim=2048, depth=12, heads=12),
+    "large": T5Config(width=1024, mlp_dim=2816, depth=24, heads=16),
+    "xl": T5Config(width=2048, mlp_dim=5120, depth=24, heads=32),
+    "xxl": T5Config(width=4096, mlp_dim=10240, depth=24, heads=64),
+}
+
+
+def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "query key"]:
+    """The bucket of each (query, key) pair, in both directions (section 2.1): near distances have one each,
+    far ones share buckets that grow with the logarithm, and all beyond `max_distance` share the last."""
+    half = buckets // 2
+    exact = half // 2
+    offset = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]  # key minus query
+    distance = np.abs(offset)
+    growth = np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact)
+    # The small term keeps distances that lie exactly on a border, such as 64, on its far side.
+    far = exact + np.floor(growth * (half - exact) + 1e-6).astype(np.int32)
+    bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
+    return (bucket + half * (offset > 0)).astype(np.int32)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale in float32, returned as `dtype`."""
+
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+        scale: Any = self.param("scale", ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * scale.astype(jnp.float32)).astype(self.dtype)
+
+
+def _dense(features: int, names: tuple[str, str], std: float, dtype: Any, name: str) -> nn.Dense:
+    init = nn.with_logical_partitioning(nn.initializers.normal(std), names)
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=init, name=name)
+
+
+class T5Attention(nn.Module):
+    config: T5Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens embed"], bias: Float[Array, "batch heads query key"]
+    ) -> Float[Array, "batch tokens embed"]:
+        c = self.config
+        inner = c.heads * c.head_dim
+
+        def project(name: str, std: float) -> Array:
+            projected = _dense(inner, ("embed", "heads"), std, self.dtype, name)(x)
+            return rearrange(projected, "b t (h d) -> b t h d", h=c.heads)
+
+        query = project("query", (c.width * c.head_dim) ** -0.5)
+        key, value = project("key", c.width**-0.5), project("value", c.width**-0.5)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        weights = nn.softmax(logits + bias).astype(self.dtype)
+        mixed = rearrange(jnp.einsum("bhqk,bkhd->bqhd", weights, value), "b t h d -> b t (h d)")
+        return _dense(c.width, ("heads", "embed"), inner**-0.5, self.dtype, "out")(mixed)
+
+
+class GatedMlp(nn.Module):
+    config: T5Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens embed"]) -> Float[Array, "batch tokens embed"]:
+        c = self.config
+        gate = _dense(c.mlp_dim, ("embed", "mlp"), c.width**-0.5, self.dtype, "wi_0")(x)
+        linear = _dense(c.mlp_dim, ("embed", "mlp"), c.width**-0.5, self.dtype, "wi_1")(x)
+        hidden = nn.gelu(gate, approximate=True) * linear
+        return _dense(c.width, ("mlp", "embed"), c.mlp_dim**-0.5, self.dtype, "wo")(hidden)
+
+
+class T5Layer(nn.Module):
+    """One layer; scanned over, hence the (carry, None) it returns."""
+
+    config: T5Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens embed"], bias: Float[Array, "batch heads query key"]
+    ) -> tuple[Array, None]:
+        c, dtype = self.config, self.dtype
+        x = x + T5Attention(c, dtype, name="attention")(
+            RMSNorm(c.epsilon, dtype, name="attention_norm")(x), bias
+        )
+        x = x + GatedMlp(c, dtype, name="mlp")(RMSNorm(c.epsilon, dtype, name="mlp_norm")(x))
+        return x, None
+
+
+class T5Encoder(nn.Module):
+    """The T5 v1.1 encoder of any size.
+
+    Called with ids int32 (batch, tokens) and mask bool (batch, tokens), true on real tokens; returns the
+    normed states of the last layer, float32 (batch, tokens, width). `dtype` is that of the matrix products
+    and of the residual stream; norms, attention weights and the result are float32.
+    """
+
+    config: T5Config
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"]
+    ) -> Float[Array, "batch tokens embed"]:
+        c = self.config
+        unit = nn.initializers.normal(1.0)
+        embedding: Any = self.param(
+            "token_embedding", nn.with_logical_partitioning(unit, ("vocab", "embed")), (c.vocab_size, c.width)
+        )
+        table: Any = self.param(
+            "relative_bias", nn.with_logical_partitioning(unit, (None, "heads")), (c.buckets, c.heads)
+        )
+        relative = table.astype(jnp.float32)[relative_buckets(ids.shape[1], c.buckets, c.max_distance)]
+        # Half the least float: adding a bias and a logit to it cannot overflow to -inf.
+        hidden = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min / 2)
+        bias = rearrange(relative, "q k h -> 1 h q k") + hidden[:, None, None, :]
+        layers = nn.scan(
+            T5Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.depth,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, self.dtype, name="layers")
+        x, _ = layers(embedding[ids].astype(self.dtype), bias)
+        return RMSNorm(c.epsilon, jnp.float32, name="final_norm")(x)
