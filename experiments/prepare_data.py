@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data set is built in.")
 _DOWNLOADS = flags.DEFINE_string(
-    "downloads", None, "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads."
+    "downloads",
+    None,
+    "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads.",
 )
 _SIZES = flags.DEFINE_multi_integer("size", [128], "Picture sizes to build: 128, 256.", lower_bound=1)
 
@@ -31,7 +33,8 @@ def fetch(package: str, downloads: Path) -> Path:
         return target
     if shutil.which("npm") is None:
         raise ValueError(
-            f"{target} is missing and npm is not installed: install npm, or give the folder of tarballs with --downloads."
+            f"{target} is missing and npm is not installed: install npm, or give the folder of tarballs with "
+            "--downloads."
         )
     downloads.mkdir(parents=True, exist_ok=True)
     command = ["npm", "pack", "--silent", "--pack-destination", str(downloads), package]

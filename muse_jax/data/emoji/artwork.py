@@ -1,8 +1,8 @@
 """Reads the vector sets, gives every drawing its concept's one name, and renders it.
 
-Each npm package of `PACKAGES` holds one JSON of SVG bodies keyed by name, and most hold a table from code point
-to name. The concept is the label that emojibase gives the code point, so it is the same in every style; a set
-without code points (emojione) is joined by its names and their aliases.
+Each npm package of `PACKAGES` holds one JSON of SVG bodies keyed by name, and most hold a table from code
+point to name. The concept is the label that emojibase gives the code point, so it is the same in every style;
+a set without code points (emojione) is joined by its names and their aliases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STYLES: dict[str, str] = {
 LABELS = "emojibase-data@17.0.0"
 PACKAGES: tuple[str, ...] = (*STYLES.values(), LABELS)
 
-_SKIN_TONES = frozenset("1f3fb 1f3fc 1f3fd 1f3fe 1f3ff".split())
+_SKIN_TONES = frozenset(["1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"])
 _SKIN_TONE_NAME = re.compile(r"-skin-tone|-tone\d|-(medium-)?(light|dark|medium)$")
 _COMPONENT_GROUP = 2  # skin tones and hair colours, which are not pictures by themselves
 
@@ -62,7 +62,12 @@ def concept_name(label: str) -> str:
     text = unicodedata.normalize("NFKD", label.replace("’", "'")).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"^flag: ", "flag of ", text)
     text = re.sub(r": (?=[a-z ]*(hair|beard|bald))", " with ", text)
-    text = text.replace("with bald", "with bald head").replace("&", "and").replace("#", "hash").replace("*", "asterisk")
+    text = (
+        text.replace("with bald", "with bald head")
+        .replace("&", "and")
+        .replace("#", "hash")
+        .replace("*", "asterisk")
+    )
     return " ".join(re.sub(r"[^a-z0-9'.,-]+", " ", text).split())
 
 
@@ -107,7 +112,7 @@ def _read_labels(tarball: Path) -> dict[str, _Label]:
 
 
 def _svg(icon_set: dict, name: str) -> str | None:
-    """The drawing called `name` as a whole SVG document, following an alias and its mirroring; None if absent."""
+    """The drawing `name` as a whole SVG document, following an alias and its mirroring; None if absent."""
     alias = icon_set.get("aliases", {}).get(name, {})
     icon = icon_set["icons"].get(alias.get("parent", name))
     if icon is None:
@@ -125,7 +130,7 @@ def _svg(icon_set: dict, name: str) -> str | None:
 
 def _names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
     """(name in the set) -> code points, skin tones left out."""
-    names = {}
+    names: dict[str, str] = {}
     for hexcode in sorted(codes):
         if _SKIN_TONES.isdisjoint(hexcode.lower().split("-")):
             names.setdefault(codes[hexcode], _bare(hexcode))
@@ -154,14 +159,16 @@ def _names_by_slug(icon_set: dict, slugs: dict[str, str]) -> dict[str, str]:
     names = {}
     for name in icon_set["icons"]:
         if not _SKIN_TONE_NAME.search(name):
-            code = next((slugs[s] for s in map(_slug, [name, *sorted(aliases.get(name, []))]) if s in slugs), None)
+            code = next(
+                (slugs[s] for s in map(_slug, [name, *sorted(aliases.get(name, []))]) if s in slugs), None
+            )
             if code is not None:
                 names[name] = code
     return names
 
 
 def load_artworks(downloads: str | Path, styles: Iterable[str] = tuple(STYLES)) -> list[Artwork]:
-    """Every distinct drawing of `styles` in a folder of the tarballs of `PACKAGES`, sorted by concept and style.
+    """Every distinct drawing of `styles` in a folder of the tarballs, sorted by concept and style.
 
     A drawing that a set uses for several concepts is kept once, under the shortest of their names, so that a
     picture has one caption and is in one split.
@@ -171,10 +178,15 @@ def load_artworks(downloads: str | Path, styles: Iterable[str] = tuple(STYLES)) 
     """
     downloads = Path(downloads)
     styles = list(styles)
-    missing = [tarball_name(p) for p in [*(STYLES[s] for s in styles), LABELS] if not (downloads / tarball_name(p)).is_file()]
+    missing = [
+        tarball_name(p)
+        for p in [*(STYLES[s] for s in styles), LABELS]
+        if not (downloads / tarball_name(p)).is_file()
+    ]
     if missing:
         raise ValueError(
-            f"{downloads} lacks {', '.join(missing)}: run `python -m experiments.prepare_data`, which fetches them."
+            f"{downloads} lacks {', '.join(missing)}: run `python -m experiments.prepare_data`, "
+            "which fetches them."
         )
     labels = _read_labels(downloads / tarball_name(LABELS))
     icon_sets, names = {}, {}

@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from muse_jax.data.emoji.artwork import PACKAGES, load_artworks, render_png
 from muse_jax.data.emoji.splits import SPLITS, assign_splits
 
-_DESCRIPTION = """Emoji of four vector sets (Noto, Twemoji, Fluent flat, EmojiOne 2), without skin tones, on white.
-Each picture is one (concept, style) pair; `heldout_pairs` holds pairs whose concept is in `train` in another style
-and `heldout_concepts` holds concepts that are nowhere else."""
+_DESCRIPTION = """Emoji of four vector sets (Noto, Twemoji, Fluent flat, EmojiOne 2), without skin tones, on
+white. Each picture is one (concept, style) pair; `heldout_pairs` holds pairs whose concept is in `train` in
+another style and `heldout_concepts` holds concepts that are nowhere else."""
 
 
 class EmojiConfig(tfds.core.BuilderConfig):

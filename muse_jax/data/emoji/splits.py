@@ -20,8 +20,9 @@ def _uniform(*words: str) -> float:
 def assign_splits(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """(concept, style) -> one of `SPLITS`, whatever the order of `pairs`.
 
-    Whole concepts go to `heldout_concepts`. Of the others, one style (the first by hash) is always trained on and
-    each further one may go to `heldout_pairs`, so every held-out pair has its concept in `train` in another style.
+    Whole concepts go to `heldout_concepts`. Of the others, one style (the first by hash) is always trained on
+    and each further one may go to `heldout_pairs`: every held-out pair has its concept in `train` in another
+    style.
     """
     styles = defaultdict(set)
     for concept, style in pairs:

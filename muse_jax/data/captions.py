@@ -1,0 +1,88 @@
+"""From a record to the text it is trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+_CONSONANT_SOUNDS = ("uni", "use", "eu", "one", "u.")
+_PLURALS = ("men", "women", "people", "children", "feet", "teeth")
+
+
+def _article(words: str) -> str:
+    """Words with "a", "an", "the" or, for a plural, nothing in front."""
+    if words.startswith("flag of "):
+        return f"the {words}"
+    last = words.split(" with ")[0].split()[-1]
+    if last in _PLURALS or last.endswith("s") and not last.endswith(("ss", "us", "is", "as", "ies", "'s")):
+        return words
+    vowel = words[0] in "aeiou" and not words.startswith(_CONSONANT_SOUNDS)
+    return f"{'an' if vowel else 'a'} {words}"
+
+
+def emoji_prompt(concept: str, style: str | None = None) -> str:
+    """The plain prompt of a pair: "a noto emoji of a red heart"; without a style "a red heart"."""
+    if style is None:
+        return _article(concept)
+    return f"{_article(style + ' emoji')} of {_article(concept)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTemplate:
+    """Draws a caption for a record; call it with the record and a numpy generator.
+
+    A record with a `concept` is described by one of these forms:
+      "a noto emoji of a red heart"                    the plain form, whenever no other is drawn
+      "a noto emoji of a red heart, love, valentine"   with probability `tags`: 1 to `max_tags` of its tags
+      "a red heart, noto style"                        with probability `reordered`
+      "a red heart"                                    with probability `style_free`
+    Any other record gives its `caption`, or one of its `captions` at random; "" if it has neither.
+    """
+
+    style_free: float = 0.1
+    reordered: float = 0.1
+    tags: float = 0.3
+    max_tags: int = 2
+
+    def __post_init__(self):
+        weights = (self.style_free, self.reordered, self.tags)
+        if min(weights) < 0 or sum(weights) > 1:
+            raise ValueError(
+                f"style_free, reordered and tags are {weights}: give probabilities of at least 0 that "
+                "add up to at most 1."
+            )
+        if self.max_tags < 1:
+            raise ValueError(
+                f"max_tags is {self.max_tags}: it must be at least 1; set tags to 0 for no tags."
+            )
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> str:
+        if "concept" not in record:
+            return _written_caption(record, rng)
+        concept, style = record["concept"], record.get("style")
+        draw = rng.random()
+        if draw < self.style_free:
+            return emoji_prompt(concept)
+        draw -= self.style_free
+        if draw < self.reordered and style:
+            return f"{emoji_prompt(concept)}, {style} style"
+        draw -= self.reordered
+        prompt = emoji_prompt(concept, style)
+        tags = [tag for tag in record.get("tags", ()) if tag not in concept]
+        if draw < self.tags and tags:
+            count = rng.integers(1, min(self.max_tags, len(tags)) + 1)
+            prompt = ", ".join([prompt, *rng.choice(tags, size=count, replace=False)])
+        return prompt
+
+
+PLAIN_CAPTIONS = CaptionTemplate(style_free=0.0, reordered=0.0, tags=0.0)
+"""Always the plain form, for evaluation."""
+
+
+def _written_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
+    captions = record.get("captions")
+    if captions is not None and len(captions):
+        return str(captions[rng.integers(len(captions))])
+    return str(record.get("caption", ""))

@@ -1,0 +1,184 @@
+"""Features computed once (token ids, text states) in memory-mapped files, read by whole batches.
+
+A folder holds `meta.json` and one `.npy` file an array, all with the N pictures as first axis:
+  tokens           (N, n)            uint16 or int32
+  superres_tokens  (N, m)            uint16 or int32
+  text_states      (N, K, L, dim)    float16, K captions for each picture
+  text_mask        (N, K, L)         bool
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VARIANT_ARRAYS = ("text_states", "text_mask")
+
+
+def write_precomputed(folder: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Writes `folder` (say PATH/train for "precomputed:PATH"); it appears whole or not at all.
+
+    Args:
+      arrays: name -> array, with the same first axis; `text_states` and `text_mask` have captions second.
+      meta: what JSON can hold: how the features were made.
+
+    Raises:
+      ValueError: no arrays, unequal first axes, or text arrays whose caption axes differ.
+    """
+    folder = Path(folder)
+    _check_shapes({name: np.shape(array) for name, array in arrays.items()})
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(unfinished / f"{name}.npy", np.asarray(array))
+    summary = {name: [list(np.shape(array)), str(np.asarray(array).dtype)] for name, array in arrays.items()}
+    (unfinished / "meta.json").write_text(json.dumps({**meta, "arrays": summary}, indent=2) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if not shapes:
+        raise ValueError("there are no arrays to store: give at least one, for instance tokens.")
+    if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
+        raise ValueError(
+            f"the arrays must have the same first axis, one row a picture, but have shapes {dict(shapes)}."
+        )
+    variants = {shapes[name][1:3] for name in VARIANT_ARRAYS if name in shapes}
+    if len(variants) > 1:
+        raise ValueError(
+            f"text_states and text_mask must agree in captions and length, but have shapes {dict(shapes)}."
+        )
+
+
+class PrecomputedSource:
+    """Random access to a folder of `write_precomputed`; `source[i]` has every array's row i, all captions."""
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        if not (folder / "meta.json").is_file():
+            raise ValueError(f"{folder} has no meta.json: compute the features of that split first.")
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        missing = [name for name in self.meta["arrays"] if not (folder / f"{name}.npy").is_file()]
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {missing[0]}.npy, which its meta.json lists: compute the features again."
+            )
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in self.meta["arrays"]}
+        _check_shapes({name: array.shape for name, array in self.arrays.items()})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: np.array(array[index]) for name, array in self.arrays.items()}
+
+    @property
+    def variants(self) -> int:
+        """Captions for each picture; 0 without text."""
+        return next((self.arrays[name].shape[1] for name in VARIANT_ARRAYS if name in self.arrays), 0)
+
+    def batch(self, rows: np.ndarray, variants: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows `rows` (batch,), each with its caption `variants` (batch,); integers become int32."""
+        batch = {"index": rows.astype(np.int64)}
+        for name, array in self.arrays.items():
+            value = array[rows, variants] if name in VARIANT_ARRAYS else array[rows]
+            batch[name] = (
+                value.astype(np.int32) if np.issubdtype(value.dtype, np.integer) else np.asarray(value)
+            )
+        return batch
+
+
+class PrecomputedLoader:
+    """Batches of a `PrecomputedSource` by numpy indexing; the interface of `muse_jax.data.Loader`.
+
+    Batch k of all processes is places k * batch_size onwards of the epochs' orders, one after the other, and
+    process p takes every process_count-th of them. The state is k.
+    """
+
+    corrupt: dict[int, str] = {}
+    skipped = 0
+
+    def __init__(
+        self,
+        source: PrecomputedSource,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_epochs: int | None = None,
+        drop_remainder: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
+        self._process = slice(process_index, None, process_count)
+        self._end = None if num_epochs is None else len(source) * num_epochs
+        if self._end is not None and drop_remainder:
+            self._end -= self._end % batch_size
+        self._batch = 0
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """The pictures at `places` of the endless order."""
+        rows = places % len(self.source)
+        if self.shuffle:
+            epochs = places // len(self.source)
+            for epoch in np.unique(epochs):
+                if self._order[0] != epoch:
+                    generator = np.random.default_rng([self.seed % 2**32, 0, int(epoch)])
+                    self._order = (int(epoch), generator.permutation(len(self.source)))
+                rows[epochs == epoch] = self._order[1][rows[epochs == epoch]]
+        return rows
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        start = self._batch * self.batch_size
+        stop = start + self.batch_size if self._end is None else min(start + self.batch_size, self._end)
+        if start >= stop:
+            raise StopIteration
+        generator = np.random.default_rng([self.seed % 2**32, 1, self._batch])
+        variants = generator.integers(max(1, self.source.variants), size=self.batch_size)[: stop - start]
+        rows = self._rows(np.arange(start, stop))
+        self._batch += 1
+        return self.source.batch(rows[self._process], variants[self._process])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "records": len(self.source),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterator is: the batches after `set_state` of it are the ones that would have come."""
+        return {**self._identity(), "position": self._batch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken.
+
+        Raises:
+          ValueError: the state is of a loader with another source length, batch size or seed.
+        """
+        check_identity(self._identity(), state)
+        self._batch = int(state["position"])
+
+
+def check_identity(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Refuses a state that would silently continue with other data."""
+    for key, value in identity.items():
+        if state.get(key) != value:
+            raise ValueError(
+                f"the saved data state has {key} {state.get(key)}, this run has {value}: resume with the "
+                "same data, or start in a new work directory."
+            )

@@ -1,0 +1,217 @@
+"""Random-access sources of captioned pictures, opened by name with `load_source`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from muse_jax.data.images import decode_image
+
+DEFAULT_DATA_DIR = "data"
+NAMES = "emoji, emoji/px256, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
+
+
+class CorruptImageError(ValueError):
+    """A record whose picture cannot be read; says which one and why."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to records: "image" uint8 (height, width, 3), with "concept", "caption" or "captions"."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record `index`.
+
+        Raises:
+          CorruptImageError: its picture cannot be read.
+        """
+        ...
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    try:
+        return decode_image(data)
+    except Exception as error:  # PIL raises a dozen kinds, struct.error among them
+        raise CorruptImageError(f"{name} is no readable image ({error})") from error
+
+
+def _text(value: Any) -> Any:
+    """TFDS gives texts as bytes: the same as str, in lists too."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_text(item) for item in value]
+    return value
+
+
+class FolderSource:
+    """Pictures of a folder, described by its `captions.jsonl`.
+
+    Each line is {"file": "a.png", "caption": "a cat"}; the caption may be a list. A line may name its split,
+    else it is in "train".
+    """
+
+    def __init__(self, folder: str | Path, split: str = "train"):
+        self.folder = Path(folder)
+        listing = self.folder / "captions.jsonl"
+        if not listing.is_file():
+            raise ValueError(
+                f"{listing} is missing: write one line for each picture, such as "
+                '{"file": "a.png", "caption": "a cat"}.'
+            )
+        self._records: list[dict] = []
+        splits = set()
+        for number, line in enumerate(listing.read_text().splitlines(), 1):
+            if line.strip():
+                record = _parse_line(listing, number, line)
+                splits.add(record["split"])
+                if record["split"] == split:
+                    self._records.append(record)
+        if not self._records:
+            raise ValueError(f"{listing} has no picture in the split {split!r}: it has {sorted(splits)}.")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        entry = self._records[index]
+        try:
+            data = (self.folder / entry["file"]).read_bytes()
+        except OSError as error:
+            raise CorruptImageError(f"{entry['file']} cannot be read ({error.strerror})") from error
+        captions = entry["caption"]
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        return {"image": _decode(data, entry["file"]), "captions": captions, "name": entry["file"]}
+
+
+def _parse_line(listing: Path, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+        record = {"file": record["file"], "caption": record["caption"], "split": record.get("split", "train")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{listing} line {number} is {line[:80]!r}: it must be JSON such as "
+            '{"file": "a.png", "caption": "a cat"}.'
+        ) from None
+    return record
+
+
+class TfdsSource:
+    """A TFDS data set stored as array_record, read without TensorFlow.
+
+    Records keep the data set's features. Captions are taken from `captions`, `caption` or `text`, or else are
+    the name of the class in `label`.
+    """
+
+    def __init__(self, builder: Any, split: str):
+        import tensorflow_datasets as tfds
+
+        splits = sorted(builder.info.splits)
+        if split.split("[")[0] not in splits:
+            raise ValueError(f"{builder.info.full_name} has no split {split!r}: it has {', '.join(splits)}.")
+        features = builder.info.features
+        if "image" not in features:
+            raise ValueError(
+                f"{builder.info.full_name} has no feature `image`: it has {', '.join(sorted(features))}."
+            )
+        self.name = builder.info.full_name
+        self._label = (
+            features["label"]
+            if "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+            else None
+        )
+        try:
+            self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except NotImplementedError as error:
+            raise ValueError(
+                f'{self.name} is not stored as array_record: build it again with file_format="array_record".'
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        stored = dict(self._records[index])
+        encoded = stored.pop("image")
+        record = {key: _text(value) for key, value in stored.items()}
+        record.setdefault("name", f"{self.name} record {index}")
+        record["image"] = _decode(encoded, record["name"])
+        if isinstance(record.get("captions"), dict):  # COCO: a sequence of {"id", "text"}
+            record["captions"] = _text(record["captions"].get("text", []))
+        if "concept" not in record and "captions" not in record and "caption" not in record:
+            if "text" in record:
+                record["caption"] = record["text"]
+            elif self._label is not None:
+                record["caption"] = self._label.int2str(int(record["label"])).replace("_", " ")
+        return record
+
+
+def _emoji_builder(name: str, data_dir: str | Path) -> Any:
+    from muse_jax.data.emoji.emoji_dataset_builder import Builder
+
+    config = name.partition("/")[2] or "px128"
+    if config not in Builder.builder_configs:
+        raise ValueError(f"{name!r} is no size of the emoji data: use emoji/px128 or emoji/px256.")
+    builder = Builder(config=config, data_dir=str(data_dir), file_format="array_record")
+    if not Path(builder.data_dir).is_dir():
+        size = config.removeprefix("px")
+        raise ValueError(
+            f"the emoji data is not built at {builder.data_dir}: run "
+            f"`python -m experiments.prepare_data --size={size} --data_dir={data_dir}`."
+        )
+    return builder
+
+
+def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    if name.split("/")[0] == "emoji":  # registers the builder, so that its config is found by name
+        return _emoji_builder(name, DEFAULT_DATA_DIR if data_dir is None else data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"TFDS has no data set {name!r}: see `tfds.list_builders()` for the names."
+        ) from None
+    if not Path(builder.data_dir).is_dir():
+        raise ValueError(
+            f"{name} is not built at {builder.data_dir}: run `tfds build {name} --file_format=array_record` "
+            "or give the folder it is in as data_dir."
+        )
+    return builder
+
+
+def load_source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
+    """Opens a source by name.
+
+    Args:
+      name: "emoji" (128 px) or "emoji/px256"; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of
+        pictures with `captions.jsonl`; "precomputed:PATH", features stored in PATH/SPLIT.
+      split: for emoji "train", "heldout_pairs" or "heldout_concepts"; else what the data has.
+      data_dir: where TFDS data is built; for emoji the default is `data` in the current folder.
+
+    Returns:
+      A `Source`, or a `PrecomputedSource`.
+
+    Raises:
+      ValueError: an unknown name or split, or data that is not there; says what to do.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "precomputed" and rest:
+        from muse_jax.data.precomputed import PrecomputedSource
+
+        return PrecomputedSource(Path(rest) / split)
+    if kind == "folder" and rest:
+        return FolderSource(rest, split)
+    if kind == "tfds" and rest:
+        return TfdsSource(_tfds_builder(rest, data_dir), split)
+    if kind.split("/")[0] == "emoji" and not rest:
+        return TfdsSource(_emoji_builder(kind, DEFAULT_DATA_DIR if data_dir is None else data_dir), split)
+    raise ValueError(f"unknown data source {name!r}: use one of {NAMES}.")
