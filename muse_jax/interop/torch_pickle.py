@@ -1,7 +1,7 @@
 """Reads tensors out of PyTorch checkpoint files without PyTorch, and without running what they contain.
 
-A `.pth` file is a pickle, and a pickle is a program. This reader admits what a state dict needs (tensor-rebuild
-functions, `OrderedDict`, storage types) and refuses every other name before anything is called.
+A `.pth` file is a pickle, and a pickle is a program. This reader admits what a state dict needs (functions
+that rebuild tensors, `OrderedDict`, storage types) and refuses every other name before anything is called.
 """
 
 import io
@@ -121,8 +121,8 @@ def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
 def load_torch(path: str | os.PathLike) -> Any:
     """Reads a PyTorch checkpoint; every tensor becomes a numpy array (a view of its storage).
 
-    Both forms are read: the zip archive (PyTorch 1.6 and later) and the legacy stream before it. bfloat16 becomes
-    `ml_dtypes.bfloat16`.
+    Both forms are read: the zip archive (PyTorch 1.6 and later) and the legacy stream before it. bfloat16
+    becomes `ml_dtypes.bfloat16`.
 
     Args:
       path: the `.pt` or `.pth` file.
@@ -172,7 +172,7 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_legacy(file: BinaryIO) -> Any:
-    """Stream: magic, protocol, system info, the object, storage keys, then each storage as int64 count + values."""
+    """Magic, protocol, system info, the object, storage keys, then each storage as int64 count and values."""
     file.seek(0, os.SEEK_END)
     length = file.tell()
     file.seek(0)

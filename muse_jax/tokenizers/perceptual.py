@@ -1,7 +1,7 @@
 """Perceptual loss: the distance of two pictures in the early and middle maps of a pretrained network.
 
-The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): unit-normalise every
-position's channels, take squared differences, average over space, sum over stages.
+The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): unit-normalise
+every position's channels, take squared differences, average over space, sum over stages.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ TAPS = (0, 1, 3, 5, 11)
 
 
 def perceptual_distance(maps: list[Array], target_maps: list[Array]) -> Float[Array, " batch"]:
-    """Sum over stages of the mean over space of squared differences of unit-normalised channels; each in [0, 4]."""
+    """Sum over stages of the mean over space of the unit-normalised channels' squared distance, in [0, 4]."""
     return sum(jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps))
 
 
@@ -38,8 +38,8 @@ def load_perceptual(
       upsample: enlarges pictures this many times before the network. It costs the square of it.
 
     Returns:
-      `(params, fn)`; `fn(params, images, targets)` takes float pictures in [-1, 1], `(batch, height, width, 3)`, of
-      any size from 32 px, and gives the batch's mean distance, a float32 scalar. It is differentiable in both.
+      `(params, fn)`; `fn(params, images, targets)` takes float pictures in [-1, 1], of one shape
+      `(batch, height, width, 3)` and any size from 32 px, and gives the batch's mean distance, float32.
 
     Raises:
       ValueError: the package with the weights is not installed.
@@ -53,7 +53,7 @@ def load_perceptual(
     def fn(params: Any, images: Array, targets: Array) -> Array:
         if images.shape != targets.shape or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(
-                f"images {images.shape} and targets {targets.shape} must have one shape (batch, height, width, 3)."
+                f"images {images.shape} and targets {targets.shape} must share one (batch, height, width, 3)."
             )
 
         def maps(x: Array) -> list[Array]:
