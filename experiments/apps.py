@@ -2,20 +2,27 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
 
+from muse_jax.training.config import default_config
+
 
 def _parse(argv: list[str]) -> list[str]:
+    for arg in argv[1:]:
+        name, _, value = arg.partition("=")
+        if name.lstrip("-") == "config" and value and not Path(value.split(":")[0]).is_file():
+            raise SystemExit(f"The config file {value} does not exist: give one like configs/emoji/base.py.")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise SystemExit(f"{error}.") from None
+        raise SystemExit(" ".join(str(error).split()).rstrip(".") + ".") from None
     except (AttributeError, KeyError) as error:
-        # An override names a key that the config file does not have.
+        # An override of a key that the config file does not have.
         for arg in argv[1:]:
             name = arg.lstrip("-").split("=")[0]
-            if name.startswith("config.") and repr(name.split(".")[-1]).strip("'") in str(error):
+            if name.startswith("config.") and f"'{name.split('.')[-1]}" in str(error).replace("\\", ""):
                 raise SystemExit(f"Unknown config key {name!r}: {_nearest(name)}") from None
         raise
     except (OSError, ValueError, TypeError) as error:
@@ -23,8 +30,6 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _nearest(name: str) -> str:
-    from muse_jax.training.config import default_config
-
     def paths(section: dict, prefix: str) -> list[str]:
         out = []
         for key, value in section.items():
@@ -36,7 +41,7 @@ def _nearest(name: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` under absl; a ValueError or OSError becomes its message alone (--verbosity=1 shows where it rose)."""
+    """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback)."""
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

@@ -1,6 +1,8 @@
-"""Trains a task: python -m experiments.train --config=configs/emoji/base.py --workdir=runs/base [--config.optim.lr=3e-4].
+"""Trains a task, or goes on with a run that was stopped.
 
-Run the same command again to go on after a crash. Curves: tensorboard --logdir runs.
+python -m experiments.train --config=configs/emoji/base.py --workdir=runs/base [--config.optim.lr=3e-4]
+
+Curves: tensorboard --logdir runs. Pictures: WORKDIR/previews.
 """
 
 from absl import flags
@@ -9,9 +11,7 @@ from ml_collections import config_flags
 from experiments import apps
 from muse_jax.training import train, validate_config
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="A file with get_config(); override as --config.x=y."
-)
+CONFIG = config_flags.DEFINE_config_file("config", help_string="A config file; override as --config.x=y.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, curves and previews go.")
 
 

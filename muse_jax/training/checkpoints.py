@@ -1,4 +1,4 @@
-"""Checkpoints of a run: atomic and asynchronous, the last few kept, the data's position beside the weights."""
+"""Checkpoints of a run: atomic, asynchronous, the last few kept, the data's position beside the weights."""
 
 import errno
 import json
@@ -11,8 +11,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from muse_jax.training.state import TrainState
-
-_ITEMS = ("params", "ema", "rest")
 
 
 def prepare_workdir(workdir: str | Path) -> Path:
@@ -36,7 +34,7 @@ def prepare_workdir(workdir: str | Path) -> Path:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that no space is left (tensorstore says it in words alone)."""
+    """Whether an error, or one it came from, says that no space is left (tensorstore says it in words)."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -49,9 +47,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 def _encode(state: Any) -> dict[str, Any]:
     if isinstance(state, bytes):
         return {"bytes": state.decode("latin-1")}
-    return {
-        "value": json.loads(json.dumps(state, default=lambda x: x.item() if hasattr(x, "item") else list(x)))
-    }
+    return {"value": json.loads(json.dumps(state, default=lambda value: value.tolist()))}
 
 
 def _decode(stored: dict[str, Any]) -> Any:
@@ -59,7 +55,7 @@ def _decode(stored: dict[str, Any]) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints under workdir/checkpoints, one directory a step; a directory appears only when it is whole."""
+    """The checkpoints under workdir/checkpoints, one directory a step, that appears only when whole."""
 
     def __init__(self, workdir: str | Path, keep: int = 2):
         self.directory = Path(workdir).absolute() / "checkpoints"
@@ -105,9 +101,7 @@ class Checkpoints:
                 if step is not None
                 else []
             )
-            kept = (
-                f"the checkpoint of step {max(good)} is intact" if good else "there is no earlier checkpoint"
-            )
+            kept = f"that of step {max(good)} is intact" if good else "there is no earlier one"
             raise ValueError(
                 f"The checkpoint of step {step} could not be written because no space is left under "
                 f"{self.directory}: {kept}; free some space and run the same command again."
@@ -116,7 +110,7 @@ class Checkpoints:
     def restore(
         self, shapes: TrainState, shardings: TrainState, step: int | None = None
     ) -> tuple[TrainState, Any]:
-        """The state of a step (the newest by default), laid out as `shardings` says, and the data's position."""
+        """The state of a step (the newest by default), laid out as `shardings`, and the data's position."""
         step = self.latest_step() if step is None else step
         target = jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
@@ -139,6 +133,19 @@ class Checkpoints:
         self._manager.close()
 
 
+def latest_step(workdir: str | Path) -> int:
+    """The step of the newest whole checkpoint of a run.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    directory = Path(workdir).absolute() / "checkpoints"
+    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint: train there first.")
+    return max(steps)
+
+
 def restore_params(workdir: str | Path, ema: bool = True, step: int | None = None) -> Any:
     """The weights of a trained run as numpy arrays, whatever devices it was trained on.
 
@@ -150,13 +157,11 @@ def restore_params(workdir: str | Path, ema: bool = True, step: int | None = Non
     Raises:
       ValueError: if there is no such checkpoint.
     """
-    directory = Path(workdir).absolute() / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
-    if not steps or (step is not None and step not in steps):
-        what = f"checkpoint of step {step}" if step is not None else "checkpoint"
-        raise ValueError(f"{workdir} has no {what}: it has {steps or 'none'}; train there first.")
-    path = directory / str(step if step is not None else steps[-1]) / ("ema" if ema else "params")
+    step = latest_step(workdir) if step is None else step
+    path = Path(workdir).absolute() / "checkpoints" / str(step) / ("ema" if ema else "params")
+    if not path.is_dir():
+        raise ValueError(f"{workdir} has no checkpoint of step {step}: the newest is {latest_step(workdir)}.")
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(path).item_metadata.tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))

@@ -11,18 +11,22 @@ import ml_collections
 TASKS = ("vqgan", "vqgan_decoder", "base", "superres")
 OPTIMIZERS = ("adamw", "adam", "adafactor")
 DECAYS = ("cosine", "constant")
-# Sections whose keys belong to the task: it checks them itself against its network's fields (see `check_keys`).
-OPEN_SECTIONS = ("model", "loss", "data")
-# What a run may not change between its first start and a resume: the parameters and their optimizer state hang on it.
-FIXED = ("task", "model", "optim.name")
+# Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
+OPEN_SECTIONS = ("model", "discriminator", "loss")
+# Keys that a config may leave out altogether, each with an example of its type.
+OPTIONAL: dict[str, dict[str, Any]] = {"data": {"data_dir": "", "features": "", "text_encoder": ""}}
+# What may not change between the first start and a resume: the shapes or the meaning of the parameters and
+# of the optimizer's state hang on it.
+FIXED = ("task", "model", "discriminator", "tokenizer", "optim.name")
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Every key that the loop reads, with its default. A config file starts from this and sets what differs."""
+    """Every key with its default. A config file starts from this and sets what differs."""
     return ml_collections.ConfigDict(
         {
             "task": "base",
-            "model": {},
+            "model": {},  # the network's fields
+            "discriminator": {},
             "loss": {},
             "data": {
                 "source": "emoji",
@@ -30,8 +34,8 @@ def default_config() -> ml_collections.ConfigDict:
                 "eval_split": "heldout_pairs",
                 "batch_size": 64,
                 "image_size": 64,
-                "augment": False,
-                "workers": 0,
+                "augment": "none",
+                "workers": 2,
             },
             "optim": {
                 "name": "adamw",
@@ -96,11 +100,13 @@ def _check_type(name: str, value: Any, default: Any) -> None:
 
 def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     if section not in OPEN_SECTIONS:
-        check_keys(section, given, defaults)
+        check_keys(section, given, [*defaults, *OPTIONAL.get(section, {})])
     merged = dict(defaults)
     for key, value in given.items():
         name = f"{section}.{key}" if section else key
         if key not in defaults:
+            if key in OPTIONAL.get(section, {}):
+                _check_type(name, value, OPTIONAL[section][key])
             merged[key] = value
         elif isinstance(defaults[key], Mapping):
             if not isinstance(value, Mapping):
@@ -125,15 +131,15 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
     """Fills in what `config` leaves out and refuses what it gets wrong, before any device is touched.
 
     Args:
-      config: a ConfigDict or dict as `default_config` lays it out; missing keys get their defaults. The keys of
-        `model` and `loss`, and further keys of `data`, are the task's to check.
+      config: a ConfigDict or dict as `default_config` lays it out; missing keys get their defaults. Those
+        in `model`, `discriminator` and `loss` are the task's to check.
       tasks: the names that `config.task` may take.
 
     Returns:
       A complete, locked copy.
 
     Raises:
-      ValueError: one sentence, for an unknown key (with the nearest right one), a wrong type or a value out of range.
+      ValueError: one sentence, for an unknown key (with the nearest right one), a wrong type or value.
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     full = _merge("", given, default_config().to_dict())
@@ -165,7 +171,7 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
             raise ValueError(f"Config key {name!r} is {value}, but it must be {bound}.")
     if optim["name"] == "adam" and optim["weight_decay"]:
         raise ValueError(
-            "Config key 'optim.weight_decay' has no effect with optim.name='adam': set it to 0 or take 'adamw'."
+            "Config key 'optim.weight_decay' does nothing with optim.name='adam': set it to 0 or use adamw."
         )
     return ml_collections.ConfigDict(full).lock()
 
@@ -186,13 +192,11 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     try:
         return ml_collections.ConfigDict(json.loads(path.read_text()))
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{workdir} is not the workdir of a run: {path} cannot be read ({error})."
-        ) from error
+        raise ValueError(f"{workdir} is not a run's workdir: {path} cannot be read ({error}).") from error
 
 
 def save_config(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Writes `config` to workdir/config.json through a temporary name, so that a crash leaves no half file."""
+    """Writes `config` to workdir/config.json through a temporary name: a crash leaves no half file."""
     path = Path(workdir) / "config.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(_plain(config), indent=1) + "\n")

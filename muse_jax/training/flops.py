@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-# Dense bf16 peak of one device, in FLOP/s, from the makers' data sheets; the first name found in the device kind counts.
+# Dense bf16 peak of one device, in FLOP/s, from the makers' data sheets; the first name that the device kind
+# contains counts.
 PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -37,7 +38,7 @@ def _dot_flops(eqn: Any) -> float:
 
 
 def _conv_flops(eqn: Any) -> float:
-    # Multiply-adds with the zeros that padding or dilation brings in count too, as they do in most published figures.
+    # Products with the zeros of the padding count too, as they do in most published figures.
     kernel = eqn.invars[1].aval.shape
     out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / out_features
@@ -60,7 +61,7 @@ def _count(jaxpr: Any) -> float:
         elif name == "conv_general_dilated":
             total += _conv_flops(eqn)
         elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
+            total += min(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
             times = eqn.params["length"] if name == "scan" else 1
             if name == "pallas_call":
@@ -72,14 +73,15 @@ def _count(jaxpr: Any) -> float:
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
     """FLOPs of the matrix products and convolutions of one call, whole batch, all devices together.
 
-    It walks the traced program rather than asking XLA, whose cost analysis counts the body of a scan once. What a
-    remat recomputes is counted; the body of a `while` of unknown length is counted once.
+    It walks the traced program rather than asking XLA, whose cost analysis counts a scan's body once. What
+    a remat recomputes is counted; of a `cond` the cheapest branch is, and the body of a `while` once, so that
+    a utilisation is rather too low than too high.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:
-    """FLOP/s of a float32 matrix product on the first device, the best of a few: what stands for the peak of a CPU."""
+    """FLOP/s of a float32 matrix product on the first device, the best of a few: a CPU's stand-in peak."""
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(matrix))
@@ -92,7 +94,7 @@ def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s that one device can reach: from `PEAKS`, measured once on a CPU, None for a device not in the table."""
+    """FLOP/s that one device can reach: from `PEAKS`, measured on a CPU, None for a device not in it."""
     if device.platform == "cpu":
         return measured_matmul_peak() / max(1, jax.local_device_count())  # virtual devices share the cores
     return next((peak for name, peak in PEAKS.items() if name.lower() in device.device_kind.lower()), None)

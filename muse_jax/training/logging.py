@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 
 
 def picture_grid(images: np.ndarray, padding: int = 2) -> np.ndarray:
-    """uint8 images (n, height, width, 3) side by side in a nearly square white-edged grid (rows, columns, 3)."""
+    """uint8 images (n, height, width, 3) side by side in a nearly square grid with white lines between."""
     images = np.asarray(images)
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
@@ -37,7 +37,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class MetricWriter:
-    """Writes scalars to workdir/tensorboard and workdir/metrics.jsonl, pictures to TensorBoard and workdir/previews.
+    """Scalars to workdir/tensorboard and workdir/metrics.jsonl, pictures to TensorBoard and workdir/previews.
 
     Only where `active`; elsewhere (the other processes of a multi-host run) every call does nothing.
     """

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,24 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax.core import meta
 
 from muse_jax.training.checkpoints import Checkpoints, prepare_workdir, restore_params
 from muse_jax.training.config import check_same_run, save_config
+from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
 from muse_jax.training.flops import count_flops, peak_flops
-from muse_jax.training.logging import MetricWriter, Progress, to_scalars
+from muse_jax.training.logging import MetricWriter, Progress
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.partitioning import (
     RULES,
-    batch_sharding,
     check_batch_size,
     make_mesh,
     put_batch,
-    replicated,
-    tree_shardings,
 )
 from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
 
 
 def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
-    """Trains `task` to `config.total_steps` and returns the last state; goes on where an earlier call stopped.
+    """Trains `task` to `config.total_steps` and returns the last state; goes on where an earlier one stopped.
 
     What lies in `workdir` afterwards: config.json, checkpoints/, metrics.jsonl, tensorboard/, previews/.
 
@@ -41,8 +38,8 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
       workdir: made if it is not there.
 
     Raises:
-      ValueError: one sentence, for a workdir that cannot be written or holds another run, a batch that the mesh does
-        not divide, data that ends, a full disk.
+      ValueError: one sentence, for a workdir that cannot be written or holds another run, a batch that the
+        mesh does not divide, data that ends, a full disk.
     """
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
@@ -54,7 +51,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(RULES))
         loader = task.make_loader(config.data.split, config.seed)
-        stack.callback(_close, loader)
+        stack.callback(close, loader)
         frozen = put_frozen(task, mesh)
         checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         stack.callback(checkpoints.close)
@@ -75,7 +72,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         progress = Progress(config.total_steps, start, active=main)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         progress.say(
-            f"{config.task}: {count / 1e6:.2f}M parameters on {mesh.size} {jax.devices()[0].device_kind} device(s), "
+            f"{config.task}: {count / 1e6:.2f}M parameters, {mesh.size} x {jax.devices()[0].device_kind}, "
             + (f"going on from step {start}" if start else "from step 0")
         )
         if start >= config.total_steps:
@@ -129,63 +126,10 @@ def due(step: int, every: int, last: bool) -> bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def put_frozen(task: Task, mesh: Any) -> Any:
-    """The task's frozen weights on the devices, laid out by their axis names where they have some."""
-    frozen = task.frozen()
-    return jax.device_put(meta.unbox(frozen), tree_shardings(frozen, mesh))
-
-
-def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: Any) -> Any:
-    """Jits a task's (params, frozen, batch, key) -> results that every device ends up with."""
-    frozen = jax.tree.map(lambda leaf: leaf.sharding, frozen)
-    shardings = (params, frozen, batch_sharding(mesh), replicated(mesh))
-    return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
-
-
-def eval_batches(task: Task, config: Any, mesh: Any) -> Iterable[Any]:
-    """The first `config.eval_batches` batches of the eval split (0: all), the same at each call.
-
-    A last batch that the mesh cannot split evenly is left out.
-    """
-    loader = task.make_loader(config.data.eval_split, 0)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    try:
-        for index, batch in enumerate(loader):
-            if config.eval_batches and index == config.eval_batches:
-                return
-            if len(next(iter(batch.values()))) * jax.process_count() % shards == 0:
-                yield put_batch(batch, mesh)
-    finally:
-        _close(loader)
-
-
-def mean_scores(
-    evaluate: Callable[..., Any], params: Any, frozen: Any, batches: Iterable[Any], seed: int
-) -> dict[str, float]:
-    """Means over the images of `batches`, batch i with the key fold_in(key(seed), i).
-
-    Raises:
-      ValueError: if there is no batch.
-    """
-    totals: dict[str, float] = {}
-    images = 0
-    for index, batch in enumerate(batches):
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        size = len(next(iter(batch.values())))
-        images += size
-        for name, value in to_scalars(evaluate(params, frozen, batch, key)).items():
-            totals[name] = totals.get(name, 0.0) + size * value
-    if not images:
-        raise ValueError(
-            "The split to evaluate gave no batch: name another one or make config.data.batch_size smaller."
-        )
-    return {name: total / images for name, total in totals.items()}
-
-
 def start_from(state: TrainState, task: Task, source: str, shardings: TrainState) -> TrainState:
     """A fresh state whose weights come from an earlier run's, wherever a path and its shape agree.
 
-    A task with a method `initial_params(source, params) -> params` decides by itself (another layout, a bundle).
+    A task with a method `initial_params(source, params) -> params` decides by itself (another layout, say).
 
     Raises:
       ValueError: if nothing agrees.
@@ -249,8 +193,3 @@ def _next(loader: Any, split: str) -> Any:
         raise ValueError(
             f"The split {split!r} ended while training: it must repeat, and hold at least one batch."
         ) from None
-
-
-def _close(loader: Any) -> None:
-    if hasattr(loader, "close"):
-        loader.close()

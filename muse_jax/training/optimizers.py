@@ -10,15 +10,15 @@ import optax
 from jaxtyping import Array, Float
 
 Schedule = Callable[[Any], Any]
-# Names of parameters that are shifts, gains or tables of vectors; decay would pull those towards zero for no gain.
+# Parameters that are shifts, gains or tables of vectors, which decay would pull towards zero for no gain.
 _NOT_DECAYED = re.compile(r"bias|scale|embed|codebook|position|norm|temperature", re.IGNORECASE)
 
 
 def make_schedule(optim: Mapping[str, Any], total_steps: int) -> Schedule:
     """The learning rate at each step, counted from 0.
 
-    It grows linearly, `lr * (step + 1) / warmup_steps`, and then stays ("constant") or falls along half a cosine to
-    zero at `total_steps` ("cosine").
+    It grows linearly, `lr * (step + 1) / warmup_steps`, and then stays ("constant") or falls along half a
+    cosine to zero at `total_steps` ("cosine").
     """
     lr, warmup, decay = optim["lr"], optim["warmup_steps"], optim["decay"]
 
@@ -33,7 +33,7 @@ def make_schedule(optim: Mapping[str, Any], total_steps: int) -> Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """A tree of bools: True where weight decay applies, which leaves out norms, biases, embeddings and scalars."""
+    """A tree of bools, True where weight decay applies: not on norms, biases, embeddings and scalars."""
 
     def decayed(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
@@ -44,10 +44,10 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of `config.optim`: clipping by global norm, the update rule, decoupled weight decay, the schedule.
+    """The optimizer of `config.optim`: clip by global norm, update rule, decoupled weight decay, schedule.
 
-    "adam" and "adamw" are Kingma & Ba's with Loshchilov & Hutter's decay; "adafactor" is Shazeer & Stern's with
-    factored second moments, block clipping at 1 and, where b1 > 0, a momentum of the updates.
+    "adam" and "adamw" are Kingma & Ba's, the latter with Loshchilov & Hutter's decay; "adafactor" is
+    Shazeer & Stern's with factored second moments, block clipping at 1 and, where b1 > 0, a momentum of the updates.
     """
     parts = [optax.clip_by_global_norm(optim["grad_clip"])] if optim["grad_clip"] else []
     if optim["name"] == "adafactor":
@@ -61,7 +61,7 @@ def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.Gradient
 
 
 def ema_decay(decay: float, step: Any) -> Any:
-    """The decay at `step` (from 0): min(decay, (1 + step) / (10 + step)), so that early averages forget their start."""
+    """min(decay, (1 + step) / (10 + step)), step from 0, so that early averages forget their start."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 

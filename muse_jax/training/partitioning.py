@@ -1,17 +1,18 @@
-"""Which mesh axis each named axis of a parameter lies on: one table, and the shardings that follow from it."""
+"""Which mesh axis each named axis of a parameter lies on: one table, and what follows from it."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
-# Logical axis -> mesh axis. Weights lie in shards over fsdp along their embedding axis and over tensor along the
-# axis that a matrix product spreads; batches are split over data and fsdp alike.
+# Logical axis -> mesh axis. Weights lie in shards over fsdp along their embedding axis and over tensor along
+# their wide one; batches are split over data and fsdp alike.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -85,7 +86,7 @@ def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def tree_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """The sharding of each leaf of a tree whose leaves may carry logical axis names (`nn.with_logical_partitioning`)."""
+    """The sharding of each leaf of a tree, by the axis names that `nn.with_logical_partitioning` gave it."""
     is_box = lambda leaf: isinstance(leaf, meta.AxisMetadata)  # noqa: E731
     return jax.tree.map(lambda leaf: _leaf_sharding(leaf, mesh), boxed, is_leaf=is_box)
 
@@ -97,7 +98,7 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings for an optimizer state: a leaf that ends in a parameter's path and has its shape lies as it does."""
+    """Shardings of an optimizer's state: a leaf with the path and shape of a parameter lies as it does."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     known = {
         _names(path): (leaf.shape, sharding)
@@ -116,6 +117,10 @@ def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays to the devices, each process giving its own rows of the global batch."""
+    """Host arrays to the devices, each process giving its own rows of the global batch; texts stay behind."""
     sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    }

@@ -15,7 +15,7 @@ from muse_jax.training.partitioning import batch_sharding, like_params, replicat
 
 
 class Task(Protocol):
-    """What the loop asks of a task. All but `frozen` and `make_loader` are pure and are traced under `jax.jit`."""
+    """What the loop asks of a task. All but `frozen` and `make_loader` are pure and traced by `jax.jit`."""
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters; leaves may carry logical axis names."""
@@ -35,7 +35,10 @@ class Task(Protocol):
         """Names of pictures and uint8 images (n, height, width, 3)."""
 
     def make_loader(self, split: str, seed: int) -> Iterator[dict[str, Any]]:
-        """Batches as dicts of numpy arrays; endless for training. It has get_state() and set_state(state)."""
+        """Batches as dicts of numpy arrays, endless for the training split, one pass over any other.
+
+        It has `get_state() -> value that JSON can hold` and `set_state(value)`.
+        """
 
 
 @struct.dataclass
@@ -75,7 +78,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
     """The function (state, frozen, batch) -> (state, scalars), not yet jitted.
 
-    The draws of step n come from fold_in(key(seed), n) alone, so a resumed run repeats what an uninterrupted one does.
+    The draws of step n come from fold_in(key(seed), n) alone, so a resumed run repeats an uninterrupted one.
     """
     seed, decay, skip = config.seed, config.optim.ema, config.optim.skip_nonfinite
 

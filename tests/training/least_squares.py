@@ -56,7 +56,9 @@ class LeastSquares:
     def frozen(self) -> Any:
         return {"projection": jax.random.normal(jax.random.key(7), (WIDTH, WIDTH))}
 
-    def loss(self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any) -> tuple[Any, dict[str, Any]]:
+    def loss(
+        self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any
+    ) -> tuple[Any, dict[str, Any]]:
         target = batch["x"] @ frozen["projection"] + 0.1 * jax.random.normal(key, batch["x"].shape)
         loss = jnp.mean((self.model.apply({"params": params}, batch["x"]) - target) ** 2)
         return loss, {"rms": jnp.sqrt(loss)}
