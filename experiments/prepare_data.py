@@ -37,7 +37,7 @@ def fetch(package: str, downloads: Path) -> Path:
             "--downloads."
         )
     downloads.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", "--silent", "--pack-destination", str(downloads), package]
+    command = ["npm", "pack", "--loglevel=error", "--pack-destination", str(downloads), package]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0 or not target.is_file():
         reason = (result.stderr.strip() or "no reason given").splitlines()[-1]

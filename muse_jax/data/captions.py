@@ -15,8 +15,14 @@ def _article(words: str) -> str:
     """Words with "a", "an", "the" or, for a plural, nothing in front."""
     if words.startswith("flag of "):
         return f"the {words}"
-    last = words.split(" with ")[0].split()[-1]
-    if last in _PLURALS or last.endswith("s") and not last.endswith(("ss", "us", "is", "as", "ies", "'s")):
+    head = words.split(" with ")[0].split()
+    first, last = head[0], head[-1]
+    if (
+        first in _PLURALS
+        or last in _PLURALS
+        or last.endswith("s")
+        and not last.endswith(("ss", "us", "is", "as", "ies", "'s"))
+    ):
         return words
     vowel = words[0] in "aeiou" and not words.startswith(_CONSONANT_SOUNDS)
     return f"{'an' if vowel else 'a'} {words}"

@@ -1,0 +1,113 @@
+"""Stored features: what is written comes back, in batches that can be resumed and shared."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from muse_jax.data import PrecomputedSource, load_source, make_loader, write_precomputed
+
+N, K = 13, 3
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "tokens": rng.integers(0, 60000, (N, 4), dtype=np.uint16),
+        "superres_tokens": rng.integers(0, 60000, (N, 9), dtype=np.int32),
+        "text_states": rng.normal(size=(N, K, 5, 6)).astype(np.float16),
+        "text_mask": rng.random((N, K, 5)) < 0.5,
+    }
+
+
+@pytest.fixture
+def name(tmp_path, arrays):
+    write_precomputed(tmp_path / "features" / "train", arrays, {"encoder": "minilm"})
+    return f"precomputed:{tmp_path / 'features'}"
+
+
+def take(loader, count=None):
+    return list(itertools.islice(loader, count))
+
+
+def test_round_trip(name, arrays):
+    source = load_source(name, "train")
+    assert len(source) == N and source.variants == K and source.meta["encoder"] == "minilm"
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(source[4][key], array[4])
+
+
+def test_batches_are_rows_with_one_of_their_captions(name, arrays):
+    used = set()
+    for batch in take(make_loader(load_source(name, "train"), batch_size=5, seed=2), 30):
+        assert batch["tokens"].dtype == batch["superres_tokens"].dtype == np.int32
+        assert batch["text_states"].dtype == np.float16 and batch["text_mask"].dtype == bool
+        assert batch["text_states"].shape == (5, 5, 6)
+        np.testing.assert_array_equal(batch["tokens"], arrays["tokens"][batch["index"]])
+        np.testing.assert_array_equal(batch["superres_tokens"], arrays["superres_tokens"][batch["index"]])
+        for i, index in enumerate(batch["index"]):
+            matches = (arrays["text_states"][index] == batch["text_states"][i]).all((1, 2))
+            assert matches.sum() == 1
+            np.testing.assert_array_equal(batch["text_mask"][i], arrays["text_mask"][index][matches.argmax()])
+            used.add(int(matches.argmax()))
+    assert used == set(range(K))
+
+
+def test_epochs_shards_and_resumption(name):
+    source = load_source(name, "train")
+    batches = take(make_loader(source, batch_size=4, seed=5), 26)  # 8 epochs of 13
+    order = np.concatenate([batch["index"] for batch in batches]).reshape(8, N)
+    assert all(sorted(epoch) == list(range(N)) for epoch in order)
+    assert len({tuple(epoch) for epoch in order}) == 8
+    shards = [
+        take(make_loader(source, batch_size=4, seed=5, process_index=i, process_count=2), 26)
+        for i in range(2)
+    ]
+    for k, batch in enumerate(batches):
+        for i in range(2):
+            for key in batch:
+                np.testing.assert_array_equal(shards[i][k][key], batch[key][i::2])
+    loader = make_loader(source, batch_size=4, seed=5)
+    take(loader, 6)
+    state = json.loads(json.dumps(loader.get_state()))
+    restored = make_loader(source, batch_size=4, seed=5)
+    restored.set_state(state)
+    for batch, expected in zip(take(restored, 20), batches[6:]):
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], expected[key])
+    with pytest.raises(ValueError, match="seed 5, this run has 6"):
+        make_loader(source, batch_size=4, seed=6).set_state(state)
+
+
+def test_finite_and_in_order(name):
+    source = load_source(name, "train")
+    batches = take(make_loader(source, batch_size=5, shuffle=False, num_epochs=1, drop_remainder=False))
+    assert np.concatenate([batch["index"] for batch in batches]).tolist() == list(range(N))
+    assert len(take(make_loader(source, batch_size=5, num_epochs=1))) == 2
+
+
+def test_writing_replaces_whole_folders(tmp_path, arrays):
+    folder = tmp_path / "train"
+    write_precomputed(folder, arrays, {})
+    write_precomputed(folder, {"tokens": arrays["tokens"][:3]}, {})
+    assert len(PrecomputedSource(folder)) == 3
+    assert sorted(path.name for path in folder.iterdir()) == ["meta.json", "tokens.npy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_errors(tmp_path, arrays):
+    with pytest.raises(ValueError, match="has no meta.json: compute the features"):
+        load_source(f"precomputed:{tmp_path}", "train")
+    with pytest.raises(ValueError, match="same first axis"):
+        write_precomputed(tmp_path / "x", {**arrays, "tokens": arrays["tokens"][:2]}, {})
+    with pytest.raises(ValueError, match="agree in captions"):
+        write_precomputed(tmp_path / "x", {**arrays, "text_mask": arrays["text_mask"][:, :2]}, {})
+    with pytest.raises(ValueError, match="no arrays"):
+        write_precomputed(tmp_path / "x", {}, {})
+    assert not (tmp_path / "x").exists()
+    write_precomputed(tmp_path / "train", arrays, {})
+    (tmp_path / "train" / "tokens.npy").unlink()
+    with pytest.raises(ValueError, match="lacks tokens.npy"):
+        load_source(f"precomputed:{tmp_path}", "train")

@@ -1,0 +1,43 @@
+"""The script that fetches and builds the emoji data."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.prepare_data import fetch
+from muse_jax.data import load_source
+from muse_jax.data.emoji.artwork import STYLES
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "experiments.prepare_data", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_builds_from_a_folder_of_tarballs(downloads, tmp_path):
+    result = run(f"--downloads={downloads}", f"--data_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    sizes = {split: len(load_source("emoji", split, tmp_path)) for split in ("train", "heldout_pairs")}
+    assert f"emoji at 128 px: train {sizes['train']}, heldout_pairs {sizes['heldout_pairs']}" in result.stdout
+
+
+def test_tarball_that_is_there_is_not_fetched(downloads, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert fetch(STYLES["noto"], downloads).is_file()
+
+
+def test_without_npm_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="npm is not installed: install npm, or give .* --downloads"):
+        fetch(STYLES["noto"], tmp_path)
+
+
+def test_npm_that_fails_is_reported_in_one_sentence(tmp_path, monkeypatch):
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\necho 'npm error network unreachable' >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
+    with pytest.raises(ValueError, match=r"could not fetch @iconify.*network unreachable.*--downloads"):
+        fetch(STYLES["noto"], tmp_path)
