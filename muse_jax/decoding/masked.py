@@ -84,9 +84,8 @@ def masked_decode(
     num_masked = jnp.sum(masked, axis=-1, keepdims=True)
 
     if order == "halton":
-        _check_grid(grid, tokens.shape[1])
         roll_key = jax.random.fold_in(key, num_steps) if roll else None
-        reveal_rank = masked_halton_ranks(masked, grid, roll_key)
+        reveal_rank = masked_halton_ranks(masked, _checked_grid(grid, tokens.shape[1]), roll_key)
         revealed = jnp.asarray(reveal_counts(num_steps, tokens.shape[1]))
 
         def still_masked(t: Array, masked: Array, log_prob: Array, choice_key: Array) -> Array:
@@ -183,9 +182,10 @@ def _check(
             raise ValueError(f"{name} must be 0 or greater, given {value}.")
 
 
-def _check_grid(grid: tuple[int, int] | None, n: int) -> None:
+def _checked_grid(grid: tuple[int, int] | None, n: int) -> tuple[int, int]:
     if grid is None or len(grid) != 2 or grid[0] * grid[1] != n:
         raise ValueError(f"The Halton order needs the grid (height, width) of the {n} tokens, given {grid}.")
+    return grid
 
 
 def _checked_logits(logits: Array, tokens: Array, mask_id: int) -> Array:
