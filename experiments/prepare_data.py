@@ -40,7 +40,8 @@ def fetch(package: str, downloads: Path) -> Path:
     command = ["npm", "pack", "--loglevel=error", "--pack-destination", str(downloads), package]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0 or not target.is_file():
-        reason = (result.stderr.strip() or "no reason given").splitlines()[-1]
+        lines = [line for line in result.stderr.splitlines() if line.strip() and " error code " not in line]
+        reason = lines[0] if lines else "no reason given"
         raise ValueError(f"npm could not fetch {package} ({reason}): check the network, or use --downloads.")
     return target
 
