@@ -1,0 +1,50 @@
+"""The f8 tokenizer of the 64 px emoji model: 64x64 pixels to 8x8 codes. Small enough for a laptop's CPU."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.task = "vqgan"
+    config.model = {
+        "filters": 96,
+        "multipliers": (1, 2),
+        "num_res_blocks": 1,
+        "decoder_res_blocks": 2,
+        "patch": 4,  # the first convolution sees 16x16: a CPU is slow at full resolution
+        "codebook_size": 2048,
+        "embed_dim": 8,
+        "normalize_codes": True,
+    }
+    config.loss = {
+        "reconstruction": 1.0,
+        "perceptual": 0.01,
+        "codebook": 1.0,
+        "commitment": 0.25,
+        "entropy": 0.02,
+        "adversarial": 0.0,
+    }
+    config.data = {
+        "source": "emoji",
+        "split": "train",
+        "eval_split": "heldout_concepts",
+        "batch_size": 8,
+        "image_size": 64,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 1.5e-3,
+        "b1": 0.9,
+        "b2": 0.99,
+        "warmup_steps": 200,
+        "decay": "cosine",
+        "ema": 0.999,
+    }
+    config.total_steps = 8_000
+    config.log_every = 100
+    config.eval_every = 1_000
+    config.eval_batches = 26
+    config.preview_every = 1_000
+    config.checkpoint_every = 1_000
+    return config

@@ -1,0 +1,93 @@
+"""Computes what the frozen parts of a task make of a data set, once: image tokens and text states.
+
+python -m experiments.prepare_features --config=configs/emoji/base.py --out=data/features/base
+
+Training reads them with --config.data.features=DIR. Every picture gets `--captions` captions: the plain form
+and draws of the caption template.
+"""
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from experiments import apps
+from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, load_source, make_loader, write_precomputed
+from muse_jax.text import encode_captions
+from muse_jax.training import validate_config
+from muse_jax.training.tasks import MaskedTask, make_task
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of a base or superres task.")
+OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
+SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")
+CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a picture.", lower_bound=1)
+
+
+def main() -> None:
+    """Checks the flags and computes."""
+    config = validate_config(CONFIG.value)
+    config.data.unlock()
+    config.data.features = ""
+    task = make_task(config)
+    if not isinstance(task, MaskedTask):
+        raise ValueError(f"config.task is {config.task!r}, but only base and superres read features.")
+    for split in SPLITS.value:
+        source = load_source(config.data.source, split, config.data.get("data_dir"))
+        arrays = {**image_tokens(task, source, split), **text_states(task, source, split, config.seed)}
+        folder = f"{OUT.value}/{split}"
+        meta = {"tokenizer": config.tokenizer, "superres_tokenizer": config.superres_tokenizer}
+        write_precomputed(folder, arrays, {**meta, "text_encoder": task.text_encoder.name})
+        print(f"{len(source)} pictures' features are in {folder}")
+
+
+def image_tokens(task: MaskedTask, source, split: str) -> dict[str, np.ndarray]:
+    """Tokens of every picture, in the source's order."""
+    frozen = {"tokenizers": task.frozen_tokenizers()}
+    features = jax.jit(task.features)
+    data = task.config.data
+    batch_size = min(64, len(source))
+    loader = make_loader(
+        source,
+        batch_size=batch_size,
+        image_size=data.image_size,
+        shuffle=False,
+        num_epochs=1,
+        drop_remainder=False,
+        workers=data.workers,
+    )
+    parts: list[dict[str, np.ndarray]] = []
+    for batch in tqdm(loader, desc=f"{split}: tokens", total=-(-len(source) // batch_size)):
+        # The last batch is padded: one shape, one compilation.
+        image = np.resize(batch["image"], (batch_size, *batch["image"].shape[1:]))
+        tokens = jax.device_get(features(frozen, image))
+        parts.append({name: value[: len(batch["image"])] for name, value in tokens.items()})
+    if loader.skipped:
+        raise ValueError(f"{split} has {loader.skipped} corrupt pictures, {loader.corrupt}: take them out.")
+    return {name: np.concatenate([part[name] for part in parts]).astype(np.uint16) for name in parts[0]}
+
+
+def text_states(task: MaskedTask, source, split: str, seed: int) -> dict[str, np.ndarray]:
+    """States of several captions of every picture: the plain one first."""
+    template, count = CaptionTemplate(), CAPTIONS.value
+    captions = []
+    for index in tqdm(range(len(source)), desc=f"{split}: captions"):
+        record, rng = source[index], np.random.default_rng([seed, index])
+        captions += [PLAIN_CAPTIONS(record, rng)] + [template(record, rng) for _ in range(count - 1)]
+    with tqdm(desc=f"{split}: text") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        states, mask = encode_captions(task.text_encoder, captions, progress=progress)
+    shape = (len(source), count)
+    return {
+        "text_states": np.asarray(states).reshape(*shape, *states.shape[1:]),
+        "text_mask": np.asarray(mask).reshape(*shape, *mask.shape[1:]),
+    }
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "out"])
+    apps.run(main)

@@ -1,0 +1,265 @@
+"""Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.data import load_source, make_loader
+from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
+from muse_jax.images import from_unit_range, to_unit_range
+from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.text import load_text_encoder
+from muse_jax.tokenizers import VQGAN
+from muse_jax.training.tasks.task import (
+    Batch,
+    Task,
+    build,
+    check_loss_keys,
+    tokenizer_module,
+    tokenizer_params,
+)
+
+PREVIEW_IMAGES = 8
+LOSS = {"label_smoothing": 0.1, "text_dropout": 0.1}
+
+
+def masked_cross_entropy(
+    logits: Float[Array, "b n vocab"],
+    targets: Int[Array, "b n"],
+    masked: Bool[Array, "b n"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2).
+
+    The target distribution is `(1 - label_smoothing)` on the token and the rest spread over the vocabulary.
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    hit = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    cross_entropy = -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
+    return jnp.sum(cross_entropy * masked) / jnp.maximum(jnp.sum(masked), 1)
+
+
+class MaskedTask(Task):
+    """What the two networks share: text, masks, the loss and the preview.
+
+    Batches come either as pictures and captions, which the frozen tokenizers and text encoder turn into
+    tokens and states inside the compiled step, or with both computed before (`config.data.features`).
+    """
+
+    network: MaskedTransformer | SuperResTransformer
+    tokenizer: VQGAN  # of the tokens that are learned
+    learned_tokenizer: str  # the config key that says where it is
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weights = check_loss_keys(config, LOSS)
+        self.text_encoder = load_text_encoder(config.data.get("text_encoder", "minilm"))
+        if config.model.get("text_dim") != self.text_encoder.dim:
+            raise ValueError(
+                f"config.model.text_dim is {config.model.get('text_dim')}, but the text encoder's states are "
+                f"{self.text_encoder.dim} wide: set it to that."
+            )
+
+    def check_grid(self, name: str, vocab: str, grid: str, tokenizer: VQGAN, image_size: int) -> None:
+        """Refuses a network whose `vocab` and `grid` fields are not what `tokenizer` gives."""
+        side = image_size // tokenizer.downsampling
+        given = (self.config.model[vocab], tuple(self.config.model[grid]))
+        if given != (tokenizer.codebook_size, (side, side)):
+            raise ValueError(
+                f"config.model.{vocab} and {grid} are {given[0]} and {given[1]}, but the tokenizer of "
+                f"config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} at "
+                f"{image_size} px: set them to that."
+            )
+
+    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
+        data = self.config.data
+        if data.get("features"):
+            source = load_source(f"precomputed:{data.features}", split)
+            return make_loader(source, batch_size=data.batch_size, seed=seed)
+        return make_loader(
+            load_source(data.source, split, data.get("data_dir")),
+            batch_size=data.batch_size,
+            image_size=data.image_size,
+            encoder_tokenize=self.text_encoder.tokenize,
+            augment=data.augment,
+            workers=data.workers,
+            seed=seed,
+        )
+
+    def frozen(self) -> Any:
+        encoder = self.text_encoder
+        null_text = encoder.apply(encoder.params, *encoder.tokenize([""]))
+        return {
+            "tokenizers": self.frozen_tokenizers(),
+            "text": {} if self.config.data.get("features") else encoder.params,
+            "null_text": null_text,
+            "null_mask": jnp.asarray(encoder.tokenize([""])[1]),
+        }
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """Weights of the tokenizers, by the config key that says where they are."""
+        raise NotImplementedError
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures, by the names they have in a batch."""
+        raise NotImplementedError
+
+    def text(self, frozen: Any, batch: Batch) -> tuple[Array, Array]:
+        """Text states and mask of a batch."""
+        if "text_states" in batch:
+            return batch["text_states"].astype(jnp.float32), batch["text_mask"]
+        mask = batch["caption_mask"]
+        states = self.text_encoder.apply(frozen["text"], batch["caption_ids"], mask)
+        return jax.lax.stop_gradient(states), mask
+
+    def inputs(self, frozen: Any, batch: Batch) -> tuple[Array, tuple[Array, ...], Array, Array]:
+        """`(tokens, conditions other than text, text states, text mask)`."""
+        tokens = batch if "tokens" in batch else self.features(frozen, batch["image"])
+        return *self.split_tokens(tokens), *self.text(frozen, batch)
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        """The tokens that are learned, and those that are given."""
+        raise NotImplementedError
+
+    def init(self, key: Array) -> Any:
+        model = self.config.model
+        text = jnp.zeros((1, self.text_encoder.max_length, model.text_dim))
+        grids = [jnp.zeros((1, h * w), jnp.int32) for h, w in self.token_grids()]
+        return self.network.init(key, *grids, text, jnp.ones(text.shape[:2], bool))["params"]
+
+    def token_grids(self) -> list[tuple[int, int]]:
+        """Grids of the network's token arguments."""
+        raise NotImplementedError
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        mask_key, text_key, dropout_key = jax.random.split(key, 3)
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        drop = jax.random.bernoulli(text_key, self.weights["text_dropout"], (tokens.shape[0], 1))
+        states = jnp.where(drop[..., None], frozen["null_text"], states)
+        text_mask = jnp.where(drop, frozen["null_mask"], text_mask)
+        masked = sample_mask(mask_key, *tokens.shape)
+        logits = self.network.apply(
+            {"params": params},
+            jnp.where(masked, self.network.vocab_size, tokens),
+            *given,
+            states,
+            text_mask,
+            deterministic=False,
+            rngs={"dropout": dropout_key},
+        )
+        loss = masked_cross_entropy(logits, tokens, masked, self.weights["label_smoothing"])
+        return loss, self.scores(logits, tokens, masked)
+
+    def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
+        """Cross-entropy without smoothing, and the share of masked tokens that are guessed right."""
+        right = (jnp.argmax(logits, -1) == tokens) & masked
+        return {
+            "cross_entropy": masked_cross_entropy(logits, tokens, masked),
+            "accuracy": jnp.sum(right) / jnp.sum(masked),
+        }
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        masked = sample_mask(key, *tokens.shape)
+        hidden = jnp.where(masked, self.network.vocab_size, tokens)
+        logits = self.network.apply({"params": params}, hidden, *given, states, text_mask)
+        return self.scores(logits, tokens, masked)
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        decoding = self.config.decoding
+        logits_fn = guided_logits_fn(
+            lambda params, *arguments: self.network.apply({"params": params}, *arguments),
+            params,
+            (*given, states, text_mask),
+            (*given, frozen["null_text"], frozen["null_mask"]),
+            decoding.guidance_scale,
+        )
+        drawn = masked_decode(
+            logits_fn,
+            jnp.full_like(tokens, self.network.vocab_size),
+            key,
+            mask_id=self.network.vocab_size,
+            num_steps=decoding.num_steps,
+            temperature=decoding.temperature,
+            choice_temperature=decoding.choice_temperature,
+            order=decoding.order,
+            grid=self.network.grid,
+        )
+        vqgan = {"params": frozen["tokenizers"][self.learned_tokenizer]}
+        grid = rearrange(jnp.concatenate([tokens, drawn]), "b (h w) -> b h w", h=self.network.grid[0])
+        return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
+
+
+def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
+    """Flat tokens of pictures in [-1, 1]."""
+    ids = tokenizer.apply({"params": params}, image, method="encode")
+    return rearrange(ids, "b h w -> b (h w)")
+
+
+class BaseTask(MaskedTask):
+    """Tokens of the whole picture from its caption."""
+
+    learned_tokenizer = "tokenizer"
+
+    def __init__(self, config):
+        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.network = build(MaskedTransformer, "model", config.model)
+        super().__init__(config)
+        self.check_grid("tokenizer", "vocab_size", "grid", self.tokenizer, config.data.image_size)
+
+    def token_grids(self) -> list[tuple[int, int]]:
+        return [self.network.grid]
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        return {"tokenizer": tokenizer_params(self.config.tokenizer)}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        params = frozen["tokenizers"]["tokenizer"]
+        return {"tokens": encode(self.tokenizer, params, to_unit_range(image))}
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        return tokens["tokens"], ()
+
+
+class SuperResTask(MaskedTask):
+    """Tokens of the large picture from the caption and the tokens of the small one.
+
+    The small picture is the large one, averaged over squares of `config.data.superres_factor` pixels.
+    """
+
+    learned_tokenizer = "superres_tokenizer"
+
+    def __init__(self, config):
+        self.low_tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.tokenizer = tokenizer_module("superres_tokenizer", config.superres_tokenizer)
+        self.network = build(SuperResTransformer, "model", config.model)
+        super().__init__(config)
+        size = config.data.image_size
+        self.factor = config.data.get("superres_factor", 2)
+        self.check_grid("superres_tokenizer", "vocab_size", "grid", self.tokenizer, size)
+        self.check_grid("tokenizer", "low_vocab_size", "low_grid", self.low_tokenizer, size // self.factor)
+
+    def token_grids(self) -> list[tuple[int, int]]:
+        return [self.network.grid, self.network.low_grid]
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        return {name: tokenizer_params(self.config[name]) for name in ("tokenizer", "superres_tokenizer")}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        params = frozen["tokenizers"]
+        high = to_unit_range(image)
+        low = reduce(high, "b (h p) (w q) c -> b h w c", "mean", p=self.factor, q=self.factor)
+        return {
+            "tokens": encode(self.low_tokenizer, params["tokenizer"], low),
+            "superres_tokens": encode(self.tokenizer, params["superres_tokenizer"], high),
+        }
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        return tokens["superres_tokens"], (tokens["tokens"],)

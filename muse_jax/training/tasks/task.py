@@ -1,0 +1,98 @@
+"""What a task is: the part of training that knows what is being learned."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import flax.linen as nn
+from jaxtyping import Array
+
+from muse_jax.data import load_source, make_loader
+from muse_jax.tokenizers import VQGAN
+from muse_jax.training.checkpoints import restore_params
+from muse_jax.training.config import check_keys, load_config
+
+Batch = Mapping[str, Any]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Task:
+    """Base of all tasks. The loop, sharding, checkpoints and logs belong to the loop alone."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def init(self, key: Array) -> Any:
+        """Fresh trainable parameters."""
+        raise NotImplementedError
+
+    def frozen(self) -> Any:
+        """Weights that are used but not trained, read once and passed to the functions below."""
+        return {}
+
+    def loss(
+        self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Scalar loss and scalar metrics of one batch."""
+        raise NotImplementedError
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """Scalar metrics of one held-out batch."""
+        raise NotImplementedError
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """Named uint8 pictures `(n, height, width, 3)` that show how far training is."""
+        raise NotImplementedError
+
+    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
+        """Batches of `split`, with `get_state` and `set_state`."""
+        data = self.config.data
+        return make_loader(
+            load_source(data.source, split, data.get("data_dir")),
+            batch_size=data.batch_size,
+            image_size=data.image_size,
+            augment=data.augment,
+            workers=data.workers,
+            seed=seed,
+        )
+
+
+def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:
+    """`module(**fields)`, tuples restored where the config has lists.
+
+    Raises:
+        ValueError: one sentence, for a field that the module does not have.
+    """
+    known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+    check_keys(section, fields, known)
+    return module(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in dict(fields).items()})
+
+
+def check_loss_keys(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.loss` completed from `known`, the defaults.
+
+    Raises:
+        ValueError: one sentence, for a key that is not there.
+    """
+    check_keys("loss", config.loss, known)
+    return {**known, **config.loss}
+
+
+def tokenizer_module(key: str, workdir: str) -> VQGAN:
+    """The VQGAN that was trained in `workdir`, without its weights.
+
+    Raises:
+        ValueError: `workdir` holds no vqgan run; `key` is the config key to mend.
+    """
+    if not workdir or not (Path(workdir) / "config.json").is_file():
+        raise ValueError(
+            f"config.{key} is {workdir!r}, where no tokenizer was trained: give the workdir of a vqgan run, "
+            f"--config.{key}=DIR."
+        )
+    return build(VQGAN, "model", load_config(workdir).model)
+
+
+def tokenizer_params(workdir: str) -> Any:
+    """The averaged weights of the tokenizer trained in `workdir`."""
+    return restore_params(workdir)["generator"]

@@ -1,0 +1,165 @@
+"""Training of the image tokenizer, and of its decoder alone (Muse, section 2.8)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from muse_jax.images import from_unit_range, to_unit_range
+from muse_jax.tokenizers import VQGAN
+from muse_jax.tokenizers.discriminator import (
+    Discriminator,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
+from muse_jax.tokenizers.perceptual import load_perceptual
+from muse_jax.training.tasks.task import (
+    Batch,
+    Task,
+    build,
+    check_loss_keys,
+    tokenizer_module,
+    tokenizer_params,
+)
+
+PREVIEW_IMAGES = 8
+# Weights of the loss terms: MaskGIT's. `adversarial_start` is a step; R1 is taken every `r1_every` steps.
+LOSS = {
+    "reconstruction": 1.0,
+    "perceptual": 0.1,
+    "codebook": 1.0,
+    "commitment": 0.25,
+    "entropy": 0.1,
+    "adversarial": 0.1,
+    "adversarial_start": 0,
+    "r1": 10.0,
+    "r1_every": 16,
+}
+
+
+class VQGANTask(Task):
+    """Reconstruction, perceptual, codebook, commitment, entropy and adversarial losses in one sum.
+
+    The discriminator's loss is a term of the same sum: stop-gradients keep its gradient out of the generator
+    and the generator's out of it, so that one optimizer steps both.
+    Parameters: `{"generator": the VQGAN's, "discriminator": ...}`, the second only where
+    the weight `adversarial` is above 0.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weights = check_loss_keys(config, LOSS)
+        self.vqgan = build(VQGAN, "model", config.model)
+        if config.data.image_size % self.vqgan.downsampling:
+            raise ValueError(
+                f"config.data.image_size is {config.data.image_size}, but must be a multiple of "
+                f"{self.vqgan.downsampling}, the pixels a side of one token."
+            )
+        discriminator = build(Discriminator, "discriminator", config.discriminator)
+        self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
+        self._perceptual: Any = None
+
+    def init(self, key: Array) -> Any:
+        images = jnp.zeros((1, self.config.data.image_size, self.config.data.image_size, 3))
+        params = {"generator": self.init_generator(key, images)}
+        if self.discriminator is not None:
+            params["discriminator"] = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
+        return params
+
+    def init_generator(self, key: Array, images: Array) -> Any:
+        return self.vqgan.init(key, images)["params"]
+
+    def frozen(self) -> Any:
+        perceptual_params, self._perceptual = load_perceptual()
+        return {"perceptual": perceptual_params, "generator": {}}
+
+    def reconstruct(self, params: Any, frozen: Any, images: Float[Array, "b h w 3"]):
+        return self.vqgan.apply({"params": {**frozen["generator"], **params["generator"]}}, images)
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        weights = self.weights
+        images = to_unit_range(batch["image"])
+        reconstruction, quantized = self.reconstruct(params, frozen, images)
+        terms = {
+            "reconstruction": jnp.mean((reconstruction - images) ** 2),
+            "perceptual": self._perceptual(frozen["perceptual"], reconstruction, images),
+            "codebook": quantized.codebook_loss,
+            "commitment": quantized.commitment_loss,
+            "entropy": quantized.entropy_loss,
+        }
+        metrics = {"usage": quantized.usage, "perplexity": quantized.perplexity}
+        loss = sum(weights[name] * value for name, value in terms.items())
+        if self.discriminator is not None:
+            generator, discriminator = jax.lax.cond(
+                step >= weights["adversarial_start"],
+                lambda: self.adversarial_losses(params["discriminator"], reconstruction, images, step),
+                lambda: (jnp.zeros(()), jnp.zeros(())),
+            )
+            terms |= {"adversarial": generator, "discriminator": discriminator}
+            loss += weights["adversarial"] * generator + discriminator
+        return loss, {**terms, **metrics, "psnr": psnr(reconstruction, images)}
+
+    def adversarial_losses(self, params: Any, reconstruction: Array, images: Array, step: Array):
+        """`(generator loss, discriminator loss with R1)`. R1 is lazy: every n-th step, n times as strong."""
+        stop, apply, weights = jax.lax.stop_gradient, self._discriminate, self.weights
+        generator = generator_loss(apply(stop(params), reconstruction))
+        discriminator = discriminator_loss(apply(params, images), apply(params, stop(reconstruction)))
+        r1 = jax.lax.cond(
+            step % weights["r1_every"] == 0,
+            lambda: r1_penalty(lambda x: apply(params, x), images),
+            lambda: jnp.zeros(()),
+        )
+        return generator, discriminator + weights["r1"] / 2 * weights["r1_every"] * r1
+
+    def _discriminate(self, params: Any, images: Array) -> Array:
+        assert self.discriminator is not None
+        return self.discriminator.apply({"params": params}, images)
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        images = to_unit_range(batch["image"])
+        reconstruction, quantized = self.reconstruct(params, frozen, images)
+        return {
+            "psnr": psnr(reconstruction, images),
+            "perceptual": self._perceptual(frozen["perceptual"], reconstruction, images),
+            "usage": quantized.usage,
+            "perplexity": quantized.perplexity,
+        }
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        images = batch["image"][:PREVIEW_IMAGES]
+        reconstruction, _ = self.reconstruct(params, frozen, to_unit_range(images))
+        return {"reconstruction": jnp.concatenate([images, from_unit_range(reconstruction)])}
+
+
+class VQGANDecoderTask(VQGANTask):
+    """A new, larger decoder under the encoder and codebook of `config.tokenizer`, both frozen.
+
+    The transformers trained on those codes stay valid (Muse, section 2.8). `config.model` is the tokenizer's
+    own but for `decoder_filters` and `decoder_res_blocks`.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        trained = tokenizer_module("tokenizer", config.tokenizer)
+        larger = {"decoder_filters": None, "decoder_res_blocks": None}
+        if trained.clone(**larger) != self.vqgan.clone(**larger):
+            raise ValueError(
+                f"config.model does not describe the encoder and codebook of {config.tokenizer}: take that "
+                "run's model section and change only decoder_filters and decoder_res_blocks."
+            )
+
+    def init_generator(self, key: Array, images: Array) -> Any:
+        return {"decoder": super().init_generator(key, images)["decoder"]}
+
+    def frozen(self) -> Any:
+        params = tokenizer_params(self.config.tokenizer)
+        generator = {name: params[name] for name in ("encoder", "quantizer")}
+        return {**super().frozen(), "generator": generator}
+
+
+def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, ""]:
+    """Mean over images of the peak signal-to-noise ratio in dB, for values in [-1, 1]."""
+    error = jnp.mean((jnp.clip(reconstruction, -1, 1) - images) ** 2, axis=(1, 2, 3))
+    return jnp.mean(10 * jnp.log10(4 / jnp.maximum(error, 1e-10)))
