@@ -1,47 +1,25 @@
-"""What the command-line programs share: flags that explain themselves and errors in one sentence."""
+"""What the command-line programs share: configs from files, overrides and errors in one sentence."""
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ml_collections
 from absl import app, flags, logging
+from ml_collections import config_flags
 
-from muse_jax.training.config import default_config
-
-
-def _parse(argv: list[str]) -> list[str]:
-    for arg in argv[1:]:
-        name, _, value = arg.partition("=")
-        if name.lstrip("-") == "config" and value and not Path(value.split(":")[0]).is_file():
-            raise SystemExit(f"The config file {value} does not exist: give one like configs/emoji/base.py.")
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise SystemExit(" ".join(str(error).split()).rstrip(".") + ".") from None
-    except (AttributeError, KeyError) as error:
-        # An override of a key that the config file does not have.
-        for arg in argv[1:]:
-            name = arg.lstrip("-").split("=")[0]
-            if name.startswith("config.") and f"'{name.split('.')[-1]}" in str(error).replace("\\", ""):
-                raise SystemExit(f"Unknown config key {name!r}: {_nearest(name)}") from None
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        raise SystemExit(f"The flags cannot be read: {error}.") from None
-
-
-def _nearest(name: str) -> str:
-    def paths(section: dict, prefix: str) -> list[str]:
-        out = []
-        for key, value in section.items():
-            out += paths(value, f"{prefix}.{key}") if isinstance(value, dict) else [f"{prefix}.{key}"]
-        return out
-
-    near = difflib.get_close_matches(name, paths(default_config().to_dict(), "config"), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "see the config file for the keys there are."
+from muse_jax.training.config import validate_config
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback)."""
+    """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback).
+
+    `--config=FILE` is read here, once, and completed with the defaults, so that every key there is can be
+    overridden as --config.x=y; `main` finds it in `flags.FLAGS.config`, None where it was not given.
+    """
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -54,4 +32,75 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             raise SystemExit("Stopped; run the same command to go on from the last checkpoint.") from None
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, argv=_define_config(sys.argv), flags_parser=_parse)
+
+
+def _define_config(argv: list[str]) -> list[str]:
+    """Defines the flag --config as the completed config of the file that `argv` names; the rest of `argv`."""
+    names = ("--config", "-config")
+    argv = list(argv)
+    for index, arg in enumerate(argv[1:], 1):
+        name, _, value = arg.partition("=")
+        if name in names:
+            rest = argv[:index] + argv[index + (1 if "=" in arg else 2) :]
+            value = value or "".join(argv[index + 1 : index + 2])
+            try:
+                config = validate_config(load_config_file(value))
+            except ValueError as error:
+                raise SystemExit(str(error)) from None
+            config_flags.DEFINE_config_dict("config", config, "A config file; override as --config.x=y.")
+            return rest
+    flags.DEFINE_string(
+        "config", None, "A config file, such as configs/emoji/base.py; override as --config.x=y."
+    )
+    return argv
+
+
+def load_config_file(name: str) -> ml_collections.ConfigDict:
+    """What get_config() of a file gives; `FILE:ARGUMENT` calls get_config(ARGUMENT).
+
+    Raises:
+      ValueError: if there is no such file or it has no get_config.
+    """
+    path, _, argument = name.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"The config file {path!r} does not exist: give one like configs/emoji/base.py.")
+    spec: Any = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"The config file {path!r} has no function get_config().")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise SystemExit(" ".join(str(error).split()).rstrip(".") + ".") from None
+    except (AttributeError, KeyError) as error:
+        unknown = _unknown_override(argv)
+        if unknown is None:
+            raise
+        raise SystemExit(unknown) from error
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"The flags cannot be read: {error}.") from None
+
+
+def _unknown_override(argv: list[str]) -> str | None:
+    """A sentence about the first --config.x=y whose x the config does not have."""
+    known = [f"config.{key}" for key in _paths(flags.FLAGS.config.to_dict())]
+    for arg in argv[1:]:
+        name = arg.lstrip("-").split("=")[0]
+        if name.startswith("config.") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "the config file shows the keys there are."
+            return f"Unknown config key {name!r}: {hint}"
+    return None
+
+
+def _paths(section: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for key, value in section.items():
+        paths += _paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return paths

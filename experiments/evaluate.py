@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import apps
 from muse_jax.training import evaluate_run, load_config, validate_config
 from muse_jax.training.evaluate import write_scores
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Instead of WORKDIR/config.json.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
+WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
+    "workdir", "", "The workdir of a run; its config.json is used where --config is not given."
+)
 SPLIT = flags.DEFINE_string("split", "", "Instead of config.data.eval_split.")
 BATCHES = flags.DEFINE_integer("batches", 0, "Batches to read at most; 0: the whole split.", lower_bound=0)
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
@@ -23,7 +23,9 @@ OUT = flags.DEFINE_string("out", "", "The file to write; WORKDIR/scores_SPLIT.js
 
 def main() -> None:
     """Checks the flags, scores and writes."""
-    given = CONFIG.value or load_config(WORKDIR.value)
+    if not WORKDIR.value:
+        raise ValueError("Give --workdir=DIR, the workdir of a run.")
+    given = flags.FLAGS.config or load_config(WORKDIR.value)
     config = validate_config({**given.to_dict(), "eval_batches": BATCHES.value})
     from muse_jax.training.tasks import make_task
 
@@ -35,5 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
     apps.run(main)

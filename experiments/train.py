@@ -6,23 +6,26 @@ Curves: tensorboard --logdir runs. Pictures: WORKDIR/previews.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import apps
 from muse_jax.training import train, validate_config
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="A config file; override as --config.x=y.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, curves and previews go.")
+WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
+    "workdir", "", "Where checkpoints, curves and previews go."
+)
 
 
 def main() -> None:
     """Checks the flags and trains."""
-    config = validate_config(CONFIG.value)
+    if not flags.FLAGS.config or not WORKDIR.value:
+        raise ValueError(
+            "Give --config=FILE and --workdir=DIR, for instance configs/emoji/base.py and runs/base."
+        )
+    config = validate_config(flags.FLAGS.config)
     from muse_jax.training.tasks import make_task
 
     train(config, make_task(config), WORKDIR.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
     apps.run(main)

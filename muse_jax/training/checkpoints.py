@@ -1,8 +1,10 @@
 """Checkpoints of a run: atomic, asynchronous, the last few kept, the data's position beside the weights."""
 
+import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,29 @@ def _decode(stored: dict[str, Any]) -> Any:
     return stored["bytes"].encode("latin-1") if "bytes" in stored else stored["value"]
 
 
+@contextlib.contextmanager
+def full_disk_in_one_sentence(workdir: str | Path) -> Iterator[None]:
+    """Turns the errors of a full disk, from whatever was writing, into a ValueError that says what is left.
+
+    A checkpoint that could not be finished has no directory of its own yet, so the ones before it are whole.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        steps = _steps(workdir)
+        kept = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
+        raise ValueError(
+            f"No space is left to write under {workdir}: {kept}; free some and run the same command again."
+        ) from error
+
+
+def _steps(workdir: str | Path) -> list[int]:
+    directory = Path(workdir).absolute() / "checkpoints"
+    return sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
+
+
 class Checkpoints:
     """The checkpoints under workdir/checkpoints, one directory a step, that appears only when whole."""
 
@@ -63,18 +88,13 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._last_saved: int | None = None
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data_state: Any) -> None:
-        """Starts writing in the background; an error of the write before this one is raised here.
-
-        Raises:
-          ValueError: one sentence, if the disk is full. Older checkpoints stay as they are.
-        """
+        """Starts writing in the background; an error of the write before this one is raised here."""
         rest = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
         items = {
             "params": ocp.args.StandardSave(state.params),
@@ -82,30 +102,11 @@ class Checkpoints:
             "rest": ocp.args.StandardSave(rest),
             "data": ocp.args.JsonSave(_encode(data_state)),
         }
-        self._guarded(step, lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
-        self._last_saved = step
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
         """Waits until what was started is written; raises as `save` does."""
-        self._guarded(self._last_saved, self._manager.wait_until_finished)
-
-    def _guarded(self, step: int | None, write: Any) -> None:
-        try:
-            write()
-            self._manager.check_for_errors()
-        except Exception as error:
-            if not is_disk_full(error):
-                raise
-            good = (
-                [s for s in ocp.utils.checkpoint_steps(self.directory) if s != step]
-                if step is not None
-                else []
-            )
-            kept = f"that of step {max(good)} is intact" if good else "there is no earlier one"
-            raise ValueError(
-                f"The checkpoint of step {step} could not be written because no space is left under "
-                f"{self.directory}: {kept}; free some space and run the same command again."
-            ) from error
+        self._manager.wait_until_finished()
 
     def restore(
         self, shapes: TrainState, shardings: TrainState, step: int | None = None
@@ -139,11 +140,10 @@ def latest_step(workdir: str | Path) -> int:
     Raises:
       ValueError: if there is none.
     """
-    directory = Path(workdir).absolute() / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    steps = _steps(workdir)
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint: train there first.")
-    return max(steps)
+    return steps[-1]
 
 
 def restore_params(workdir: str | Path, ema: bool = True, step: int | None = None) -> Any:

@@ -14,10 +14,12 @@ DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
 # Keys that a config may leave out altogether, each with an example of its type.
-OPTIONAL: dict[str, dict[str, Any]] = {"data": {"data_dir": "", "features": "", "text_encoder": ""}}
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "data": {"data_dir": "", "features": "", "text_encoder": "", "superres_factor": 2}
+}
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
 # of the optimizer's state hang on it.
-FIXED = ("task", "model", "discriminator", "tokenizer", "optim.name")
+FIXED = ("task", "model", "discriminator", "tokenizer", "superres_tokenizer", "optim.name")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -61,6 +63,14 @@ def default_config() -> ml_collections.ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "init_from": "",  # a workdir whose averaged weights the run starts from
             "tokenizer": "",  # the workdir of a trained VQGAN, for tasks over its tokens
+            "superres_tokenizer": "",  # likewise, of the large picture
+            "decoding": {  # of previews, and the defaults of a pipeline made from the run
+                "num_steps": 12,
+                "guidance_scale": 3.0,
+                "temperature": 1.0,
+                "choice_temperature": 4.5,
+                "order": "confidence",
+            },
         }
     )
 
@@ -165,6 +175,13 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         ("optim.weight_decay", optim["weight_decay"], 0, float("inf")),
         ("optim.grad_clip", optim["grad_clip"], 0, float("inf")),
     ]
+    decoding = full["decoding"]
+    limits += [
+        ("decoding.num_steps", decoding["num_steps"], 1, float("inf")),
+        ("decoding.guidance_scale", decoding["guidance_scale"], 0, float("inf")),
+        ("decoding.temperature", decoding["temperature"], 0, float("inf")),
+        ("decoding.choice_temperature", decoding["choice_temperature"], 0, float("inf")),
+    ]
     for name, value, low, high in limits:
         if not low <= value <= high:
             bound = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
@@ -213,9 +230,10 @@ def check_same_run(workdir: str | Path, config: Mapping[str, Any]) -> None:
         return
     old, new = _plain(load_config(workdir)), _plain(config)
     for name in FIXED:
-        before, now = old, new
+        before: Any = old
+        now: Any = new
         for part in name.split("."):
-            before, now = before.get(part, {}), now.get(part, {})  # type: ignore[assignment]
+            before, now = before.get(part, {}), now.get(part, {})
         if isinstance(before, dict) and isinstance(now, dict):
             changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
             if not changed:

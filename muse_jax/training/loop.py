@@ -1,10 +1,10 @@
 """The training loop: the same for every task, from one CPU to a mesh of devices."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from muse_jax.training.checkpoints import Checkpoints, prepare_workdir, restore_params
+from muse_jax.training.checkpoints import (
+    Checkpoints,
+    full_disk_in_one_sentence,
+    prepare_workdir,
+    restore_params,
+)
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
 from muse_jax.training.flops import count_flops, peak_flops
@@ -48,6 +53,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
     save_config(workdir, config)
     main = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(full_disk_in_one_sentence(workdir))
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(RULES))
         loader = task.make_loader(config.data.split, config.seed)
@@ -158,10 +164,10 @@ def start_from(state: TrainState, task: Task, source: str, shardings: TrainState
         total = len(jax.tree.leaves(fresh))
         print(f"{len(taken)} of {total} weights come from {source}", file=sys.stderr)
     put = lambda tree: jax.device_put(tree, shardings.params)  # noqa: E731
-    return state.replace(params=put(params), ema=put(jax.tree.map(np.copy, params)))
+    return dataclasses.replace(state, params=put(params), ema=put(jax.tree.map(np.copy, params)))
 
 
-@dataclass
+@dataclasses.dataclass
 class Meter:
     """Turns steps a second into images a second and model FLOPs utilisation."""
 

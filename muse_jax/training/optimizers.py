@@ -47,7 +47,7 @@ def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.Gradient
     """The optimizer of `config.optim`: clip by global norm, update rule, decoupled weight decay, schedule.
 
     "adam" and "adamw" are Kingma & Ba's, the latter with Loshchilov & Hutter's decay; "adafactor" is
-    Shazeer & Stern's with factored second moments, block clipping at 1 and, where b1 > 0, a momentum of the updates.
+    Shazeer & Stern's with factored second moments, block clipping at 1 and, if b1 > 0, momentum.
     """
     parts = [optax.clip_by_global_norm(optim["grad_clip"])] if optim["grad_clip"] else []
     if optim["name"] == "adafactor":

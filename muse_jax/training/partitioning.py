@@ -78,7 +78,7 @@ def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
     if not isinstance(leaf, meta.Partitioned):
         return replicated(mesh)
     # An axis that the mesh axis does not divide (a vocabulary with one more row, say) stays whole.
-    names = nn.logical_to_mesh_axes(leaf.names, rules=RULES)
+    names = nn.logical_to_mesh_axes(leaf.names, rules=RULES) or ()
     fitting = [
         axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(names, leaf.value.shape)
     ]

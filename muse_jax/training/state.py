@@ -1,5 +1,6 @@
 """The state of a run and the step that moves it on."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class Task(Protocol):
     def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
         """Names of pictures and uint8 images (n, height, width, 3)."""
 
-    def make_loader(self, split: str, seed: int) -> Iterator[dict[str, Any]]:
+    def make_loader(self, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
         """Batches as dicts of numpy arrays, endless for the training split, one pass over any other.
 
         It has `get_state() -> value that JSON can hold` and `set_state(value)`.
@@ -69,7 +70,8 @@ def create_state(
     boxed, shapes = jax.eval_shape(task.init, key), jax.eval_shape(init, key)
     params = tree_shardings(boxed, mesh)
     opt_state = like_params(shapes.opt_state, shapes.params, params, mesh)
-    shardings = TrainState(replicated(mesh), params, params, opt_state, replicated(mesh))
+    one: Any = replicated(mesh)
+    shardings = TrainState(one, params, params, opt_state, one)
     return lambda: jax.jit(init, out_shardings=shardings)(key), shapes, shardings
 
 
@@ -92,7 +94,7 @@ def make_train_step(
         ema = update_ema(state.ema, params, ema_decay(decay, state.step))
         new = TrainState(state.step + 1, params, ema, opt_state, state.skipped)
         if skip:
-            old = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+            old = dataclasses.replace(state, step=state.step + 1, skipped=state.skipped + 1)
             new = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(norm), a, b), new, old)
         scalars = {
             **scalars,

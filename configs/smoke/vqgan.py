@@ -1,0 +1,35 @@
+"""Seconds on a CPU: a VQGAN of a few thousand weights, to see that all parts turn."""
+
+import ml_collections
+
+from muse_jax.training import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = default_config()
+    config.task = "vqgan"
+    config.model = {
+        "filters": 8,
+        "multipliers": (1, 2),
+        "num_res_blocks": 1,
+        "patch": 2,
+        "codebook_size": 16,
+        "embed_dim": 4,
+    }
+    config.loss = {
+        "reconstruction": 1.0,
+        "perceptual": 0.0,
+        "codebook": 1.0,
+        "commitment": 0.25,
+        "entropy": 0.01,
+        "adversarial": 0.0,
+    }
+    config.data.update({"batch_size": 4, "image_size": 16, "workers": 0})
+    config.optim.update({"name": "adam", "lr": 2e-3, "warmup_steps": 2})
+    config.total_steps = 4
+    config.log_every = 1
+    config.eval_batches = 1
+    config.eval_every = config.preview_every = 0
+    config.checkpoint_every = 2
+    return config

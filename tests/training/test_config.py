@@ -1,0 +1,69 @@
+"""Configs: defaults, one-sentence refusals, the copy in the workdir."""
+
+import pytest
+
+from muse_jax.training import check_keys, default_config, validate_config
+from muse_jax.training.config import check_same_run, load_config, save_config
+
+
+def test_missing_keys_get_their_defaults_and_given_ones_stay():
+    config = validate_config({"task": "vqgan", "optim": {"lr": 1}, "model": {"multipliers": (1, 2)}})
+    assert config.optim.lr == 1 and config.optim.b2 == default_config().optim.b2
+    assert config.model.multipliers == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optim": {"weigth_decay": 0.1}}, "'optim.weigth_decay': did you mean optim.weight_decay?"),
+        ({"totl_steps": 3}, "'totl_steps': did you mean total_steps?"),
+        ({"data": {"batchsize": 3}}, "did you mean data.batch_size?"),
+        ({"mesh": {"zzz": 3}}, "allowed here are data, fsdp, tensor."),
+        ({"optim": 3}, "'optim' is 3, but it must be a section"),
+        ({"optim": {"lr": "fast"}}, "'optim.lr' is 'fast' (str), but it must be of type float"),
+        ({"total_steps": 1.5}, "'total_steps' is 1.5 (float), but it must be of type int"),
+        ({"total_steps": True}, "must be of type int"),
+        ({"data": {"data_dir": 4}}, "'data.data_dir' is 4 (int), but it must be of type str"),
+        ({"task": "vqgann"}, "did you mean 'vqgan'?"),
+        ({"optim": {"name": "sgd"}}, "one of adamw, adam, adafactor"),
+        ({"optim": {"ema": 1.5}}, "'optim.ema' is 1.5, but it must be between 0 and 1."),
+        ({"keep_checkpoints": 0}, "must be at least 1."),
+        ({"optim": {"name": "adam", "weight_decay": 0.1}}, "set it to 0 or use adamw"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_sentence(given, message):
+    with pytest.raises(ValueError) as error:
+        validate_config(given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
+
+
+def test_check_keys_serves_a_tasks_own_section():
+    check_keys("model", ["width"], ["width", "depth"])
+    with pytest.raises(ValueError, match=r"'model.wdith': did you mean model.width\?"):
+        check_keys("model", ["wdith"], ["width", "depth"])
+
+
+def test_another_model_in_the_same_workdir_is_refused(tmp_path):
+    config = validate_config({"task": "vqgan", "model": {"filters": 8, "multipliers": (1, 2)}})
+    check_same_run(tmp_path, config)
+    save_config(tmp_path, config)
+    assert load_config(tmp_path).model.multipliers == [1, 2] or load_config(tmp_path).model.multipliers == (
+        1,
+        2,
+    )
+    check_same_run(tmp_path, config)
+    check_same_run(tmp_path, validate_config({**config.to_dict(), "total_steps": 3, "log_every": 7}))
+    with pytest.raises(
+        ValueError, match=r"model.filters = 8, but this config has 16: take another --workdir"
+    ):
+        check_same_run(
+            tmp_path, validate_config({"task": "vqgan", "model": {"filters": 16, "multipliers": (1, 2)}})
+        )
+    with pytest.raises(ValueError, match="optim.name = 'adamw', but this config has 'adam'"):
+        check_same_run(tmp_path, validate_config({**config.to_dict(), "optim": {"name": "adam"}}))
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is not a run's workdir"):
+        load_config(tmp_path)

@@ -1,0 +1,39 @@
+"""The count of FLOPs against products written out by hand."""
+
+import jax
+import jax.numpy as jnp
+
+from muse_jax.training.flops import count_flops, measured_matmul_peak
+
+
+def test_products_count_twice_their_sizes_also_inside_a_scan_and_backward():
+    x, layers = jnp.ones((4, 8)), jnp.ones((5, 8, 8))
+
+    def network(x, layers):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, layers)[0].sum()
+
+    forward = 5 * 2 * 4 * 8 * 8
+    assert count_flops(network, x, layers) == forward
+    assert count_flops(jax.jit(jax.grad(network, argnums=(0, 1))), x, layers) == 3 * forward
+
+
+def test_convolutions_with_stride_and_groups():
+    images, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 6))
+
+    def convolve(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+        )
+
+    assert count_flops(convolve, images, kernel) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 2)
+
+
+def test_of_a_condition_the_cheapest_branch_counts():
+    def either(flag, x):
+        return jax.lax.cond(flag, lambda: x @ x @ x, lambda: x @ x)
+
+    assert count_flops(either, True, jnp.ones((4, 4))) == 2 * 4**3
+
+
+def test_a_cpu_does_some_arithmetic():
+    assert 1e6 < measured_matmul_peak(64, 1) < 1e15
