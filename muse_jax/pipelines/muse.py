@@ -1,0 +1,371 @@
+"""Muse as a person holds it: pictures from prompts, and pictures changed by prompts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from muse_jax.decoding import DecodeStep, listening
+from muse_jax.interop.name_table import abstract_params
+from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.pipelines import checkpoint, programs, settings
+from muse_jax.pipelines.settings import Decoding
+from muse_jax.text import TextEncoder, load_text_encoder
+from muse_jax.tokenizers import VQGAN
+from muse_jax.weights import read_weights
+
+Images = UInt8[np.ndarray, "batch height width 3"]
+StepCallback = Callable[[DecodeStep], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A token network, the tokenizer of its tokens, their weights, and how tokens are drawn by default."""
+
+    network: MaskedTransformer | SuperResTransformer
+    params: Any
+    tokenizer: VQGAN
+    tokenizer_params: Any
+    decoding: Decoding = Decoding()
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.network.grid
+        return height * self.tokenizer.downsampling, width * self.tokenizer.downsampling
+
+
+@dataclass(frozen=True, eq=False)
+class MusePipeline:
+    """Text to pictures: text states, base tokens, super-resolution tokens, pixels.
+
+    `superres` may be None: then the pictures are the base stage's. A program is compiled at the first call
+    for a number of prompts, of steps, or an order; seeds, scales and temperatures compile nothing.
+
+    Raises ValueError where the parts do not fit together.
+    """
+
+    text_encoder: TextEncoder
+    base: Stage
+    superres: Stage | None = None
+
+    def __post_init__(self):
+        _check_parts(self)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, text_encoder: str | TextEncoder | None = None, dtype: Any = jnp.float32
+    ) -> "MusePipeline":
+        """Loads a packaged checkpoint ("emoji") or a directory that `save_pretrained` wrote.
+
+        Args:
+          text_encoder: in place of the one that config.json names: a loaded one, or where T5's files are on
+            this machine, "t5:DIR".
+          dtype: of the networks' computation; parameters are float32.
+
+        Raises:
+          ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
+        """
+        directory = checkpoint.find_checkpoint(name)
+        config = checkpoint.read_config(directory)
+        stages = {
+            stage: _read_stage(directory, stage, config[stage], dtype)
+            for stage in checkpoint.FILES
+            if config[stage] is not None
+        }
+        if not isinstance(text_encoder, TextEncoder):
+            stored = config["text_encoder"]
+            text_encoder = load_text_encoder(text_encoder or stored["name"], max_length=stored["max_length"])
+        return cls(text_encoder, stages["base"], stages.get("superres"))
+
+    def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
+        """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
+
+        The text encoder is named, not written. A crash or a full disk leaves no half checkpoint.
+
+        Args:
+          dtype: what weights are stored in: "float16", "bfloat16" or "float32".
+
+        Raises:
+          ValueError: one sentence, for a directory that cannot be written to, or weights that do not fit in
+            `dtype`.
+        """
+        encoder = self.text_encoder
+        config: dict[str, Any] = {
+            "format": checkpoint.FORMAT,
+            "text_encoder": {"name": encoder.name, "max_length": encoder.max_length},
+        }
+        weights = {}
+        for name, (network_file, tokenizer_file) in checkpoint.FILES.items():
+            stage: Stage | None = getattr(self, name)
+            config[name] = stage and {
+                "network": checkpoint.fields_of(stage.network),
+                "tokenizer": checkpoint.fields_of(stage.tokenizer),
+                "decoding": stage.decoding.to_dict(),
+            }
+            if stage is not None:
+                weights |= {network_file: stage.params, tokenizer_file: stage.tokenizer_params}
+        return checkpoint.write_checkpoint(directory, config, weights, dtype)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        return (self.superres or self.base).image_size
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        choice_temperature: float | None = None,
+        order: str | None = None,
+        seed: int = 0,
+        superres_steps: int | None = None,
+        progress: StepCallback | None = None,
+    ) -> Images:
+        """One picture a prompt.
+
+        Args:
+          prompts: at least one string.
+          negative_prompt: what to lead away from, in place of the empty text.
+          num_steps, superres_steps: passes of the base and of the super-resolution network.
+          guidance_scale: how strongly the prompt is followed, 0 not more than the network does by itself.
+          temperature: 0 draws the most probable token.
+          choice_temperature: the noise on which tokens are kept first; only the order "confidence" has it.
+          order: "confidence" or "halton". This, the scale and the temperatures hold for both stages; None is
+            the checkpoint's own value of each stage.
+          seed: 0 to 2**32 - 1. Picture i depends on its prompt, the seed and i, not on the other prompts.
+          progress: called with a `muse_jax.decoding.DecodeStep` after each step; its stage is "base" or
+            "superres".
+
+        Returns:
+          uint8 (batch, height, width, 3).
+
+        Raises:
+          ValueError: one sentence, before any device work, for what is out of range.
+        """
+        texts = settings.check_prompts(prompts)
+        negatives = [settings.check_negative_prompt(negative_prompt)]
+        plan, scales = self._plan(
+            num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
+        )
+        return self._run(programs.generate, plan, texts, negatives, scales, seed, progress)
+
+    def inpaint(
+        self,
+        images: Images,
+        mask: Bool[np.ndarray, "batch height width"] | Bool[np.ndarray, "height width"],
+        prompts: Sequence[str],
+        negative_prompt: str | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        choice_temperature: float | None = None,
+        order: str | None = None,
+        seed: int = 0,
+        superres_steps: int | None = None,
+        progress: StepCallback | None = None,
+    ) -> Images:
+        """Redraws the pixels where `mask` is True after the prompts; every other pixel stays as it is.
+
+        Args:
+          images: uint8 (batch, height, width, 3) of `image_size`.
+          mask: for each picture, or one for all.
+          prompts: one for each picture; the rest is as in `generate`.
+        """
+        images = settings.check_images(images, self.image_size)
+        mask = settings.check_mask(mask, images)
+        texts = settings.check_prompts(prompts, count=len(images))
+        negatives = [settings.check_negative_prompt(negative_prompt)]
+        plan, scales = self._plan(
+            num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
+        )
+        return self._run(programs.inpaint, plan, texts, negatives, scales, seed, progress, images, mask)
+
+    def outpaint(
+        self, images: Images, margins: tuple[int, int, int, int], prompts: Sequence[str], **options: Any
+    ) -> Images:
+        """Draws what lies around the pictures: `margins` (top, bottom, left, right), in pixels.
+
+        The pictures with their margins must have `image_size`: to go on to the right of a picture of that
+        size, give its right half, `images[:, :, 64:]`, and margins (0, 0, 0, 64). `options` are `inpaint`'s.
+        """
+        images = settings.check_images(images, None)
+        top, bottom, left, right = settings.check_margins(margins, images, self.image_size)
+        # The border goes on with the outermost pixels: tokens at the seam see no edge that is not there.
+        canvas = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)), mode="edge")
+        mask = np.ones(self.image_size, bool)
+        mask[top : top + images.shape[1], left : left + images.shape[2]] = False
+        return self.inpaint(canvas, mask, prompts, **options)
+
+    def edit(
+        self,
+        images: Images,
+        prompts: Sequence[str],
+        old_prompts: Sequence[str] | None = None,
+        num_steps: int = 100,
+        share: float = 0.08,
+        top_k: int = 3,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        superres_steps: int | None = None,
+        progress: StepCallback | None = None,
+    ) -> Images:
+        """Leads pictures towards the prompts without a mask (Muse, section 3.4).
+
+        Args:
+          images: uint8 (batch, height, width, 3) of `image_size`.
+          prompts, old_prompts: what each picture shall show, and what it shows, to lead away from.
+          num_steps: how often a random `share`, in (0, 1], of the base tokens is drawn again, from the
+            `top_k` most probable codes.
+          The rest is as in `generate`.
+        """
+        images = settings.check_images(images, self.image_size)
+        texts = settings.check_prompts(prompts, count=len(images))
+        negatives = [""] if old_prompts is None else list(old_prompts)
+        if old_prompts is not None:
+            negatives = settings.check_prompts(old_prompts, "old_prompts", len(images))
+        settings.check_steps("top_k", top_k)
+        settings.check_share(share)
+        plan, scales = self._plan(num_steps, superres_steps, guidance_scale, temperature, None, None)
+        return self._run(
+            programs.edit, plan, texts, negatives, scales, seed, progress, images, np.float32(share), top_k
+        )
+
+    @cached_property
+    def _modules(self) -> programs.Modules:
+        superres = self.superres
+        return programs.Modules(
+            text=self.text_encoder.module,
+            base=self.base.network,
+            vqgan=self.base.tokenizer,
+            superres=superres and superres.network,
+            vqgan_superres=superres and superres.tokenizer,
+        )
+
+    @cached_property
+    def _params(self) -> dict[str, Any]:
+        """Every weight, on the device."""
+        params = {
+            "text": self.text_encoder.params,
+            "base": self.base.params,
+            "vqgan": self.base.tokenizer_params,
+        }
+        if self.superres is not None:
+            params |= {"superres": self.superres.params, "vqgan_superres": self.superres.tokenizer_params}
+        return jax.device_put(params)
+
+    def _plan(
+        self, num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
+    ) -> tuple[programs.Plan, tuple[programs.Scales, ...]]:
+        """What is compiled for, and what is traced: the defaults with the given values in their place."""
+        if superres_steps is not None:
+            settings.check_steps("superres_steps", superres_steps)
+            if self.superres is None:
+                raise ValueError(
+                    f"superres_steps is {superres_steps}, but this checkpoint has no super-resolution stage: "
+                    "leave it out."
+                )
+        both = {
+            "guidance_scale": guidance_scale,
+            "temperature": temperature,
+            "choice_temperature": choice_temperature,
+            "order": order,
+        }
+        base = self.base.decoding.but(num_steps=num_steps, **both)
+        stages = [base]
+        if self.superres is not None:
+            stages.append(self.superres.decoding.but(num_steps=superres_steps, **both))
+        plan = programs.Plan(
+            num_steps=tuple(int(stage.num_steps) for stage in stages),
+            order=tuple(stage.order for stage in stages),
+        )
+        scales = [
+            programs.Scales(
+                np.float32(stage.guidance_scale),
+                np.float32(stage.temperature),
+                np.float32(stage.choice_temperature),
+            )
+            for stage in stages
+        ]
+        return plan, tuple(scales)
+
+    def _run(self, program, plan, texts, negatives, scales, seed, progress, *arguments) -> Images:
+        settings.check_seed(seed)
+        tokenized = programs.Texts(*self.text_encoder.tokenize(texts), *self.text_encoder.tokenize(negatives))
+        # Under this flag, which is JAX's default, the draws for picture i do not hang on the batch's size.
+        with listening(progress) as ticket, jax.threefry_partitionable(True):
+            images = program(
+                self._modules, plan, self._params, tokenized, scales, np.uint32(seed), ticket, *arguments
+            )
+            return np.asarray(images)
+
+
+def _read_stage(directory: Path, stage: str, config: dict[str, Any], dtype: Any) -> Stage:
+    kind = {"base": MaskedTransformer, "superres": SuperResTransformer}[stage]
+    network = checkpoint.module_from(kind, config["network"], directory, dtype)
+    tokenizer = checkpoint.module_from(VQGAN, config["tokenizer"], directory, dtype)
+    try:
+        shapes = [
+            abstract_params(network, *_example(network)),
+            abstract_params(tokenizer, *_example(tokenizer)),
+        ]
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"The {stage} networks of {directory / checkpoint.CONFIG} cannot be built: {error}"
+        ) from error
+    weights = [
+        read_weights(directory / f"{name}.safetensors", like)
+        for name, like in zip(checkpoint.FILES[stage], shapes)
+    ]
+    return Stage(network, weights[0], tokenizer, weights[1], Decoding.from_mapping(config["decoding"]))
+
+
+def _example(module: Any) -> tuple[Any, ...]:
+    """Arguments that initialise the module."""
+    if isinstance(module, VQGAN):
+        return (jnp.zeros((1, module.downsampling, module.downsampling, 3)),)
+    grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])
+    tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
+    return *tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool)
+
+
+def _check_parts(pipe: MusePipeline) -> None:
+    """Refuses parts that do not fit together."""
+    encoder, base, superres = pipe.text_encoder, pipe.base, pipe.superres
+    for name, stage in (("base", base), ("superres", superres)):
+        if stage is None:
+            continue
+        network, tokenizer = stage.network, stage.tokenizer
+        if network.text_dim != encoder.dim:
+            raise ValueError(
+                f"The {name} network reads text states of width {network.text_dim}, but the text encoder "
+                f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
+            )
+        if network.vocab_size != tokenizer.codebook_size:
+            raise ValueError(
+                f"The {name} network has {network.vocab_size} codes, but its tokenizer "
+                f"{tokenizer.codebook_size}: take the tokenizer it was trained with."
+            )
+    if superres is None:
+        return
+    low = (superres.network.low_vocab_size, tuple(superres.network.low_grid))
+    if low != (base.network.vocab_size, tuple(base.network.grid)):
+        raise ValueError(
+            f"The superres network reads {low[0]} codes on a grid {low[1]}, but the base network draws "
+            f"{base.network.vocab_size} on {tuple(base.network.grid)}: take a pair that was trained together."
+        )
+    if any(large % small for large, small in zip(superres.image_size, base.image_size)):
+        raise ValueError(
+            f"The superres stage draws {superres.image_size} pixels, no multiple of the base stage's "
+            f"{base.image_size}: take the pair that was trained together."
+        )
