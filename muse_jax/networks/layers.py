@@ -1,10 +1,11 @@
 """The transformer parts that the token networks share.
 
 Everything here works on `(batch, tokens, width)`, keeps its parameters in float32 under logical axis names
-(`embed`, `mlp`, `heads`, `kv`, `vocab`, `layers`), computes in `dtype`, and takes norms and softmaxes in float32.
-Dense layers inside a block carry no bias, as in T5.
+(`embed`, `mlp`, `heads`, `kv`, `vocab`, `layers`), computes in `dtype`, and takes norms and softmaxes in
+float32. Dense layers inside a block carry no bias, as in T5.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 _NEGATIVE = -1e9  # finite, so that a row with nothing to attend to stays a number
 EMBED_STD = 0.02
+_GELU = math.sqrt(2 / math.pi)
 
 Layout = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
@@ -25,7 +27,7 @@ def _init(init: Callable, *names: str | None) -> Callable:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last axis, with a learned scale; `axis_name` is that axis's logical name."""
+    """Root-mean-square normalisation of the last axis (logical name `axis_name`) with a learned scale."""
 
     dtype: Any = jnp.float32
     axis_name: str = "embed"
@@ -44,10 +46,10 @@ def attend(
     value: Float[Array, "batch heads keys kv"],
     mask: Bool[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch heads queries kv"]:
-    """Softmax attention. Keys where `mask` is False have no weight; a row whose mask is all False gives zeros.
+    """Softmax attention. Keys where `mask` is False have no weight; a row without any key gives zeros.
 
-    Heads come before tokens so that both products are plain batched matrix products: XLA on a CPU is about twice
-    as fast with them. The division by the softmax's sum waits until after the product with the values.
+    Heads come before tokens so that both products are plain batched matrix products: XLA on a CPU is about
+    twice as fast with them. The division by the softmax's sum waits until after the product with the values.
     """
     logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
@@ -65,7 +67,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` to `context` (to itself when None), queries and keys RMS-normalised per head.
+    """Multi-head attention of `x` to `context`, or to itself; queries and keys are RMS-normalised per head.
 
     Normalised queries and keys bound the logits, which keeps wide and deep models stable in bfloat16.
     `out_scale` shrinks the initial output projection (residual branches of deep stacks).
@@ -103,6 +105,27 @@ class Attention(nn.Module):
         return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="out")(out)
 
 
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU in its tanh form, `x (1 + tanh(u)) / 2` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
+
+    It keeps its input alone for the backward pass, where autodiff would keep five arrays of the widest kind.
+    """
+    return nn.gelu(x, approximate=True)
+
+
+def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
+    wide = x.astype(jnp.float32)
+    square = jnp.square(wide)
+    tanh = jnp.tanh(_GELU * wide * (1 + 0.044715 * square))
+    slope = 0.5 * (1 + tanh) + 0.5 * wide * (1 - jnp.square(tanh)) * _GELU * (1 + 3 * 0.044715 * square)
+    # The barrier keeps XLA on a CPU from merging this into a transposition that reads memory with a stride.
+    return (jax.lax.optimization_barrier((cotangent * slope).astype(x.dtype)),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
 def _scaled(scale: float) -> Callable:
     return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
 
@@ -119,7 +142,7 @@ class MLP(nn.Module):
         width = x.shape[-1]
         init = _init(nn.initializers.lecun_normal(), "embed", "mlp")
         x = nn.Dense(self.mlp_dim, use_bias=False, kernel_init=init, dtype=self.dtype, name="up")(x)
-        x = nn.gelu(x, approximate=True)
+        x = gelu(x)
         init = _init(_scaled(self.out_scale), "mlp", "embed")
         return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="down")(x)
 
@@ -127,8 +150,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: self-attention, cross-attention (when there is a context), MLP.
 
-    `layout = (split, join)` regroups the tokens for self-attention alone: `split` takes `(batch, tokens, width)`
-    to `(batch * groups, tokens / groups, width)`, and attention stays inside a group; `join` undoes it.
+    `layout = (split, join)` regroups the tokens for self-attention alone: `split` takes
+    `(batch, tokens, width)` to `(batch * groups, tokens / groups, width)`, attention stays inside a group,
+    and `join` undoes the split.
     """
 
     heads: int
@@ -178,8 +202,8 @@ class _Step(nn.Module):
 class Transformer(nn.Module):
     """`depth` blocks under one `nn.scan`, so compile time does not grow with depth, and a last norm.
 
-    The blocks go through `layouts` in turn; `depth` must be a multiple of their number. `remat` recomputes a step's
-    activations in the backward pass: memory for about a third more compute.
+    The blocks go through `layouts` in turn; `depth` must be a multiple of their number. `remat` recomputes a
+    step's activations in the backward pass, which saves memory for about a third more compute.
     """
 
     depth: int
@@ -220,9 +244,9 @@ class Transformer(nn.Module):
 
 
 class TokenGrid(nn.Module):
-    """Token embedding plus learned row and column positions, normalised (MaskGIT); also the table of a tied head.
+    """Token embedding plus learned row and column positions, normalised (MaskGIT).
 
-    The table has `vocab_size + 1` rows, the last of which is the mask token.
+    `embedding`, which the tied head reads too, has `vocab_size + 1` rows; the last is the mask token's.
     """
 
     vocab_size: int
@@ -233,9 +257,13 @@ class TokenGrid(nn.Module):
 
     def setup(self):
         normal = nn.initializers.normal(EMBED_STD)
-        self.table = self.param("table", _init(normal, "vocab", "embed"), (self.vocab_size + 1, self.width))
-        self.rows = self.param("rows", _init(normal, None, "embed"), (self.grid[0], self.width))
-        self.columns = self.param("columns", _init(normal, None, "embed"), (self.grid[1], self.width))
+        self.embedding = self.param(
+            "embedding", _init(normal, "vocab", "embed"), (self.vocab_size + 1, self.width)
+        )
+        self.rows = self.param("row_positions", _init(normal, None, "embed"), (self.grid[0], self.width))
+        self.columns = self.param(
+            "column_positions", _init(normal, None, "embed"), (self.grid[1], self.width)
+        )
         self.norm = RMSNorm(self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
@@ -247,7 +275,7 @@ class TokenGrid(nn.Module):
     ) -> Float[Array, "batch tokens width"]:
         """Embeds ids in `[0, vocab_size]`; `extra` joins the sum before it is normalised."""
         positions = rearrange(self.rows[:, None] + self.columns[None], "h w d -> (h w) d")
-        x = self.table[tokens] + positions + extra
+        x = self.embedding[tokens] + positions + extra
         return self.drop(self.norm(x), deterministic=deterministic)
 
 
@@ -273,7 +301,7 @@ class HeadTransform(nn.Module):
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         init = _init(nn.initializers.lecun_normal(), "embed", None)
         x = nn.Dense(x.shape[-1], use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x)
-        return RMSNorm(self.dtype, name="norm")(nn.gelu(x, approximate=True))
+        return RMSNorm(self.dtype, name="norm")(gelu(x))
 
 
 def unembed(
@@ -295,7 +323,11 @@ def block_layout(grid: tuple[int, int], block: int) -> Layout:
 
 
 def grid_layout(grid: tuple[int, int], block: int) -> Layout:
-    """Grid attention: the tokens at one offset of every window, `block` apart, are a group (MaxViT, section 3.2)."""
+    """Grid attention: tokens `block` apart, one of every window, are a group (MaxViT, section 3.2).
+
+    MaxViT fixes how many tokens a group has, this fixes how far apart they are, so that a pair of blocked and
+    grid layers connects all positions of any grid; on `block**2 x block**2` grids the two are one.
+    """
     h, w = (side // block for side in grid)
     flat, groups = "b (h i w j) d", "(b i j) (h w) d"
     sizes = {"h": h, "w": w, "i": block, "j": block}
@@ -321,12 +353,12 @@ def check_width(width: int, heads: int) -> None:
 
 
 def check_tokens(name: str, tokens: Array, grid: tuple[int, int]) -> None:
-    """Raises ValueError unless `tokens` is `(batch, height * width)` of integers for `grid = (height, width)`."""
+    """Raises ValueError unless `tokens` are integers of shape `(batch, height * width)`."""
     height, width = grid
     if tokens.ndim != 2 or tokens.shape[1] != height * width:
         raise ValueError(
-            f"{name} has shape {tokens.shape}, but the grid {height}x{width} needs (batch, {height * width}); "
-            "flatten the token grid row by row or build the network with another grid."
+            f"{name} has shape {tokens.shape}, but the grid {height}x{width} needs "
+            f"(batch, {height * width}); flatten the grid row by row or build the network with another grid."
         )
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"{name} has dtype {tokens.dtype}, but token ids are integers; pass int32.")
@@ -341,5 +373,6 @@ def check_text(text: Array, text_mask: Array, text_dim: int) -> None:
         )
     if text_mask.shape != text.shape[:2]:
         raise ValueError(
-            f"text_mask has shape {text_mask.shape}, but the text states need {text.shape[:2]}; pass one flag a text token."
+            f"text_mask has shape {text_mask.shape}, but the text states need {text.shape[:2]}; "
+            "pass one flag a text token."
         )

@@ -30,8 +30,8 @@ class MaskedTransformer(nn.Module):
       remat: recompute activations in the backward pass.
       dtype: of the computation; parameters, norms, softmaxes and logits are float32.
 
-    `hidden` followed by `logits` is `__call__`; `output_embedding` gives the last product's table and bias, for
-    code that fuses it with what comes next.
+    `hidden` followed by `logits` is `__call__`; `output_embedding` gives the last product's table and bias,
+    for code that fuses it with what comes next.
     """
 
     vocab_size: int
@@ -65,8 +65,8 @@ class MaskedTransformer(nn.Module):
     ) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits over the `vocab_size` codes at every position.
 
-        `tokens` are ids in `[0, vocab_size]`, row by row. Text states where `text_mask` is False have no influence,
-        and a row without any text is allowed. Raises ValueError for shapes that do not fit the fields.
+        `tokens` are ids in `[0, vocab_size]`, row by row. Text states where `text_mask` is False have no
+        influence, and a row without any text is allowed. Raises ValueError for shapes that do not fit.
         """
         return self.logits(self.hidden(tokens, text, text_mask, deterministic))
 
@@ -86,7 +86,7 @@ class MaskedTransformer(nn.Module):
 
     def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
         """The output table (the token embedding without its mask row) and the output bias."""
-        return self.embedding.table[: self.vocab_size], self.bias
+        return self.embedding.embedding[: self.vocab_size], self.bias
 
     def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""

@@ -25,13 +25,13 @@ from muse_jax.networks.layers import (
 class SuperResTransformer(nn.Module):
     """Logits of the high-resolution tokens given the low-resolution ones and the text (Muse, section 2.4).
 
-    The low-resolution tokens pass through a small transformer of their own, which does not read the text; its output
-    joins the projected text states, and every high-resolution layer cross-attends to both. Self-attention among
-    the high-resolution tokens is multi-axis (MaxViT): layers alternate between windows of `block x block` tokens and
-    the tokens at one offset of all windows, so two layers connect every pair of positions.
+    The low-resolution tokens pass through a small transformer of their own, which does not read the text; its
+    output joins the projected text states, and every high-resolution layer cross-attends to both.
+    Self-attention among the high-resolution tokens is multi-axis (MaxViT): layers alternate between windows
+    of `block x block` tokens and tokens at one offset of all windows, so two layers connect all positions.
 
-    One path is added to the paper's: the low-resolution output, projected and repeated over the high-resolution
-    tokens that it covers, joins their embeddings. It spares small models learning that alignment by attention.
+    One path is added to the paper's: the low-resolution output, projected and repeated over the tokens that
+    it covers, joins their embeddings. It spares small models learning that alignment by attention.
 
     Fields as in `MaskedTransformer`, and:
       low_vocab_size, low_grid: of the low-resolution tokens (never masked); `low_grid` divides `grid`.
@@ -83,16 +83,18 @@ class SuperResTransformer(nn.Module):
         check_width(self.width, self.heads)
         if self.depth % 2:
             raise ValueError(
-                f"depth {self.depth} is odd, but layers come in pairs of blocked and grid attention; choose an even depth."
+                f"depth {self.depth} is odd, but layers come in pairs of blocked and grid attention; "
+                "choose an even depth."
             )
         if any(side % self.block for side in self.grid):
             raise ValueError(
-                f"block {self.block} does not divide the grid {self.grid[0]}x{self.grid[1]}; choose a block that does."
+                f"block {self.block} does not divide the grid {self.grid[0]}x{self.grid[1]}; "
+                "choose a block that does."
             )
         if any(high % low for high, low in zip(self.grid, self.low_grid)):
             raise ValueError(
                 f"low_grid {self.low_grid[0]}x{self.low_grid[1]} does not divide the grid "
-                f"{self.grid[0]}x{self.grid[1]}; every low-resolution token must cover whole high-resolution tokens."
+                f"{self.grid[0]}x{self.grid[1]}; a low-resolution token must cover whole tokens of the grid."
             )
 
     def __call__(
@@ -105,8 +107,8 @@ class SuperResTransformer(nn.Module):
     ) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits over the `vocab_size` high-resolution codes at every position.
 
-        `tokens` are ids in `[0, vocab_size]`, `low_tokens` ids in `[0, low_vocab_size)`, both row by row; the text as in
-        `MaskedTransformer`. Raises ValueError for shapes that do not fit the fields.
+        `tokens` are ids in `[0, vocab_size]`, `low_tokens` ids in `[0, low_vocab_size)`, both row by row; the
+        text as in `MaskedTransformer`. Raises ValueError for shapes that do not fit.
         """
         return self.logits(self.hidden(tokens, low_tokens, text, text_mask, deterministic))
 
@@ -136,7 +138,7 @@ class SuperResTransformer(nn.Module):
 
     def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
         """The output table (the token embedding without its mask row) and the output bias."""
-        return self.embedding.table[: self.vocab_size], self.bias
+        return self.embedding.embedding[: self.vocab_size], self.bias
 
     def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""
