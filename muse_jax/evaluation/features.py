@@ -17,11 +17,14 @@ INPUT_SIZE = 224
 
 
 @jax.jit
-def _features(params, images: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch 1280"]:
+def _resize(images: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch 224 224 3"]:
     shape = (images.shape[0], INPUT_SIZE, INPUT_SIZE, 3)
-    resized = jax.image.resize(to_unit_range(images), shape, "bicubic", antialias=True)
-    pooled, _ = EfficientNetLite0().apply({"params": params}, jnp.clip(resized, -1, 1))
-    return pooled
+    return jnp.clip(jax.image.resize(to_unit_range(images), shape, "bicubic", antialias=True), -1, 1)
+
+
+@jax.jit
+def _pooled(params, images: Float[Array, "batch 224 224 3"]) -> Float[Array, "batch 1280"]:
+    return EfficientNetLite0().apply({"params": params}, images)[0]
 
 
 def extract_features(
@@ -33,7 +36,7 @@ def extract_features(
 
     Args:
       images: `(count, height, width, 3)`, or a list of `(height, width, 3)` of any sizes; each size met is
-        one compilation.
+        one small compilation.
       batch_size: pictures a device call.
       progress: called with (pictures done, pictures in all) after each batch.
 
@@ -58,7 +61,7 @@ def extract_features(
             # The last batch repeats a picture: one shape, one compilation.
             padded = chosen + chosen[-1:] * (batch_size - len(chosen))
             batch = np.stack([images[i] for i in padded])
-            result[chosen] = np.asarray(_features(params, batch))[: len(chosen)]
+            result[chosen] = np.asarray(_pooled(params, _resize(batch)))[: len(chosen)]
             done += len(chosen)
             if progress is not None:
                 progress(done, len(images))

@@ -1,0 +1,32 @@
+import jax
+import numpy as np
+import pytest
+
+from muse_jax.evaluation.features import extract_features
+from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
+from muse_jax.networks.efficientnet_lite import EfficientNetLite0
+
+
+def test_features_keep_their_order_over_sizes_and_batches():
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (3, 224, 224, 3), np.uint8)
+    # A flat picture has the same 224 px version at every size.
+    small = np.full((40, 30, 3), 90, np.uint8)
+    flat = np.full((224, 224, 3), 90, np.uint8)
+    seen = []
+    images = [large[0], small, large[1], flat, large[2]]
+    features = extract_features(images, batch_size=2, progress=lambda *counts: seen.append(counts))
+    assert features.shape == (5, 1280) and features.dtype == np.float32
+    assert seen[-1] == (5, 5)
+    np.testing.assert_allclose(features[1], features[3], atol=1e-4)
+    # At 224 px nothing is resized: the network's own pooled features.
+    params = load_efficientnet_lite0()
+    apply = jax.jit(lambda params, x: EfficientNetLite0().apply({"params": params}, x)[0])
+    np.testing.assert_allclose(features[4], apply(params, large[2:] / np.float32(127.5) - 1)[0], atol=1e-3)
+
+
+def test_other_than_uint8_pictures_are_refused():
+    with pytest.raises(ValueError, match="Picture 0 is float32"):
+        extract_features(np.zeros((1, 8, 8, 3), np.float32))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        extract_features(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0)
