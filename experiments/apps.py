@@ -11,14 +11,16 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from muse_jax.training.config import validate_config
 
-
-def run(main: Callable[[], None]) -> None:
+def run(
+    main: Callable[[], None],
+    stopped: str = "Stopped; run the same command to go on from the last checkpoint.",
+) -> None:
     """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback).
 
     `--config=FILE` is read here, once, and completed with the defaults, so that every key there is can be
     overridden as --config.x=y; `main` finds it in `flags.FLAGS.config`, None where it was not given.
+    `stopped` is what Ctrl-C prints.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -30,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
             logging.debug("It rose here:", exc_info=True)
             raise SystemExit(str(error)) from None
         except KeyboardInterrupt:
-            raise SystemExit("Stopped; run the same command to go on from the last checkpoint.") from None
+            raise SystemExit(stopped) from None
 
     app.run(guarded, argv=_define_config(sys.argv), flags_parser=_parse)
 
@@ -44,6 +46,8 @@ def _define_config(argv: list[str]) -> list[str]:
         if name in names:
             rest = argv[:index] + argv[index + (1 if "=" in arg else 2) :]
             value = value or "".join(argv[index + 1 : index + 2])
+            from muse_jax.training.config import validate_config  # slow to import: for programs that train
+
             try:
                 config = validate_config(load_config_file(value))
             except ValueError as error:
