@@ -2,10 +2,12 @@
 
 import ml_collections
 
+from muse_jax.training import default_config
+
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = ml_collections.ConfigDict()
+    config = default_config()
     config.task = "vqgan"
     config.model = {
         "filters": 96,
@@ -25,22 +27,10 @@ def get_config() -> ml_collections.ConfigDict:
         "entropy": 0.02,
         "adversarial": 0.0,
     }
-    config.data = {
-        "source": "emoji",
-        "split": "train",
-        "eval_split": "heldout_concepts",
-        "batch_size": 8,
-        "image_size": 64,
-    }
-    config.optim = {
-        "name": "adam",
-        "lr": 1.5e-3,
-        "b1": 0.9,
-        "b2": 0.99,
-        "warmup_steps": 200,
-        "decay": "cosine",
-        "ema": 0.999,
-    }
+    config.data.update(
+        source="emoji", split="train", eval_split="heldout_concepts", batch_size=8, image_size=64
+    )
+    config.optim.update(name="adam", lr=1.5e-3, b1=0.9, b2=0.99, warmup_steps=200, ema=0.999)
     config.total_steps = 8_000
     config.log_every = 100
     config.eval_every = 1_000

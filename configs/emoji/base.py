@@ -1,0 +1,45 @@
+"""Muse's base transformer on 64 px emoji: 8x8 tokens from a caption.
+
+First `python -m experiments.train --config=configs/emoji/vqgan64.py --workdir=runs/vqgan64`, then
+`python -m experiments.prepare_features --config=configs/emoji/base.py --out=runs/features/base`.
+"""
+
+import ml_collections
+
+from muse_jax.training import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = default_config()
+    config.task = "base"
+    config.tokenizer = "runs/vqgan64"
+    config.model = {
+        "vocab_size": 2048,
+        "grid": (8, 8),
+        "width": 256,
+        "depth": 8,
+        "heads": 4,
+        "mlp_dim": 1024,
+        "text_dim": 384,
+        "dropout": 0.0,
+    }
+    config.loss = {"label_smoothing": 0.0, "text_dropout": 0.1}
+    config.data.update(
+        source="emoji",
+        split="train",
+        eval_split="heldout_pairs",
+        text_encoder="minilm",
+        features="runs/features/base",  # "" computes tokens and text states in every step
+        batch_size=32,
+        image_size=64,
+    )
+    config.optim.update(
+        name="adamw", lr=1e-3, b1=0.9, b2=0.96, weight_decay=0.03, warmup_steps=300, ema=0.998
+    )
+    config.total_steps = 10_000
+    config.log_every = 100
+    config.eval_every = 1_000
+    config.preview_every = 1_000
+    config.checkpoint_every = 1_000
+    return config

@@ -1,0 +1,37 @@
+"""Muse's super-resolution transformer on emoji: the 8x8 tokens at 64 px to 16x16 tokens at 128 px."""
+
+import ml_collections
+
+from configs.emoji import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = base.get_config()
+    config.task = "superres"
+    config.superres_tokenizer = "runs/vqgan128"
+    config.model = {
+        "vocab_size": 2048,
+        "low_vocab_size": 2048,
+        "grid": (16, 16),
+        "low_grid": (8, 8),
+        "width": 192,
+        "depth": 6,
+        "low_depth": 2,
+        "heads": 3,
+        "mlp_dim": 768,
+        "text_dim": 384,
+        "block": 4,
+    }
+    config.data.features = "runs/features/superres"
+    config.data.batch_size = 16
+    config.data.image_size = 128
+    config.data.superres_factor = 2
+    config.decoding.num_steps = 8
+    config.optim.warmup_steps = 200
+    config.total_steps = 2_500
+    config.log_every = 50
+    config.eval_every = 500
+    config.preview_every = 500
+    config.checkpoint_every = 500
+    return config

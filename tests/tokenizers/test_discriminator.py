@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from scipy.signal import convolve2d
+
+from muse_jax.tokenizers.discriminator import (
+    Discriminator,
+    blur_downsample,
+    discriminator_loss,
+    generator_loss,
+    minibatch_stddev,
+    r1_penalty,
+)
+
+
+def test_blur_downsampling_is_the_binomial_filter_at_every_second_place():
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+    padded = np.pad(x[0, :, :, 0], 1, mode="reflect")
+    expected = convolve2d(padded, taps, mode="valid")[::2, ::2]
+    np.testing.assert_allclose(blur_downsample(jnp.asarray(x))[0, :, :, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_minibatch_stddev_is_zero_for_equal_samples_and_the_mean_deviation_otherwise():
+    same = jnp.ones((4, 2, 2, 3))
+    np.testing.assert_allclose(minibatch_stddev(same)[..., 3], 1e-4, atol=1e-6)
+    x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        minibatch_stddev(jnp.asarray(x))[..., 3], np.full((4, 2, 2), x.std(0).mean()), rtol=1e-4
+    )
+
+
+def test_losses_at_known_logits():
+    zero, large = jnp.zeros(2), jnp.full(2, 30.0)
+    np.testing.assert_allclose(generator_loss(zero), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(discriminator_loss(large, -large), 0, atol=1e-6)
+    np.testing.assert_allclose(generator_loss(-large), 30, rtol=1e-6)
+
+
+def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weights():
+    weights = jax.random.normal(jax.random.key(0), (4, 4, 3))
+    penalty = r1_penalty(lambda x: jnp.einsum("bhwc,hwc->b", x, weights), jnp.ones((2, 4, 4, 3)))
+    np.testing.assert_allclose(penalty, jnp.sum(weights**2), rtol=1e-5)
+
+
+def test_one_logit_an_image_and_a_finite_second_gradient():
+    module = Discriminator(filters=(4, 8))
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    params = nn.unbox(module.init(jax.random.key(1), x))
+    assert module.apply(params, x).shape == (4,)
+    gradient = jax.jit(jax.grad(lambda p: r1_penalty(lambda x: module.apply(p, x), x)))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))

@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.tokenizers.quantizer import VectorQuantizer, code_statistics, entropy_loss, squared_distances
+
+CODES, DIM = 7, 3
+
+
+def quantizer(normalize):
+    module = VectorQuantizer(CODES, DIM, normalize)
+    vectors = jax.random.normal(jax.random.key(1), (2, 3, 4, DIM))
+    params = nn.unbox(module.init(jax.random.key(0), vectors))
+    return module, params, vectors
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_every_vector_gets_the_code_that_a_loop_finds_nearest(normalize):
+    module, params, vectors = quantizer(normalize)
+    rows = np.asarray(params["params"]["codebook"])
+    flat = np.asarray(vectors).reshape(-1, DIM)
+    if normalize:
+        rows, flat = unit(rows), unit(flat)
+    expected = [min(range(CODES), key=lambda k: ((v - rows[k]) ** 2).sum()) for v in flat]
+    quantized = module.apply(params, vectors)
+    assert quantized.ids.reshape(-1).tolist() == expected
+    assert module.apply(params, vectors, method="nearest").reshape(-1).tolist() == expected
+    np.testing.assert_allclose(quantized.codes.reshape(-1, DIM), rows[expected], atol=1e-6)
+
+
+def test_commitment_and_codebook_losses_are_the_mean_squared_distance():
+    module, params, vectors = quantizer(False)
+    quantized = module.apply(params, vectors)
+    rows = np.asarray(params["params"]["codebook"])
+    expected = np.mean((rows[np.asarray(quantized.ids)] - np.asarray(vectors)) ** 2)
+    np.testing.assert_allclose(quantized.commitment_loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(quantized.codebook_loss, expected, rtol=1e-5)
+
+
+def test_the_gradient_of_the_codes_passes_straight_through_to_the_vectors():
+    module, params, vectors = quantizer(False)
+    weights = jax.random.normal(jax.random.key(2), vectors.shape)
+    gradient = jax.grad(lambda v: jnp.sum(module.apply(params, v).codes * weights))(vectors)
+    np.testing.assert_allclose(gradient, weights, atol=1e-6)
+
+
+def test_commitment_moves_vectors_and_the_codebook_loss_moves_codes_only():
+    module, params, vectors = quantizer(False)
+    by_vectors = jax.grad(lambda v: module.apply(params, v).codebook_loss)(vectors)
+    by_codes = jax.grad(lambda p: module.apply(p, vectors).commitment_loss)(params)
+    assert not np.any(by_vectors)
+    assert not np.any(by_codes["params"]["codebook"])
+
+
+def test_the_entropy_loss_is_zero_for_sure_and_even_codes_up_to_minus_log_of_their_number():
+    distances = jnp.where(jnp.eye(4, dtype=bool), 0.0, 10.0)
+    np.testing.assert_allclose(
+        entropy_loss(distances, jnp.arange(4), temperature=0.01), -np.log(4), atol=1e-3
+    )
+    one_code = jnp.broadcast_to(jnp.array([0.0, 10.0, 10.0, 10.0]), (4, 4))
+    np.testing.assert_allclose(entropy_loss(one_code, jnp.zeros(4, int), temperature=0.01), 0, atol=1e-3)
+
+
+def test_usage_and_perplexity_of_a_known_histogram():
+    usage, perplexity = code_statistics(jnp.array([[0, 0, 1], [1, 5, 5]]), codebook_size=8)
+    np.testing.assert_allclose(usage, 3 / 8)
+    np.testing.assert_allclose(perplexity, 3, rtol=1e-4)
+
+
+def test_squared_distances_equal_the_pairwise_loop():
+    vectors, codes = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    expected = [[((v - c) ** 2).sum() for c in codes] for v in vectors]
+    np.testing.assert_allclose(squared_distances(vectors, codes), expected, rtol=1e-4, atol=1e-5)

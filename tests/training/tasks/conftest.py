@@ -1,0 +1,50 @@
+"""A folder of captioned pictures and two tokenizers trained on it for a step, by the real loop."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muse_jax.training import default_config, train, validate_config
+from muse_jax.training.tasks import make_task
+
+MODEL = {
+    "filters": 8,
+    "multipliers": (1, 2),
+    "num_res_blocks": 1,
+    "patch": 4,
+    "codebook_size": 16,
+    "embed_dim": 4,
+}
+
+
+def tiny_config(task, folder):
+    config = default_config()
+    config.task = task
+    config.data.update(source=f"folder:{folder}", eval_split="train", batch_size=4, image_size=32)
+    config.update(total_steps=1, eval_every=0, preview_every=0, checkpoint_every=1, log_every=1)
+    return config
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    with open(folder / "captions.jsonl", "w") as lines:
+        for i in range(8):
+            color = rng.integers(0, 256, 3)
+            Image.fromarray(np.broadcast_to(color, (32, 32, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+            lines.write(json.dumps({"file": f"{i}.png", "caption": f"color number {i}"}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(pictures, tmp_path_factory):
+    """Workdir of a tiny f8 tokenizer."""
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config = validate_config(config)
+    workdir = tmp_path_factory.mktemp("runs") / "vqgan"
+    train(config, make_task(config), workdir)
+    return str(workdir)

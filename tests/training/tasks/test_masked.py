@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.training import validate_config
+from muse_jax.training.tasks import make_task
+from muse_jax.training.tasks.masked import masked_cross_entropy
+from tests.training.tasks.conftest import tiny_config
+
+SIZES = {"width": 16, "heads": 2, "mlp_dim": 32, "text_dim": 384}
+BASE = {**SIZES, "vocab_size": 16, "grid": (4, 4), "depth": 1}
+SUPERRES = {
+    **SIZES,
+    "vocab_size": 16,
+    "low_vocab_size": 16,
+    "grid": (4, 4),
+    "low_grid": (2, 2),
+    "depth": 2,
+    "low_depth": 1,
+    "block": 2,
+}
+
+
+def base_config(pictures, tokenizer):
+    config = tiny_config("base", pictures)
+    config.model = BASE
+    config.tokenizer = tokenizer
+    return config
+
+
+def superres_config(pictures, tokenizer):
+    config = tiny_config("superres", pictures)
+    config.model = SUPERRES
+    config.tokenizer = config.superres_tokenizer = tokenizer
+    return config
+
+
+@pytest.fixture(scope="module")
+def base(pictures, tokenizer):
+    task = make_task(validate_config(base_config(pictures, tokenizer)))
+    return task, nn.unbox(task.init(jax.random.key(0))), task.frozen(), next(task.make_loader("train", 0))
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
+    targets, masked = rng.integers(0, 5, (2, 3)), np.array([[1, 0, 1], [0, 0, 1]], bool)
+    for smoothing in (0.0, 0.1):
+        terms = []
+        for b, n in zip(*np.nonzero(masked)):
+            log_probs = logits[b, n] - np.log(np.exp(logits[b, n]).sum())
+            goal = np.full(5, smoothing / 5)
+            goal[targets[b, n]] += 1 - smoothing
+            terms.append(-(goal * log_probs).sum())
+        loss = masked_cross_entropy(jnp.asarray(logits), targets, masked, smoothing)
+        np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+
+
+def test_an_untrained_network_has_the_loss_of_a_uniform_guess(base):
+    task, params, frozen, batch = base
+    loss, metrics = jax.jit(task.loss)(params, frozen, batch, jax.random.key(1), 0)
+    np.testing.assert_allclose(loss, np.log(16), rtol=0.1)
+    assert 0 <= metrics["accuracy"] <= 1
+
+
+def test_stored_features_give_the_same_loss_as_pictures_and_captions(base):
+    task, params, frozen, batch = base
+    states = task.text_encoder.apply(frozen["text"], batch["caption_ids"], batch["caption_mask"])
+    stored = {
+        **task.features(frozen, batch["image"]),
+        "text_states": np.asarray(states, np.float16),
+        "text_mask": batch["caption_mask"],
+    }
+    loss = jax.jit(task.loss)
+    expected = loss(params, frozen, batch, jax.random.key(1), 0)[0]
+    np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-3)
+
+
+def test_all_text_dropped_makes_the_caption_irrelevant(pictures, tokenizer, base):
+    config = base_config(pictures, tokenizer)
+    config.loss = {"text_dropout": 1.0}
+    task = make_task(validate_config(config))
+    _, params, frozen, batch = base
+    loss = jax.jit(task.loss)
+    other = {**batch, "caption_ids": batch["caption_ids"][::-1], "caption_mask": batch["caption_mask"][::-1]}
+    first = loss(params, frozen, batch, jax.random.key(1), 0)[0]
+    assert first == loss(params, frozen, other, jax.random.key(1), 0)[0]
+
+
+def test_the_superres_task_reads_both_sizes_of_the_same_picture(pictures, tokenizer):
+    task = make_task(validate_config(superres_config(pictures, tokenizer)))
+    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    batch = next(task.make_loader("train", 0))
+    features = task.features(frozen, batch["image"])
+    assert features["tokens"].shape == (4, 4) and features["superres_tokens"].shape == (4, 16)
+    loss, _ = jax.jit(task.loss)(params, frozen, batch, jax.random.key(1), 0)
+    np.testing.assert_allclose(loss, np.log(16), rtol=0.1)
+    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(1))["samples"]
+    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"vocab_size": 8}, "vocab_size and grid are 8 and .4, 4., but the tokenizer"),
+        ({"grid": (2, 8)}, "set them to that"),
+        ({"text_dim": 64}, "text_dim is 64, but the text encoder's states are 384 wide"),
+        ({"widht": 16}, "did you mean model.width"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_in_one_sentence(pictures, tokenizer, change, message):
+    config = base_config(pictures, tokenizer)
+    config.model = {**BASE, **change}
+    with pytest.raises(ValueError, match=message):
+        make_task(validate_config(config))
+
+
+def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(pictures):
+    config = base_config(pictures, "runs/nowhere")
+    with pytest.raises(ValueError, match="no tokenizer was trained.*--config.tokenizer=DIR"):
+        make_task(validate_config(config))

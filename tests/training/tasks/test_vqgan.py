@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.training import validate_config
+from muse_jax.training.tasks import make_task
+from muse_jax.training.tasks.vqgan import psnr
+from tests.training.tasks.conftest import MODEL, tiny_config
+
+
+def batch():
+    return {"image": jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 256, jnp.uint8)}
+
+
+@pytest.fixture(scope="module")
+def adversarial(pictures):
+    """The task with a discriminator, its parameters and the gradient function of its loss."""
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config.discriminator = {"filters": (4, 8), "patch": 4}
+    config.loss = {"adversarial": 0.1, "adversarial_start": 5}
+    task = make_task(validate_config(config))
+    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    gradient = jax.jit(
+        lambda params, step: jax.grad(task.loss, has_aux=True)(
+            params, frozen, batch(), jax.random.key(1), step
+        )
+    )
+    return params, gradient
+
+
+def norm(tree):
+    return float(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)) ** 0.5)
+
+
+def test_the_discriminator_learns_from_its_start_step_on(adversarial):
+    params, gradient = adversarial
+    before, metrics_before = gradient(params, jnp.int32(4))
+    after, metrics_after = gradient(params, jnp.int32(5))
+    assert norm(before["discriminator"]) == 0 and metrics_before["discriminator"] == 0
+    assert norm(after["discriminator"]) > 0 and metrics_after["discriminator"] > 0
+    assert norm(jax.tree.map(jnp.subtract, after["generator"], before["generator"])) > 0
+
+
+def test_r1_is_taken_every_sixteenth_step(adversarial):
+    params, gradient = adversarial
+    losses = [float(gradient(params, jnp.int32(step))[1]["discriminator"]) for step in (15, 16, 17)]
+    assert losses[0] == losses[2] and losses[1] > losses[0]
+
+
+def test_psnr_of_a_known_error():
+    x = jnp.zeros((2, 4, 4, 3))
+    np.testing.assert_allclose(psnr(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
+
+
+def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(pictures, tokenizer):
+    config = tiny_config("vqgan_decoder", pictures)
+    config.model = {**MODEL, "decoder_filters": 16, "decoder_res_blocks": 2}
+    config.loss = {"adversarial": 0.0}
+    config.tokenizer = tokenizer
+    task = make_task(validate_config(config))
+    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    assert set(params["generator"]) == {"decoder"}
+    images = jax.random.uniform(jax.random.key(2), (2, 32, 32, 3), minval=-1)
+    _, quantized = jax.jit(task.reconstruct)(params, frozen, images)
+    small = {**frozen["generator"], "decoder": {}}
+    ids = jax.jit(lambda p, x: task.vqgan.apply({"params": p}, x, method="encode"))(small, images)
+    np.testing.assert_array_equal(ids, quantized.ids)
+
+
+def test_decoder_finetuning_refuses_another_codebook(pictures, tokenizer):
+    config = tiny_config("vqgan_decoder", pictures)
+    config.model = {**MODEL, "codebook_size": 32}
+    config.tokenizer = tokenizer
+    with pytest.raises(ValueError, match="does not describe the encoder and codebook of"):
+        make_task(validate_config(config))
+
+
+@pytest.mark.parametrize(
+    "section, key, near", [("model", "filter", "filters"), ("loss", "perceptua", "perceptual")]
+)
+def test_an_unknown_key_is_refused_and_the_nearest_named(pictures, section, key, near):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config[section][key] = 1
+    with pytest.raises(ValueError, match=f"{section}.{key}.*did you mean {section}.{near}"):
+        make_task(validate_config(config))
+
+
+def test_an_image_size_that_no_token_grid_fits_is_refused(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config.data.image_size = 30
+    with pytest.raises(ValueError, match="config.data.image_size is 30, but must be a multiple of 8"):
+        make_task(validate_config(config))
