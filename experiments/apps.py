@@ -11,6 +11,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+CONFIG_HELP = "A config file, such as configs/emoji/base.py; override as --config.x=y."
+
 
 def run(
     main: Callable[[], None],
@@ -50,13 +52,17 @@ def _define_config(argv: list[str]) -> list[str]:
 
             try:
                 config = validate_config(load_config_file(value))
+                # sys_argv without --config itself: with it the flag would wait for a value of its own.
+                config_flags.DEFINE_config_dict("config", config, help_string=CONFIG_HELP, sys_argv=rest)
             except ValueError as error:
                 raise SystemExit(str(error)) from None
-            config_flags.DEFINE_config_dict("config", config, "A config file; override as --config.x=y.")
+            except (AttributeError, KeyError) as error:
+                unknown = _unknown_override(rest, config)
+                if unknown is None:
+                    raise
+                raise SystemExit(unknown) from error
             return rest
-    flags.DEFINE_string(
-        "config", None, "A config file, such as configs/emoji/base.py; override as --config.x=y."
-    )
+    flags.DEFINE_string("config", None, CONFIG_HELP)
     return argv
 
 
@@ -82,18 +88,11 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise SystemExit(" ".join(str(error).split()).rstrip(".") + ".") from None
-    except (AttributeError, KeyError) as error:
-        unknown = _unknown_override(argv)
-        if unknown is None:
-            raise
-        raise SystemExit(unknown) from error
-    except (ValueError, TypeError) as error:
-        raise SystemExit(f"The flags cannot be read: {error}.") from None
 
 
-def _unknown_override(argv: list[str]) -> str | None:
+def _unknown_override(argv: list[str], config: ml_collections.ConfigDict) -> str | None:
     """A sentence about the first --config.x=y whose x the config does not have."""
-    known = [f"config.{key}" for key in _paths(flags.FLAGS.config.to_dict())]
+    known = [f"config.{key}" for key in _paths(config.to_dict())]
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0]
         if name.startswith("config.") and name not in known:
