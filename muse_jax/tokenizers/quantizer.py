@@ -56,9 +56,7 @@ def entropy_loss(
     return sample_entropy - mean_entropy
 
 
-def code_statistics(
-    ids: Int[Array, "..."], codebook_size: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def code_statistics(ids: Int[Array, "..."], codebook_size: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`(usage, perplexity)` of a batch of codes: dead codes show as low usage."""
     histogram = jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
     perplexity = jnp.exp(-jnp.sum(histogram * jnp.log(histogram + 1e-10)))
