@@ -140,7 +140,9 @@ def depthwise_conv(
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [(i, j) for i in range(3) for j in range(3)]
-    return sum(padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
+    return sum(
+        (padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts), jnp.zeros((), x.dtype)
+    )
 
 
 class _AdaptiveNorm(nn.Module):
@@ -177,9 +179,8 @@ class _LayerConditioner(nn.Module):
         text, active = carry
         norms = [_AdaptiveNorm(self.dtype, name=f"norm{i}")(active) for i in (1, 2, 3)]
         head_dim = text.shape[-1] // self.heads
-        return carry, LayerConditioning(
-            *norms, _TextKeyValues(self.heads, head_dim, self.dtype, name="text")(text)
-        )
+        text = _TextKeyValues(self.heads, head_dim, self.dtype, name="text")(text)
+        return carry, LayerConditioning(norms[0], norms[1], norms[2], text)
 
 
 class _BlockConditioner(nn.Module):

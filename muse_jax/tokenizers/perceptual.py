@@ -20,7 +20,8 @@ TAPS = (0, 1, 3, 5, 11)
 
 def perceptual_distance(maps: list[Array], target_maps: list[Array]) -> Float[Array, " batch"]:
     """Sum over stages of the mean over space of the unit-normalised channels' squared distance, in [0, 4]."""
-    return sum(jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps))
+    stages = [jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps)]
+    return jnp.sum(jnp.stack(stages), axis=0)
 
 
 def _unit(x: Float[Array, "batch height width channels"]) -> Array:
