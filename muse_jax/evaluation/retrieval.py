@@ -75,9 +75,9 @@ class StyleClassifier:
 
     @classmethod
     def fit(
-        cls, features: Float[np.ndarray, "count dim"], styles: Sequence[str], ridge: float = 0.1
+        cls, features: Float[np.ndarray, "count dim"], styles: Sequence[str], ridge: float = 0.001
     ) -> "StyleClassifier":
-        """Fits to real pictures; `ridge` is the penalty as a share of the features' mean squared norm.
+        """Fits to real pictures; `ridge` is the penalty in units of a feature's variance.
 
         Raises:
           ValueError: fewer than two styles.

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.evaluation.features import extract_features
+from muse_jax.evaluation.features import extract_features, extract_style_features
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.networks.efficientnet_lite import EfficientNetLite0
 
@@ -30,3 +30,18 @@ def test_other_than_uint8_pictures_are_refused():
         extract_features(np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(ValueError, match="batch_size is 0"):
         extract_features(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0)
+
+
+def test_style_features_are_moments_of_early_maps_and_a_colour_histogram():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    images[0] = (255, 0, 40)
+    features = extract_style_features(images, batch_size=2)
+    histogram = features[:, -512:] ** 2
+    np.testing.assert_allclose(histogram.sum(1), 1, rtol=1e-5)
+    assert histogram[0, 7 * 64 + 0 * 8 + 1] == pytest.approx(1)
+    counts, _ = np.histogramdd(images[1].reshape(-1, 3), bins=8, range=[(0, 256)] * 3)
+    np.testing.assert_allclose(histogram[1], counts.ravel() / 1024, atol=1e-6)
+    params = {"stem": load_efficientnet_lite0()["stem"]}
+    (stem,) = EfficientNetLite0().apply({"params": params}, images[1:2] / np.float32(127.5) - 1, taps=(0,))
+    np.testing.assert_allclose(features[1, :32], np.mean(stem[0], (0, 1)), atol=1e-4)
+    np.testing.assert_allclose(features[1, 32:64], np.std(stem[0], (0, 1)), atol=1e-4)

@@ -1,0 +1,313 @@
+"""Does a Muse checkpoint draw what is asked? Concept retrieval, style, and what its tokenizers keep.
+
+    python -m experiments.benchmark.quality --model=emoji --out=runs/quality
+    python -m experiments.benchmark.quality --model=runs/bundle --order=halton --guidance_scale=4
+
+Pictures of `--pairs` (concept, style) pairs of `train` and of `heldout_pairs` (the concept was trained on in
+another style) are generated from the plain prompt. The gallery is every real picture of every concept of the
+three splits, at the generated size. Concepts are ranked by the best cosine similarity of EfficientNet-Lite0
+features; ties count against the picture. Rows:
+  generated      the gallery is whole, with the asked pair's own real picture in it.
+  reconstructed  the real pictures of the same pairs through the last tokenizer; same gallery. A network
+                 that drew perfect tokens would get this.
+  ceiling        a real picture of the same concept in another style (at random where there are several),
+                 against the gallery without that one picture. Pairs without another style are left out.
+  reconstructed ceiling   the ceiling's queries through the last tokenizer, their own pictures left out.
+  floor          the generated pictures, scored against another pair's prompt (shuffled, shifted by one).
+Style is told by a linear classifier on early maps' statistics and colours, fitted to the real train pictures;
+the row `real` is its accuracy on real pictures of heldout_pairs and heldout_concepts, which it has not seen.
+"""
+
+import json
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from experiments import apps
+from muse_jax.data import CorruptImageError, emoji_prompt, load_source
+from muse_jax.evaluation import (
+    FeatureMoments,
+    StyleClassifier,
+    concept_ranks,
+    evaluate_tokenizer,
+    extract_features,
+    extract_style_features,
+    fd_efficientnet_lite0,
+    reconstruct,
+    top_k,
+)
+from muse_jax.pipelines import MusePipeline
+
+_MODEL = flags.DEFINE_string("model", "emoji", "A packaged checkpoint, or the directory of one.")
+_OUT = flags.DEFINE_string("out", "runs/quality", "Folder for quality.json, samples.png and cached features.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where the emoji data is built.")
+_PAIRS = flags.DEFINE_integer("pairs", 256, "Pairs drawn of each split.", lower_bound=2)
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Pictures generated at a time.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the pairs and the pictures.", lower_bound=0, upper_bound=300)
+_STEPS = flags.DEFINE_integer("num_steps", None, "Base steps; the checkpoint's own by default, as below.")
+_SUPERRES_STEPS = flags.DEFINE_integer("superres_steps", None, "Super-resolution steps.")
+_GUIDANCE = flags.DEFINE_float("guidance_scale", None, "Guidance scale.")
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "Sampling temperature.")
+_CHOICE = flags.DEFINE_float("choice_temperature", None, "Noise of the confidence order.")
+_ORDER = flags.DEFINE_enum("order", None, ["confidence", "halton"], "The order in which tokens are drawn.")
+_FD = flags.DEFINE_integer(
+    "fd_samples", 0, "Pictures of train pairs for FD-EfficientNetLite0, 2000 or more; 0 leaves it out."
+)
+_TOKENIZERS = flags.DEFINE_bool("tokenizers", True, "Whether the tokenizers are measured too.")
+
+_SPLITS = ("train", "heldout_pairs", "heldout_concepts")
+_GRID = (4, 8)  # columns and rows of pairs in samples.png, for each split
+
+
+class Real(NamedTuple):
+    """The real pictures of all splits, at one size, and their features."""
+
+    images: np.ndarray
+    concepts: np.ndarray
+    styles: np.ndarray
+    splits: np.ndarray
+    features: np.ndarray
+    style_features: np.ndarray
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _progress(what: str):
+    """Prints at most once in five seconds."""
+    last = [time.monotonic()]
+
+    def report(done: int, count: int) -> None:
+        if time.monotonic() - last[0] > 5 or done == count:
+            last[0] = time.monotonic()
+            _say(f"{what}: {done} of {count}")
+
+    return report
+
+
+def _load_real(size: int, data_dir: str, cache: Path) -> Real:
+    records = []
+    for split in _SPLITS:
+        source = load_source("emoji", split, data_dir)
+        for index in range(len(source)):
+            try:
+                records.append((split, source[index]))
+            except CorruptImageError as error:
+                _say(f"skipped: {error}")
+    images = np.stack([_at_size(record["image"], size) for _, record in records])
+    concepts, styles = (np.array([record[key] for _, record in records]) for key in ("concept", "style"))
+    splits = np.array([split for split, _ in records])
+    print_of_data = f"{len(images)} {int(images.astype(np.int64).sum())}"
+    if cache.is_file():
+        with np.load(cache) as stored:
+            if str(stored["data"]) == print_of_data:
+                return Real(images, concepts, styles, splits, stored["features"], stored["style_features"])
+    features = extract_features(images, progress=_progress("features of real pictures"))
+    style_features = extract_style_features(images, progress=_progress("styles of real pictures"))
+    np.savez(cache, data=print_of_data, features=features, style_features=style_features)
+    return Real(images, concepts, styles, splits, features, style_features)
+
+
+def _at_size(image: np.ndarray, size: int) -> np.ndarray:
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _generate(pipe: MusePipeline, real: Real, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Pictures of the plain prompts of the pairs in `rows`; the last batch is filled, so that one compiles."""
+    options: dict[str, Any] = {
+        "num_steps": _STEPS.value,
+        "superres_steps": _SUPERRES_STEPS.value,
+        "guidance_scale": _GUIDANCE.value,
+        "temperature": _TEMPERATURE.value,
+        "choice_temperature": _CHOICE.value,
+        "order": _ORDER.value,
+    }
+    prompts = [emoji_prompt(str(real.concepts[row]), str(real.styles[row])) for row in rows]
+    report, pictures = _progress("pictures generated"), []
+    for start in range(0, len(prompts), _BATCH.value):
+        batch = prompts[start : start + _BATCH.value]
+        filled = batch + batch[-1:] * (_BATCH.value - len(batch))
+        # Picture i depends on the seed and i: every batch needs a seed of its own.
+        pictures.append(pipe.generate(filled, seed=seed + start, **options)[: len(batch)])
+        report(start + len(batch), len(prompts))
+    return np.concatenate(pictures)
+
+
+def _other_styles(real: Real, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A real picture in another style for each pair of `rows` that has one: (those pairs, the pictures)."""
+    by_concept = defaultdict(list)
+    for row, concept in enumerate(real.concepts):
+        by_concept[concept].append(row)
+    kept, others = [], []
+    for row in rows:
+        candidates = [r for r in by_concept[real.concepts[row]] if real.styles[r] != real.styles[row]]
+        if candidates:
+            kept.append(row)
+            others.append(rng.choice(candidates))
+    return np.array(kept, int), np.array(others, int)
+
+
+def _score(
+    real: Real, classifier: StyleClassifier, images: np.ndarray, asked: np.ndarray, exclude: Any = None
+) -> dict[str, Any]:
+    """Scores of pictures against the pairs in `asked`."""
+    ranks = concept_ranks(
+        extract_features(images),
+        real.concepts[asked].tolist(),
+        real.features,
+        real.concepts.tolist(),
+        exclude,
+    )
+    styles = classifier.predict(extract_style_features(images))
+    return {
+        "top1": top_k(ranks, 1),
+        "top5": top_k(ranks, 5),
+        "median_rank": float(np.median(ranks)) + 1,
+        "style": float(np.mean(styles == real.styles[asked])),
+        "count": len(images),
+    }
+
+
+def _measure_split(
+    pipe: MusePipeline, real: Real, classifier: StyleClassifier, split: str
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """All rows of one split; the generated pictures and their pairs."""
+    rng = np.random.default_rng(_SEED.value)
+    rows = rng.permutation(np.flatnonzero(real.splits == split))[: _PAIRS.value]
+    seed = 1_000_000 * (1 + _SPLITS.index(split)) + 10_000_000 * _SEED.value
+    pictures = _generate(pipe, real, rows, seed)
+    kept, others = _other_styles(real, rows, rng)
+    scores = {
+        "generated": _score(real, classifier, pictures, rows),
+        "ceiling": _score(real, classifier, real.images[others], others, others.tolist()),
+        "floor": _score(real, classifier, pictures, np.roll(rows, 1)),
+    }
+    # The style that a real picture of another style shows is its own, not the one asked for: not a ceiling.
+    scores["ceiling"]["style"] = None
+    scores["ceiling"]["left_out"] = len(rows) - len(kept)
+    if _TOKENIZERS.value:
+        stage = pipe.superres or pipe.base
+        rebuilt = [
+            reconstruct(stage.tokenizer, stage.tokenizer_params, real.images[r], _BATCH.value)[1]
+            for r in (rows, others)
+        ]
+        scores["reconstructed"] = _score(real, classifier, rebuilt[0], rows)
+        scores["reconstructed ceiling"] = _score(real, classifier, rebuilt[1], others, others.tolist())
+    return scores, pictures, rows
+
+
+def _measure_tokenizers(pipe: MusePipeline, real: Real) -> dict[str, Any]:
+    heldout = real.images[real.splits == "heldout_concepts"]
+    result = {}
+    for stage in filter(None, (pipe.base, pipe.superres)):
+        size = stage.image_size[0]
+        images = np.stack([_at_size(image, size) for image in heldout])
+        result[f"{size} px"] = evaluate_tokenizer(stage.tokenizer, stage.tokenizer_params, images)
+    return result
+
+
+def _measure_fd(pipe: MusePipeline, real: Real) -> dict[str, Any]:
+    """Pictures of `fd_samples` train pairs, used again where there are fewer, to all real ones of train."""
+    train = np.flatnonzero(real.splits == "train")
+    rng = np.random.default_rng(_SEED.value)
+    rounds = -(-_FD.value // len(train))
+    rows = np.concatenate([rng.permutation(train) for _ in range(rounds)])[: _FD.value]
+    features = extract_features(_generate(pipe, real, rows, 500_000_000 + _SEED.value))
+    generated, reference = FeatureMoments().update(features), FeatureMoments().update(real.features[train])
+    value = fd_efficientnet_lite0(generated, reference)
+    return {"FD-EfficientNetLite0": value, "samples": generated.count, "real": reference.count}
+
+
+def _sample_grid(real: Real, pictures: np.ndarray, rows: np.ndarray) -> Image.Image:
+    """Each real picture with the generated one to its right."""
+    columns, lines = _GRID
+    count = min(columns * lines, len(rows))
+    size = pictures.shape[1]
+    canvas = np.full((-(-count // columns) * size, columns * (2 * size + 8), 3), 255, np.uint8)
+    for k in range(count):
+        y, x = k // columns * size, k % columns * (2 * size + 8)
+        canvas[y : y + size, x : x + 2 * size] = np.concatenate([real.images[rows[k]], pictures[k]], axis=1)
+    return Image.fromarray(canvas)
+
+
+def _table(results: dict[str, Any]) -> str:
+    lines = [f"{'split':14} {'row':22} {'top-1':>6} {'top-5':>6} {'median':>7} {'style':>6} {'count':>6}"]
+    for split, rows in results["retrieval"].items():
+        for row, s in rows.items():
+            style = "" if s["style"] is None else f"{s['style']:.3f}"
+            lines.append(
+                f"{split:14} {row:22} {s['top1']:6.3f} {s['top5']:6.3f} {s['median_rank']:7.1f} {style:>6} "
+                f"{s['count']:6}"
+            )
+    for split, accuracy in results["style_of_real"].items():
+        lines.append(f"{split:14} {'real':22} {'':6} {'':6} {'':7} {accuracy:6.3f}")
+    for size, s in results.get("tokenizers", {}).items():
+        lines.append(
+            f"tokenizer {size}: PSNR {s['psnr']:.2f} dB, SSIM {s['ssim']:.4f}, code usage "
+            f"{s['code_usage']:.3f}, perplexity {s['code_perplexity']:.0f}, {s['count']} heldout_concepts"
+        )
+    if "fd" in results:
+        fd = results["fd"]
+        lines.append(f"FD-EfficientNetLite0 {fd['FD-EfficientNetLite0']:.3f} of {fd['samples']} samples")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if 0 < _FD.value < 2000:
+        raise ValueError(f"fd_samples is {_FD.value}; give 2000 or more, or 0 to leave it out.")
+    out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    pipe = MusePipeline.from_pretrained(_MODEL.value)
+    size = pipe.image_size[0]
+    real = _load_real(size, _DATA_DIR.value, out / f"real_features_{size}.npz")
+    train = real.splits == "train"
+    classifier = StyleClassifier.fit(real.style_features[train], real.styles[train])
+    results: dict[str, Any] = {
+        "model": _MODEL.value,
+        "options": {
+            flag.name: flag.value
+            for flag in (_STEPS, _SUPERRES_STEPS, _GUIDANCE, _TEMPERATURE, _CHOICE, _ORDER, _SEED, _PAIRS)
+        },
+        "decoding": {
+            name: stage.decoding.to_dict()
+            for name, stage in (("base", pipe.base), ("superres", pipe.superres))
+            if stage is not None
+        },
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}",
+        "gallery": {"pictures": len(real.images), "concepts": len(set(real.concepts.tolist()))},
+        "style_of_real": {
+            split: classifier.accuracy(real.style_features[chosen], real.styles[chosen])
+            for split in _SPLITS[1:]
+            for chosen in [real.splits == split]
+        },
+        "retrieval": {},
+    }
+    grids = []
+    for split in ("train", "heldout_pairs"):
+        scores, pictures, rows = _measure_split(pipe, real, classifier, split)
+        results["retrieval"][split] = scores
+        grids.append(np.asarray(_sample_grid(real, pictures, rows)))
+    Image.fromarray(np.concatenate(grids)).save(out / "samples.png")
+    if _TOKENIZERS.value:
+        results["tokenizers"] = _measure_tokenizers(pipe, real)
+    if _FD.value:
+        results["fd"] = _measure_fd(pipe, real)
+    results["seconds"] = round(time.time() - started, 1)
+    (out / "quality.json").write_text(json.dumps(results, indent=1) + "\n")
+    _say(_table(results))
+    _say(f"Written: {out / 'quality.json'}, and {out / 'samples.png'} (left real, right generated).")
+
+
+if __name__ == "__main__":
+    apps.run(main)
