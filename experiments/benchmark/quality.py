@@ -123,7 +123,7 @@ def _at_size(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _generate(pipe: MusePipeline, real: Real, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Pictures of the plain prompts of the pairs in `rows`; the last batch is filled, so that one compiles."""
+    """Pictures of the plain prompts of the pairs in `rows`, in batches of one size: one compilation."""
     options: dict[str, Any] = {
         "num_steps": _STEPS.value,
         "superres_steps": _SUPERRES_STEPS.value,
