@@ -9,7 +9,6 @@ and draws of the caption template.
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import apps
@@ -18,7 +17,6 @@ from muse_jax.text import encode_captions
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import MaskedTask, make_task
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of a base or superres task.")
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")
 CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a picture.", lower_bound=1)
@@ -26,8 +24,11 @@ CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a picture.", lower_boun
 
 def main() -> None:
     """Checks the flags and computes."""
-    config = validate_config(CONFIG.value)
-    config.data.unlock()
+    if not flags.FLAGS.config or not OUT.value:
+        raise ValueError(
+            "Give --config=FILE and --out=DIR, for instance configs/emoji/base.py and runs/features/base."
+        )
+    config = validate_config(flags.FLAGS.config)
     config.data.features = ""
     task = make_task(config)
     if not isinstance(task, MaskedTask):
@@ -89,5 +90,4 @@ def text_states(task: MaskedTask, source, split: str, seed: int) -> dict[str, np
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
     apps.run(main)

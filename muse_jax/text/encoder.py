@@ -57,13 +57,13 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
 
-    max_length: tokens a text is padded or cut to; 16 for MiniLM and 64 for T5 when None.
+    max_length: tokens a text is padded or cut to; 24 for MiniLM and 64 for T5 when None.
     dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
     place: called with each T5 parameter's path and array, returns it where it shall live: shards a large one.
     Raises ValueError for an unknown spec, a missing package or files, and a length out of range.
     """
     if spec == "minilm":
-        return _load_minilm(16 if max_length is None else max_length, dtype)
+        return _load_minilm(24 if max_length is None else max_length, dtype)
     if spec.startswith("t5:"):
         return _load_t5(spec, 64 if max_length is None else max_length, dtype, place)
     raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
