@@ -189,21 +189,23 @@ def _measure_split(
     kept, others = _other_styles(real, rows, rng)
     scores = {
         "generated": _score(real, classifier, pictures, rows),
-        "ceiling": _score(real, classifier, real.images[others], others, others.tolist()),
         "floor": _score(real, classifier, pictures, np.roll(rows, 1)),
     }
-    # The style that a real picture of another style shows is its own, not the one asked for: not a ceiling.
-    scores["ceiling"]["style"] = None
-    scores["ceiling"]["left_out"] = len(rows) - len(kept)
+    queries = ["ceiling"]
     if _TOKENIZERS.value:
-        stage = pipe.superres or pipe.base
-        rebuilt = [
-            reconstruct(stage.tokenizer, stage.tokenizer_params, real.images[r], _BATCH.value)[1]
-            for r in (rows, others)
-        ]
-        scores["reconstructed"] = _score(real, classifier, rebuilt[0], rows)
-        scores["reconstructed ceiling"] = _score(real, classifier, rebuilt[1], others, others.tolist())
+        scores["reconstructed"] = _score(real, classifier, _rebuild(pipe, real.images[rows]), rows)
+        queries.append("reconstructed ceiling")
+    for name in queries if len(others) else ():
+        images = real.images[others] if name == "ceiling" else _rebuild(pipe, real.images[others])
+        scores[name] = _score(real, classifier, images, others, others.tolist())
+        # The ceiling's real pictures of train are those the classifier was fitted to.
+        scores[name] |= {"style": None, "left_out": len(rows) - len(kept)}
     return scores, pictures, rows
+
+
+def _rebuild(pipe: MusePipeline, images: np.ndarray) -> np.ndarray:
+    stage = pipe.superres or pipe.base
+    return reconstruct(stage.tokenizer, stage.tokenizer_params, images, _BATCH.value)[1]
 
 
 def _measure_tokenizers(pipe: MusePipeline, real: Real) -> dict[str, Any]:
