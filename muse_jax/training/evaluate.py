@@ -44,6 +44,8 @@ def evaluate(
     step = latest_step(workdir) if step is None else step
     params = restore_params(workdir, step=step)
     split = split or config.data.eval_split
+    if split == config.data.split and not config.eval_batches:
+        raise ValueError(f"The split {split!r} repeats without end: say how many batches of it to score.")
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -117,9 +118,9 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
                 writer.scalars(step, scores, prefix="eval")
                 progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             if due(step, config.preview_every, last):
-                first = next(iter(eval_batches(task, config, mesh)))
-                pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
-                writer.pictures(step, jax.device_get(pictures))
+                for first in itertools.islice(eval_batches(task, config, mesh), 1):
+                    pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
+                    writer.pictures(step, jax.device_get(pictures))
             if step % config.checkpoint_every == 0 or last:
                 checkpoints.save(step, state, loader.get_state())  # type: ignore[attr-defined]
             progress.pause(time.perf_counter() - began)

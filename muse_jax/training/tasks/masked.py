@@ -79,7 +79,8 @@ class MaskedTask(Task):
         data = self.config.data
         if data.get("features"):
             source = load_source(f"precomputed:{data.features}", split)
-            return make_loader(source, batch_size=data.batch_size, seed=seed)
+            epochs = self.num_epochs(split)
+            return make_loader(source, batch_size=data.batch_size, seed=seed, num_epochs=epochs)
         return make_loader(
             load_source(data.source, split, data.get("data_dir")),
             batch_size=data.batch_size,
@@ -88,6 +89,7 @@ class MaskedTask(Task):
             augment=data.augment,
             workers=data.workers,
             seed=seed,
+            num_epochs=self.num_epochs(split),
         )
 
     def frozen(self) -> Any:

@@ -55,7 +55,12 @@ class Task:
             augment=data.augment,
             workers=data.workers,
             seed=seed,
+            num_epochs=self.num_epochs(split),
         )
+
+    def num_epochs(self, split: str) -> int | None:
+        """The training split repeats without end (None); any other is read once."""
+        return None if split == self.config.data.split else 1
 
 
 def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:
