@@ -9,6 +9,7 @@ vqgan_superres.safetensors   the tokenizer of its tokens          } a second sta
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from muse_jax.interop.name_table import abstract_params
+from muse_jax.networks import SuperResTransformer
+from muse_jax.tokenizers import VQGAN
 from muse_jax.weights import weights_to_bytes
 
 FORMAT = 1
@@ -103,6 +107,16 @@ def module_from(kind: type, fields: Mapping[str, Any], where: Path, dtype: Any =
             f"The checkpoint's {where / CONFIG} does not describe a {kind.__name__} ({reason}): "
             "export it again."
         ) from error
+
+
+@functools.lru_cache(maxsize=16)
+def parameter_shapes(module: Any) -> dict[str, Any]:
+    """The tree of shapes of a network's or tokenizer's parameters."""
+    if isinstance(module, VQGAN):
+        return abstract_params(module, jnp.zeros((1, module.downsampling, module.downsampling, 3)))
+    grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])
+    tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
+    return abstract_params(module, *tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
 
 
 def write_checkpoint(

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from muse_jax.decoding import DecodeStep, listening
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines import checkpoint, programs, settings
 from muse_jax.pipelines.settings import Decoding
@@ -117,6 +116,11 @@ class MusePipeline:
     def image_size(self) -> tuple[int, int]:
         """Height and width of the pictures, in pixels."""
         return (self.superres or self.base).image_size
+
+    def count_steps(self, num_steps: int | None = None, superres_steps: int | None = None) -> int:
+        """How often `generate` will call `progress`."""
+        plan, _ = self._plan(num_steps, superres_steps, None, None, None, None)
+        return sum(plan.num_steps)
 
     def generate(
         self,
@@ -315,10 +319,7 @@ def _read_stage(directory: Path, stage: str, config: dict[str, Any], dtype: Any)
     network = checkpoint.module_from(kind, config["network"], directory, dtype)
     tokenizer = checkpoint.module_from(VQGAN, config["tokenizer"], directory, dtype)
     try:
-        shapes = [
-            abstract_params(network, *_example(network)),
-            abstract_params(tokenizer, *_example(tokenizer)),
-        ]
+        shapes = [checkpoint.parameter_shapes(module) for module in (network, tokenizer)]
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(
             f"The {stage} networks of {directory / checkpoint.CONFIG} cannot be built: {error}"
@@ -328,15 +329,6 @@ def _read_stage(directory: Path, stage: str, config: dict[str, Any], dtype: Any)
         for name, like in zip(checkpoint.FILES[stage], shapes)
     ]
     return Stage(network, weights[0], tokenizer, weights[1], Decoding.from_mapping(config["decoding"]))
-
-
-def _example(module: Any) -> tuple[Any, ...]:
-    """Arguments that initialise the module."""
-    if isinstance(module, VQGAN):
-        return (jnp.zeros((1, module.downsampling, module.downsampling, 3)),)
-    grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])
-    tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
-    return *tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool)
 
 
 def _check_parts(pipe: MusePipeline) -> None:

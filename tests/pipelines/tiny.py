@@ -5,10 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines import Decoding, MusePipeline, Stage
-from muse_jax.pipelines.muse import _example
+from muse_jax.pipelines.checkpoint import parameter_shapes
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
 
@@ -21,7 +20,7 @@ def random_params(module, seed):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
-        abstract_params(module, *_example(module)),
+        parameter_shapes(module),
     )
 
 

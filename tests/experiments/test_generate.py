@@ -1,0 +1,75 @@
+"""The command that draws pictures, on a tiny checkpoint; the pictures of it; the demo's prompts."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.demo import DEMO
+from experiments.pictures import captioned_grid, check_output
+from muse_jax.data.captions import emoji_prompt
+from muse_jax.data.emoji.artwork import STYLES
+from muse_jax.data.emoji.splits import assign_splits
+from tests.pipelines.tiny import tiny_pipeline
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "experiments.generate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_command_draws_what_the_pipeline_draws(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "model", "float32")
+    out = tmp_path / "pictures" / "dog.png"
+    done = run("--prompt=a dog", f"--model={tmp_path}/model", f"--out={out}", "--seed=3", "--num_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"Written to {out}\n")
+    assert "4/4 steps" in done.stderr and "superres" in done.stderr
+    expected = tiny_pipeline().generate(["a dog"], seed=3, num_steps=2)[0]
+    assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 1
+    assert [path.name for path in out.parent.iterdir()] == ["dog.png"]
+
+
+def test_an_unwritable_place_is_told_before_the_model_is_loaded(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("--prompt=a dog", "--model=nowhere", f"--out={tmp_path}/file/dog.png")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "cannot be written" in done.stderr, done.stderr
+
+
+def test_outputs_that_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is no picture's name: let it end in \.png"):
+        check_output(tmp_path / "dog.txt")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match="is a directory"):
+        check_output(tmp_path / "folder.png")
+    assert check_output(tmp_path / "new" / "dog.png").parent.is_dir()
+
+
+@pytest.mark.parametrize("count, columns, across, down", [(5, 0, 4, 2), (5, 2, 2, 3), (2, 9, 2, 1)])
+def test_grid_shows_every_picture_and_its_caption(count, columns, across, down):
+    colours = np.array([[i * 40, 90, 200 - i * 30] for i in range(count)], np.uint8)
+    images = np.broadcast_to(colours[:, None, None], (count, 32, 32, 3))
+    sheet = np.asarray(captioned_grid(images, ["a caption of many long words"] * count, columns, "legend"))
+    shown = [np.argwhere((sheet == colour).all(-1)) for colour in colours]
+    side = 192  # 32 pixels, enlarged by a whole number to at least this
+    assert [len(pixels) for pixels in shown] == [side * side] * count
+    corners = [tuple(pixels.min(0)) for pixels in shown]
+    assert len({x for _, x in corners}) == across and len({y for y, _ in corners}) == down
+    for y, x in corners:  # ink under each picture, and two lines of it
+        caption = sheet[y + side : y + side + 42, x : x + side]
+        assert (caption[:20] < 128).any() and (caption[22:] < 128).any()
+
+
+def test_demo_marks_what_was_never_trained_on():
+    words = {emoji_prompt(concept, style): (concept, style) for concept in CONCEPTS for style in STYLES}
+    assert len(DEMO) == 8 and 2 <= sum(unseen for _, unseen in DEMO) <= 6
+    for prompt, unseen in DEMO:
+        concept, style = words[prompt]
+        split = assign_splits((concept, name) for name in STYLES)[concept, style]
+        assert split == ("heldout_pairs" if unseen else "train")
+
+
+CONCEPTS = ("red heart", "sunflower", "pizza", "grinning face", "crown", "red apple", "cactus", "cat face")
