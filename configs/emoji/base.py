@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
         "vocab_size": 2048,
         "grid": (8, 8),
         "width": 256,
-        "depth": 8,
+        "depth": 4,
         "heads": 4,
         "mlp_dim": 1024,
         "text_dim": 384,
@@ -31,15 +31,15 @@ def get_config() -> ml_collections.ConfigDict:
         eval_split="heldout_pairs",
         text_encoder="minilm",
         features="runs/features/base",  # "" computes tokens and text states in every step
-        batch_size=32,
+        batch_size=16,
         image_size=64,
     )
     config.optim.update(
-        name="adamw", lr=1e-3, b1=0.9, b2=0.96, weight_decay=0.03, warmup_steps=300, ema=0.998
+        name="adamw", lr=1e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.999
     )
-    config.total_steps = 10_000
+    config.total_steps = 9_000
     config.log_every = 100
-    config.eval_every = 1_000
-    config.preview_every = 1_000
+    config.eval_every = 1_500
+    config.preview_every = 1_500
     config.checkpoint_every = 1_000
     return config
