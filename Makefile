@@ -28,7 +28,7 @@ data: $(VENV)/.test
 	$(RUN) -m experiments.prepare_data
 
 emoji: data
-	bash experiments/train_emoji.sh
+	bash experiments/train_emoji.sh cpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -1,26 +1,37 @@
 #!/usr/bin/env bash
-# Trains every stage of the shipped checkpoint "emoji" in order and exports it. Stages already finished are
-# passed over, and one that was stopped goes on: run the same command again.
+# Trains every stage of the shipped checkpoint "emoji" in order and exports it. A finished stage is passed over
+# and a stopped one goes on: run the same command again. The data set must be there (make data).
 #
-#   bash experiments/train_emoji.sh [RUNS] [--config.x=y overrides for every training stage]
-#
-# On a GPU, larger batches and more steps of the same networks take minutes:
-#   bash experiments/train_emoji.sh runs --config.data.batch_size=256
+#   bash experiments/train_emoji.sh cpu [RUNS]   as shipped: about an hour and a half on two cores
+#   bash experiments/train_emoji.sh gpu [RUNS]   the same networks (the base twice as deep), larger batches, bf16
 set -euo pipefail
-runs=${1:-runs}
-shift || true
+device=${1:?"give cpu or gpu"}
+runs=${2:-runs}
 python=${PYTHON:-.venv/bin/python}
+
+case $device in
+  cpu) vqgan=() base=() superres=() ;;
+  gpu)
+    vqgan=(--config.data.batch_size=64 --config.data.workers=12 --config.total_steps=20000)
+    base=(--config.model.depth=8 --config.data.batch_size=256 --config.total_steps=30000 --config.optim.lr=2e-3)
+    superres=(--config.data.batch_size=128 --config.total_steps=20000 --config.optim.lr=2e-3)
+    base+=(--config.model.dtype=bfloat16) superres+=(--config.model.dtype=bfloat16)
+    ;;
+  *) echo "The first argument is $device: give cpu or gpu." >&2 && exit 2 ;;
+esac
+
 train() { "$python" -m experiments.train --config="configs/emoji/$1.py" --workdir="$runs/$1" "${@:2}"; }
 features() {
-  [ -d "$runs/features/$1/train" ] ||
+  [ -d "$runs/features/$1/heldout_pairs" ] ||
     "$python" -m experiments.prepare_features --config="configs/emoji/$1.py" --out="$runs/features/$1" "${@:2}"
 }
+low=(--config.tokenizer="$runs/vqgan64")
+both=("${low[@]}" --config.superres_tokenizer="$runs/vqgan128")
 
-train vqgan64 "$@"
-train vqgan128 --config.init_from="$runs/vqgan64" "$@"
-features base --config.tokenizer="$runs/vqgan64"
-train base --config.tokenizer="$runs/vqgan64" --config.data.features="$runs/features/base" "$@"
-tokenizers=(--config.tokenizer="$runs/vqgan64" --config.superres_tokenizer="$runs/vqgan128")
-features superres "${tokenizers[@]}"
-train superres "${tokenizers[@]}" --config.data.features="$runs/features/superres" "$@"
+train vqgan64 "${vqgan[@]}"
+train vqgan128 --config.init_from="$runs/vqgan64" "${vqgan[@]}"
+features base "${low[@]}"
+train base "${low[@]}" --config.data.features="$runs/features/base" "${base[@]}"
+features superres "${both[@]}"
+train superres "${both[@]}" --config.data.features="$runs/features/superres" "${superres[@]}"
 "$python" -m experiments.export --base="$runs/base" --superres="$runs/superres" --out=muse_jax/checkpoints/emoji

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         "heads": 4,
         "mlp_dim": 1024,
         "text_dim": 384,
-        "dropout": 0.0,
+        "dtype": "float32",
     }
     config.loss = {"label_smoothing": 0.0, "text_dropout": 0.1}
     config.data.update(

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         "mlp_dim": 768,
         "text_dim": 384,
         "block": 4,
+        "dtype": "float32",
     }
     config.data.features = "runs/features/superres"
     config.data.batch_size = 16
@@ -29,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.superres_factor = 2
     config.decoding.num_steps = 8
     config.optim.warmup_steps = 200
-    config.total_steps = 2_500
+    config.total_steps = 1_700
     config.log_every = 50
     config.eval_every = 500
     config.preview_every = 500
