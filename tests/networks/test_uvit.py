@@ -79,17 +79,22 @@ def test_condition_and_guidance_apart_are_the_whole_forward():
     """The condition once, guidance mixed in the hidden states: the logits of two whole forwards, mixed."""
     network = UVit2D(**SMALL)
     tokens, text, pooled, micro = example(batch=2)
-    params = network.init(jax.random.key(3), tokens, text, pooled, micro)
+    params = jax.jit(network.init)(jax.random.key(3), tokens, text, pooled, micro)
     tokens = jnp.stack([tokens[0]] * 2)
-    logits = network.apply(params, tokens, text, pooled, micro)
+    whole = jax.jit(network.apply)
+    logits = whole(params, tokens, text, pooled, micro)
     assert logits.shape == (2, 16, 16) and logits.dtype == jnp.float32
-    conditioning = network.apply(params, text, pooled, micro, method="condition")
-    hidden = network.apply(params, tokens, conditioning, method="hidden")
-    mixed = network.apply(params, 10 * hidden[1:] - 9 * hidden[:1], method="logits")
-    np.testing.assert_allclose(mixed, 10 * logits[1:] - 9 * logits[:1], atol=1e-4)
+
+    @jax.jit
+    def apart(params):
+        conditioning = network.apply(params, text, pooled, micro, method="condition")
+        hidden = network.apply(params, tokens, conditioning, method="hidden")
+        return network.apply(params, 10 * hidden[1:] - 9 * hidden[:1], method="logits")
+
+    np.testing.assert_allclose(apart(params), 10 * logits[1:] - 9 * logits[:1], atol=1e-4)
     # Both the text and the micro-conditions reach the logits.
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
-    other = network.apply(params, tokens, text, pooled, micro.at[:, 4].set(2))
+    other = whole(params, tokens, text, pooled, micro.at[:, 4].set(2))
     assert np.abs(other - logits).max() > 1e-3
 
 
