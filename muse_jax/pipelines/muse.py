@@ -27,7 +27,7 @@ StepCallback = Callable[[DecodeStep], None]
 class Stage:
     """A token network, the tokenizer of its tokens, their weights, and how tokens are drawn by default."""
 
-    network: MaskedTransformer | SuperResTransformer
+    network: Any  # MaskedTransformer or SuperResTransformer
     params: Any
     tokenizer: VQGAN
     tokenizer_params: Any
@@ -100,7 +100,7 @@ class MusePipeline:
             "format": checkpoint.FORMAT,
             "text_encoder": {"name": encoder.name, "max_length": encoder.max_length},
         }
-        weights = {}
+        weights: dict[str, Any] = {}
         for name, (network_file, tokenizer_file) in checkpoint.FILES.items():
             stage: Stage | None = getattr(self, name)
             config[name] = stage and {
@@ -252,8 +252,8 @@ class MusePipeline:
             text=self.text_encoder.module,
             base=self.base.network,
             vqgan=self.base.tokenizer,
-            superres=superres and superres.network,
-            vqgan_superres=superres and superres.tokenizer,
+            superres=superres.network if superres else None,
+            vqgan_superres=superres.tokenizer if superres else None,
         )
 
     @cached_property
@@ -293,11 +293,10 @@ class MusePipeline:
             num_steps=tuple(int(stage.num_steps) for stage in stages),
             order=tuple(stage.order for stage in stages),
         )
+        number: Any = np.float32  # of one type always: a Python int would compile anew
         scales = [
             programs.Scales(
-                np.float32(stage.guidance_scale),
-                np.float32(stage.temperature),
-                np.float32(stage.choice_temperature),
+                number(stage.guidance_scale), number(stage.temperature), number(stage.choice_temperature)
             )
             for stage in stages
         ]
@@ -305,7 +304,8 @@ class MusePipeline:
 
     def _run(self, program, plan, texts, negatives, scales, seed, progress, *arguments) -> Images:
         settings.check_seed(seed)
-        tokenized = programs.Texts(*self.text_encoder.tokenize(texts), *self.text_encoder.tokenize(negatives))
+        tokenize: Any = self.text_encoder.tokenize
+        tokenized = programs.Texts(*tokenize(texts), *tokenize(negatives))
         # Under this flag, which is JAX's default, the draws for picture i do not hang on the batch's size.
         with listening(progress) as ticket, jax.threefry_partitionable(True):
             images = program(

@@ -30,10 +30,10 @@ class Modules(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The static settings of each stage: `(base, superres)`."""
+    """The static settings of each stage, base first."""
 
-    num_steps: tuple[int, int]
-    order: tuple[str, str]
+    num_steps: tuple[int, ...]
+    order: tuple[str, ...]
 
 
 class Scales(NamedTuple):
@@ -53,7 +53,8 @@ class Texts(NamedTuple):
     negative_mask: Bool[Array, "negatives text"]
 
 
-Condition = tuple[Array, Array]  # text states and mask
+# Text states and masks, of the prompts and of what to lead away from.
+Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
 @partial(jax.jit, static_argnames=("modules", "plan"))
@@ -62,7 +63,7 @@ def generate(
     plan: Plan,
     params: dict[str, Any],
     texts: Texts,
-    scales: tuple[Scales, Scales],
+    scales: tuple[Scales, ...],
     seed: Int[Array, ""],
     progress: Progress,
 ) -> UInt8[Array, "batch height width 3"]:
@@ -83,7 +84,7 @@ def inpaint(
     plan: Plan,
     params: dict[str, Any],
     texts: Texts,
-    scales: tuple[Scales, Scales],
+    scales: tuple[Scales, ...],
     seed: Int[Array, ""],
     progress: Progress,
     images: UInt8[Array, "batch height width 3"],
@@ -94,8 +95,8 @@ def inpaint(
     tokens = jnp.where(_touched(mask, modules.base.grid), modules.base.vocab_size, tokens)
     if modules.superres is not None:
         high = jnp.where(_touched(mask, modules.superres.grid), modules.superres.vocab_size, high)
-    condition = _encode_texts(modules, params, texts)
-    drawn = _draw(modules, plan, params, condition, scales, seed, progress, tokens, high)
+    conditions = _encode_texts(modules, params, texts)
+    drawn = _draw(modules, plan, params, conditions, scales, seed, progress, tokens, high)
     return jnp.where(mask[..., None], drawn, images)
 
 
@@ -105,7 +106,7 @@ def edit(
     plan: Plan,
     params: dict[str, Any],
     texts: Texts,
-    scales: tuple[Scales, Scales],
+    scales: tuple[Scales, ...],
     seed: Int[Array, ""],
     progress: Progress,
     images: UInt8[Array, "batch height width 3"],
@@ -117,10 +118,10 @@ def edit(
     The base tokens are redrawn a few at a time; then the super-resolution tokens that lie under changed ones.
     """
     tokens, high = _tokenize(modules, params, images)
-    condition, unconditional = _encode_texts(modules, params, texts)
+    conditions = _encode_texts(modules, params, texts)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
     edited = mask_free_edit(
-        _logits_fn(modules.base, params["base"], condition, unconditional, scales[0]),
+        _logits_fn(modules.base, params["base"], conditions, scales[0]),
         tokens,
         base_key,
         mask_id=modules.base.vocab_size,
@@ -134,9 +135,7 @@ def edit(
         return _pixels(modules, params, edited, None)
     changed = _enlarge(edited != tokens, modules.base.grid, modules.superres.grid)
     high = jnp.where(changed, modules.superres.vocab_size, high)
-    high = _draw_superres(
-        modules, plan, params, (condition, unconditional), scales[1], superres_key, progress, edited, high
-    )
+    high = _draw_superres(modules, plan, params, conditions, scales[1], superres_key, progress, edited, high)
     return _pixels(modules, params, edited, high)
 
 
@@ -144,7 +143,7 @@ def _cells(network: Any) -> int:
     return network.grid[0] * network.grid[1]
 
 
-def _encode_texts(modules: Modules, params: Any, texts: Texts) -> tuple[Condition, Condition]:
+def _encode_texts(modules: Modules, params: Any, texts: Texts) -> Conditions:
     """States of prompts and negatives, from one pass of the text encoder."""
     ids = jnp.concatenate([texts.ids, texts.negative_ids])
     mask = jnp.concatenate([texts.mask, texts.negative_mask])
@@ -154,13 +153,13 @@ def _encode_texts(modules: Modules, params: Any, texts: Texts) -> tuple[Conditio
 
 
 def _logits_fn(
-    network: Any, params: Any, condition: Any, unconditional: Any, scales: Scales, low: tuple = ()
+    network: Any, params: Any, conditions: Conditions, scales: Scales, low: tuple[Any, ...] = ()
 ) -> LogitsFn:
     return guided_logits_fn(
         lambda params, *arguments: network.apply({"params": params}, *arguments),
         params,
-        (*low, *condition),
-        (*low, *unconditional),
+        (*low, *conditions[0]),
+        (*low, *conditions[1]),
         scales.guidance_scale,
     )
 
@@ -169,7 +168,7 @@ def _draw(modules, plan, params, conditions, scales, seed, progress, tokens, hig
     """Draws what is masked in `tokens`, then in `high`, and decodes."""
     base_key, superres_key = jax.random.split(jax.random.key(seed))
     tokens = masked_decode(
-        _logits_fn(modules.base, params["base"], *conditions, scales[0]),
+        _logits_fn(modules.base, params["base"], conditions, scales[0]),
         tokens,
         base_key,
         mask_id=modules.base.vocab_size,
@@ -189,7 +188,7 @@ def _draw(modules, plan, params, conditions, scales, seed, progress, tokens, hig
 
 def _draw_superres(modules, plan, params, conditions, scales, key, progress, tokens, high) -> Array:
     return masked_decode(
-        _logits_fn(modules.superres, params["superres"], *conditions, scales, (tokens,)),
+        _logits_fn(modules.superres, params["superres"], conditions, scales, (tokens,)),
         high,
         key,
         mask_id=modules.superres.vocab_size,
@@ -205,13 +204,16 @@ def _draw_superres(modules, plan, params, conditions, scales, key, progress, tok
 def _pixels(modules: Modules, params: Any, tokens: Array, high: Array | None) -> Array:
     """The pictures of the last stage's tokens."""
     name = "vqgan" if high is None else "vqgan_superres"
-    network = modules.base if high is None else modules.superres
+    network: Any = modules.base if high is None else modules.superres
     ids = rearrange(tokens if high is None else high, "b (h w) -> b h w", h=network.grid[0])
     return from_unit_range(getattr(modules, name).apply({"params": params[name]}, ids, method="decode"))
 
 
-def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Array | None]:
-    """Flat tokens of both stages; the small picture is the mean over squares of the large one."""
+def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]:
+    """Flat tokens of both stages, None for one that is not there.
+
+    The small picture is the mean over squares of the large one.
+    """
 
     def encode(name: str, pixels: Array) -> Array:
         ids = getattr(modules, name).apply({"params": params[name]}, pixels, method="encode")

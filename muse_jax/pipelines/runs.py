@@ -29,7 +29,7 @@ def load_stage(task: str, workdir: str, tokenizer: str) -> Stage:
             f"--{task}={workdir} holds a run of {config.task}: give the workdir of a {task} run."
         )
     key = {"base": "tokenizer", "superres": "superres_tokenizer"}[task]
-    kind = {"base": MaskedTransformer, "superres": SuperResTransformer}[task]
+    kind: Any = {"base": MaskedTransformer, "superres": SuperResTransformer}[task]
     network = build(kind, "model", config.model)
     vqgan, vqgan_params = load_tokenizer(key, tokenizer or config[key])
     decoding = Decoding.from_mapping(config.decoding.to_dict())

@@ -1,6 +1,5 @@
 """What a person may ask of a pipeline, checked before any device work."""
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -54,25 +53,33 @@ class Decoding:
 
 def check_steps(name: str, value: Any) -> None:
     """Refuses anything but a whole number of at least 1."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, given {value!r}.")
 
 
 def check_not_negative(name: str, value: Any) -> None:
     """Refuses anything but a finite number of at least 0."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if (
+        not isinstance(value, int | float | np.integer | np.floating)
+        or isinstance(value, bool)
+        or not 0 <= value < float("inf")
+    ):
         raise ValueError(f"{name} must be a number of 0 or greater, given {value!r}.")
 
 
 def check_share(share: Any) -> None:
     """Refuses anything but a number above 0 and at most 1."""
-    if not isinstance(share, numbers.Real) or isinstance(share, bool) or not 0 < share <= 1:
+    if (
+        not isinstance(share, int | float | np.integer | np.floating)
+        or isinstance(share, bool)
+        or not 0 < share <= 1
+    ):
         raise ValueError(f"share must be above 0 and at most 1, given {share!r}.")
 
 
 def check_seed(seed: Any) -> None:
     """Refuses what `jax.random.key` cannot tell apart."""
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, given {seed!r}.")
 
 
@@ -128,7 +135,7 @@ def check_margins(margins: Any, images: np.ndarray, size: tuple[int, int]) -> tu
     if (
         not isinstance(margins, Sequence)
         or len(margins) != 4
-        or not all(isinstance(m, numbers.Integral) and m >= 0 for m in margins)
+        or not all(isinstance(m, int | np.integer) and m >= 0 for m in margins)
     ):
         raise ValueError(
             "margins must be four whole numbers of pixels, (top, bottom, left, right), "
