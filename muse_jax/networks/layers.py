@@ -40,6 +40,53 @@ class RMSNorm(nn.Module):
         return (x * inverse * scale).astype(self.dtype)
 
 
+@jax.custom_vjp
+def project(
+    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"]
+) -> Float[Array, "... outputs"]:
+    """`x @ kernel`, whose kernel gradient transposes the narrower of its two factors.
+
+    JAX's own always transposes the output's cotangent. XLA on a CPU merges that with whatever produces it and
+    then reads memory with a stride: in a wide layer it took as long as all the matrix products of the block.
+    """
+    return x @ kernel
+
+
+def _project_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    rows, columns = (rearrange(a, "... d -> (...) d") for a in (x, cotangent))
+    if rows.shape[-1] <= columns.shape[-1]:
+        grad = jnp.einsum("ni,no->io", rows, columns)
+    else:
+        grad = jnp.einsum("no,ni->oi", columns, rows).T
+    return cotangent @ kernel.T, grad
+
+
+project.defvjp(lambda x, kernel: (project(x, kernel), (x, kernel)), _project_backward)
+
+
+class Dense(nn.Module):
+    """A linear layer without bias from the last axis to `features`; `names` are the kernel's logical axes."""
+
+    features: tuple[int, ...]
+    names: tuple[str | None, ...]
+    scale: float = 1.0  # of the initial kernel, relative to inputs ** -0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "..."]:
+        inputs = x.shape[-1]
+        outputs = math.prod(self.features)
+        init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "truncated_normal")
+
+        def flat_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+            return init(key, (inputs, outputs), dtype).reshape(shape)
+
+        kernel = self.param("kernel", _init(flat_init, *self.names), (inputs, *self.features))
+        out = project(x.astype(self.dtype), kernel.astype(self.dtype).reshape(inputs, outputs))
+        return out.reshape(*x.shape[:-1], *self.features)
+
+
 def attend(
     query: Float[Array, "batch heads queries kv"],
     key: Float[Array, "batch heads keys kv"],
@@ -87,22 +134,20 @@ class Attention(nn.Module):
         width = x.shape[-1]
         head_dim = width // self.heads
 
-        def project(name: str, x: Array, parts: int) -> Array:
-            init = _init(nn.initializers.lecun_normal(), "embed", None, "heads", "kv")
-            features = (parts, self.heads, head_dim)
-            dense = nn.DenseGeneral(features, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)
+        def split_heads(name: str, x: Array, parts: int) -> Array:
+            names = ("embed", None, "heads", "kv")
+            dense = Dense((parts, self.heads, head_dim), names, dtype=self.dtype, name=name)
             return rearrange(dense(x), "b n parts h d -> parts b h n d")
 
         if context is None:
-            query, key, value = project("qkv", x, 3)
+            query, key, value = split_heads("qkv", x, 3)
         else:
-            (query,) = project("query", x, 1)
-            key, value = project("key_value", context, 2)
+            (query,) = split_heads("query", x, 1)
+            key, value = split_heads("key_value", context, 2)
         query = RMSNorm(self.dtype, "kv", name="query_norm")(query)
         key = RMSNorm(self.dtype, "kv", name="key_norm")(key)
         out = rearrange(attend(query, key, value, mask), "b h n d -> b n (h d)")
-        init = _init(_scaled(self.out_scale), "heads", "embed")
-        return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="out")(out)
+        return Dense((width,), ("heads", "embed"), self.out_scale, self.dtype, name="out")(out)
 
 
 @jax.custom_vjp
@@ -119,15 +164,10 @@ def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
     square = jnp.square(wide)
     tanh = jnp.tanh(_GELU * wide * (1 + 0.044715 * square))
     slope = 0.5 * (1 + tanh) + 0.5 * wide * (1 - jnp.square(tanh)) * _GELU * (1 + 3 * 0.044715 * square)
-    # The barrier keeps XLA on a CPU from merging this into a transposition that reads memory with a stride.
-    return (jax.lax.optimization_barrier((cotangent * slope).astype(x.dtype)),)
+    return ((cotangent * slope).astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
-
-
-def _scaled(scale: float) -> Callable:
-    return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
 
 
 class MLP(nn.Module):
@@ -140,11 +180,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         width = x.shape[-1]
-        init = _init(nn.initializers.lecun_normal(), "embed", "mlp")
-        x = nn.Dense(self.mlp_dim, use_bias=False, kernel_init=init, dtype=self.dtype, name="up")(x)
-        x = gelu(x)
-        init = _init(_scaled(self.out_scale), "mlp", "embed")
-        return nn.Dense(width, use_bias=False, kernel_init=init, dtype=self.dtype, name="down")(x)
+        x = gelu(Dense((self.mlp_dim,), ("embed", "mlp"), dtype=self.dtype, name="up")(x))
+        return Dense((width,), ("mlp", "embed"), self.out_scale, self.dtype, name="down")(x)
 
 
 class Block(nn.Module):
@@ -287,8 +324,7 @@ class TextProjection(nn.Module):
 
     @nn.compact
     def __call__(self, text: Float[Array, "batch text text_dim"]) -> Float[Array, "batch text width"]:
-        init = _init(nn.initializers.lecun_normal(), None, "embed")
-        text = nn.Dense(self.width, use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(text)
+        text = Dense((self.width,), (None, "embed"), dtype=self.dtype, name="dense")(text)
         return RMSNorm(self.dtype, name="norm")(text)
 
 
@@ -299,8 +335,7 @@ class HeadTransform(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        init = _init(nn.initializers.lecun_normal(), "embed", None)
-        x = nn.Dense(x.shape[-1], use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x)
+        x = Dense((x.shape[-1],), ("embed", None), dtype=self.dtype, name="dense")(x)
         return RMSNorm(self.dtype, name="norm")(gelu(x))
 
 
@@ -312,36 +347,6 @@ def unembed(
     """Float32 logits of the codes: `hidden @ table.T + bias`."""
     table = table.astype(hidden.dtype)
     return jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
-
-
-def block_layout(grid: tuple[int, int], block: int) -> Layout:
-    """Blocked local attention: each `block x block` window of the grid is a group (MaxViT, section 3.2)."""
-    h, w = (side // block for side in grid)
-    flat, groups = "b (h i w j) d", "(b h w) (i j) d"
-    sizes = {"h": h, "w": w, "i": block, "j": block}
-    return _regroup(flat, groups, sizes)
-
-
-def grid_layout(grid: tuple[int, int], block: int) -> Layout:
-    """Grid attention: tokens `block` apart, one of every window, are a group (MaxViT, section 3.2).
-
-    MaxViT fixes how many tokens a group has, this fixes how far apart they are, so that a pair of blocked and
-    grid layers connects all positions of any grid; on `block**2 x block**2` grids the two are one.
-    """
-    h, w = (side // block for side in grid)
-    flat, groups = "b (h i w j) d", "(b i j) (h w) d"
-    sizes = {"h": h, "w": w, "i": block, "j": block}
-    return _regroup(flat, groups, sizes)
-
-
-def _regroup(flat: str, groups: str, sizes: dict[str, int]) -> Layout:
-    def split(x: Array) -> Array:
-        return rearrange(x, f"{flat} -> {groups}", **sizes)
-
-    def join(x: Array) -> Array:
-        return rearrange(x, f"{groups} -> {flat}", **sizes)
-
-    return split, join
 
 
 def check_width(width: int, heads: int) -> None:

@@ -3,23 +3,53 @@
 from typing import Any
 
 import jax.numpy as jnp
-from einops import repeat
+from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.networks.layers import (
     EMBED_STD,
+    Dense,
     HeadTransform,
+    Layout,
     TextProjection,
     TokenGrid,
     Transformer,
-    block_layout,
     check_text,
     check_tokens,
     check_width,
-    grid_layout,
     unembed,
 )
+
+
+def block_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Blocked local attention: each `block x block` window of the grid is a group (MaxViT, section 3.2)."""
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b h w) (i j) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def grid_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Grid attention: tokens `block` apart, one of every window, are a group (MaxViT, section 3.2).
+
+    MaxViT fixes how many tokens a group has, this fixes how far apart they are, so that a pair of blocked and
+    grid layers connects all positions of any grid; on `block**2 x block**2` grids the two are one.
+    """
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b i j) (h w) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def _regroup(flat: str, groups: str, sizes: dict[str, int]) -> Layout:
+    def split(x: Array) -> Array:
+        return rearrange(x, f"{flat} -> {groups}", **sizes)
+
+    def join(x: Array) -> Array:
+        return rearrange(x, f"{groups} -> {flat}", **sizes)
+
+    return split, join
 
 
 class SuperResTransformer(nn.Module):
@@ -65,13 +95,7 @@ class SuperResTransformer(nn.Module):
         )
         self.low_transformer = Transformer(self.low_depth, **sizes)
         # As large as the embeddings that it is added to.
-        init = nn.initializers.normal(EMBED_STD * self.width**-0.5)
-        self.aligned = nn.Dense(
-            self.width,
-            use_bias=False,
-            kernel_init=nn.with_logical_partitioning(init, ("embed", None)),
-            dtype=self.dtype,
-        )
+        self.aligned = Dense((self.width,), ("embed", None), EMBED_STD, self.dtype)
         self.embedding = TokenGrid(self.vocab_size, grid, self.width, self.dropout, self.dtype)
         layouts = (block_layout(grid, self.block), grid_layout(grid, self.block))
         self.transformer = Transformer(self.depth, **sizes, layouts=layouts)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.networks.layers import Attention, RMSNorm, attend, block_layout, gelu, grid_layout
+from muse_jax.networks.layers import Attention, Dense, RMSNorm, attend, gelu, project
+from muse_jax.networks.superres import block_layout, grid_layout
 
 KEY = jax.random.key(0)
 
@@ -57,6 +58,23 @@ def test_gelu_and_its_gradient_are_jax_own():
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=True), atol=1e-6)
     want = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=True)))(x)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3)])
+def test_project_is_a_matrix_product_with_its_gradient(inputs, outputs):
+    x, kernel = normal(2, 5, inputs), normal(inputs, outputs, seed=1)
+    np.testing.assert_allclose(project(x, kernel), x @ kernel, atol=1e-5)
+    found = jax.grad(lambda *a: jnp.sum(jnp.sin(project(*a))), (0, 1))(x, kernel)
+    for got, want in zip(
+        found, jax.grad(lambda x, k: jnp.sum(jnp.sin(x @ k)), (0, 1))(x, kernel), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_dense_starts_with_the_variance_of_its_inputs():
+    dense = Dense((4, 32), ("embed", "heads", "kv"), scale=0.5)
+    kernel = dense.init(KEY, normal(1, 256))["params"]["kernel"].value
+    assert kernel.shape == (256, 4, 32) and float(kernel.std()) == pytest.approx(0.5 / 16, rel=0.02)
 
 
 def test_rms_norm_is_its_formula_and_stays_in_float32_inside():
