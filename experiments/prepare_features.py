@@ -35,7 +35,7 @@ def main() -> None:
         raise ValueError(f"config.task is {config.task!r}, but only base and superres read features.")
     for split in SPLITS.value:
         source = load_source(config.data.source, split, config.data.get("data_dir"))
-        arrays = {**image_tokens(task, source, split), **text_states(task, source, split, config.seed)}
+        arrays = {**image_tokens(task, source, split), **text_states(task, source, split, CAPTIONS.value)}
         folder = f"{OUT.value}/{split}"
         meta = {"tokenizer": config.tokenizer, "superres_tokenizer": config.superres_tokenizer}
         write_precomputed(folder, arrays, {**meta, "text_encoder": task.text_encoder.name})
@@ -68,9 +68,9 @@ def image_tokens(task: MaskedTask, source, split: str) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]).astype(np.uint16) for name in parts[0]}
 
 
-def text_states(task: MaskedTask, source, split: str, seed: int) -> dict[str, np.ndarray]:
-    """States of several captions of every picture: the plain one first."""
-    template, count = CaptionTemplate(), CAPTIONS.value
+def text_states(task: MaskedTask, source, split: str, count: int) -> dict[str, np.ndarray]:
+    """States of `count` captions of every picture: the plain one, then draws of the template."""
+    template, seed = CaptionTemplate(), task.config.seed
     captions = []
     for index in tqdm(range(len(source)), desc=f"{split}: captions"):
         record, rng = source[index], np.random.default_rng([seed, index])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import flax.linen as nn
-from jaxtyping import Array
 
 from muse_jax.data import load_source, make_loader
 from muse_jax.tokenizers import VQGAN
@@ -18,32 +17,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Task:
-    """Base of all tasks. The loop, sharding, checkpoints and logs belong to the loop alone."""
+    """Where a task starts: config and batches. `muse_jax.training.Task` says what the loop asks of it."""
 
     def __init__(self, config):
         self.config = config
-
-    def init(self, key: Array) -> Any:
-        """Fresh trainable parameters."""
-        raise NotImplementedError
-
-    def frozen(self) -> Any:
-        """Weights that are used but not trained, read once and passed to the functions below."""
-        return {}
-
-    def loss(
-        self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Scalar loss and scalar metrics of one batch."""
-        raise NotImplementedError
-
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Scalar metrics of one held-out batch."""
-        raise NotImplementedError
-
-    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Named uint8 pictures `(n, height, width, 3)` that show how far training is."""
-        raise NotImplementedError
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
         """Batches of `split`, with `get_state` and `set_state`."""
