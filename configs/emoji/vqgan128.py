@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = "runs/vqgan64"
     config.data.augment = "crop"
     config.optim.lr = 1e-3
-    config.total_steps = 2_000
+    config.total_steps = 1_000
     config.eval_every = 500
     config.preview_every = 500
     return config
