@@ -195,7 +195,7 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
       name: "emoji" (128 px) or "emoji/px256"; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of
         pictures with `captions.jsonl`; "precomputed:PATH", features stored in PATH/SPLIT.
       split: for emoji "train", "heldout_pairs" or "heldout_concepts"; else what the data has.
-      data_dir: where TFDS data is built; for emoji the default is `data` in the current folder.
+      data_dir: where TFDS data is built; for emoji the default ("" or None) is `data` in the current folder.
 
     Returns:
       A `Source`, or a `PrecomputedSource`.
@@ -204,6 +204,7 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
       ValueError: an unknown name or split, or data that is not there; says what to do.
     """
     kind, _, rest = name.partition(":")
+    data_dir = data_dir or None
     if kind == "precomputed" and rest:
         from muse_jax.data.precomputed import PrecomputedSource
 

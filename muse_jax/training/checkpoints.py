@@ -24,7 +24,7 @@ def prepare_workdir(workdir: str | Path) -> Path:
     path = Path(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write_test_{os.getpid()}"
+        probe = path / f".write_test_{jax.process_index()}_{os.getpid()}"
         probe.write_text("ok")
         probe.unlink()
     except OSError as error:

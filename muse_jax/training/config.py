@@ -13,13 +13,10 @@ OPTIMIZERS = ("adamw", "adam", "adafactor")
 DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
-# Keys that a config may leave out altogether, each with an example of its type.
-OPTIONAL: dict[str, dict[str, Any]] = {
-    "data": {"data_dir": "", "features": "", "text_encoder": "", "superres_factor": 2}
-}
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
 # of the optimizer's state hang on it.
 FIXED = ("task", "model", "discriminator", "tokenizer", "superres_tokenizer", "optim.name")
+FREE = ("dropout", "remat", "dtype")  # of a network: how it is computed, not what it is
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -38,6 +35,10 @@ def default_config() -> ml_collections.ConfigDict:
                 "image_size": 64,
                 "augment": "none",
                 "workers": 2,
+                "data_dir": "",  # where TFDS data is built; "": its default, for emoji `data`
+                "features": "",  # a folder of experiments.prepare_features, in place of pictures and captions
+                "text_encoder": "minilm",  # or "t5:DIR"; only the tasks over tokens read text
+                "superres_factor": 2,  # the superres task's: sides of the large picture over the small one's
             },
             "optim": {
                 "name": "adamw",
@@ -110,13 +111,11 @@ def _check_type(name: str, value: Any, default: Any) -> None:
 
 def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     if section not in OPEN_SECTIONS:
-        check_keys(section, given, [*defaults, *OPTIONAL.get(section, {})])
+        check_keys(section, given, defaults)
     merged = dict(defaults)
     for key, value in given.items():
         name = f"{section}.{key}" if section else key
         if key not in defaults:
-            if key in OPTIONAL.get(section, {}):
-                _check_type(name, value, OPTIONAL[section][key])
             merged[key] = value
         elif isinstance(defaults[key], Mapping):
             if not isinstance(value, Mapping):
@@ -228,14 +227,16 @@ def check_same_run(workdir: str | Path, config: Mapping[str, Any]) -> None:
     """
     if not (Path(workdir) / "config.json").exists():
         return
-    old, new = _plain(load_config(workdir)), _plain(config)
+    # A key that came with a later version counts as its default.
+    old, new = ({**_plain(default_config()), **_plain(each)} for each in (load_config(workdir), config))
     for name in FIXED:
         before: Any = old
         now: Any = new
         for part in name.split("."):
             before, now = before.get(part, {}), now.get(part, {})
         if isinstance(before, dict) and isinstance(now, dict):
-            changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            keys = (before.keys() | now.keys()) - set(FREE)
+            changed = sorted(key for key in keys if before.get(key) != now.get(key))
             if not changed:
                 continue
             name, before, now = f"{name}.{changed[0]}", before.get(changed[0]), now.get(changed[0])

@@ -51,8 +51,9 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
     check_batch_size(config.data.batch_size, mesh)
     workdir = prepare_workdir(workdir)
     check_same_run(workdir, config)
-    save_config(workdir, config)
     main = jax.process_index() == 0
+    if main:
+        save_config(workdir, config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_in_one_sentence(workdir))
         stack.enter_context(jax.set_mesh(mesh))
@@ -74,7 +75,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         else:
             state = fresh()
             if config.init_from:
-                state = start_from(state, task, config.init_from, shardings)
+                state = start_from(state, config.init_from, shardings)
         start = int(state.step)
         progress = Progress(config.total_steps, start, active=main)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -133,37 +134,31 @@ def due(step: int, every: int, last: bool) -> bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def start_from(state: TrainState, task: Task, source: str, shardings: TrainState) -> TrainState:
+def start_from(state: TrainState, source: str, shardings: TrainState) -> TrainState:
     """A fresh state whose weights come from an earlier run's, wherever a path and its shape agree.
-
-    A task with a method `initial_params(source, params) -> params` decides by itself (another layout, say).
 
     Raises:
       ValueError: if nothing agrees.
     """
     fresh = jax.device_get(state.params)
-    if hasattr(task, "initial_params"):
-        params = task.initial_params(source, fresh)
-    else:
-        given = {
-            jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(restore_params(source))
-        }
-        taken: list[str] = []
+    given = {
+        jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(restore_params(source))
+    }
+    taken: list[str] = []
 
-        def pick(path: Any, leaf: np.ndarray) -> np.ndarray:
-            found = given.get(jax.tree_util.keystr(path))
-            if found is None or found.shape != leaf.shape:
-                return leaf
-            taken.append(jax.tree_util.keystr(path))
-            return found.astype(leaf.dtype)
+    def pick(path: Any, leaf: np.ndarray) -> np.ndarray:
+        found = given.get(jax.tree_util.keystr(path))
+        if found is None or found.shape != leaf.shape:
+            return leaf
+        taken.append(jax.tree_util.keystr(path))
+        return found.astype(leaf.dtype)
 
-        params = jax.tree_util.tree_map_with_path(pick, fresh)
-        if not taken:
-            raise ValueError(
-                f"config.init_from={source!r} has no weight that this model has: take a run of its kind."
-            )
-        total = len(jax.tree.leaves(fresh))
-        print(f"{len(taken)} of {total} weights come from {source}", file=sys.stderr)
+    params = jax.tree_util.tree_map_with_path(pick, fresh)
+    if not taken:
+        raise ValueError(
+            f"config.init_from={source!r} has no weight that this model has: take a run of its kind."
+        )
+    print(f"{len(taken)} of {len(jax.tree.leaves(fresh))} weights come from {source}", file=sys.stderr)
     put = lambda tree: jax.device_put(tree, shardings.params)  # noqa: E731
     return dataclasses.replace(state, params=put(params), ema=put(jax.tree.map(np.copy, params)))
 

@@ -140,7 +140,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             run(workdir)
 
 
-def test_data_that_ends_and_a_split_that_is_empty(tmp_path):
+def test_data_that_ends(tmp_path):
     config = make_config()
     with pytest.raises(ValueError, match="The split 'train' ended while training"):
         train(config, LeastSquares(config, train_limit=2), tmp_path)
