@@ -1,6 +1,7 @@
 """Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.data import load_source, make_loader
+from muse_jax.data import PrecomputedSource, load_source, make_loader
 from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
@@ -75,10 +76,29 @@ class MaskedTask(Task):
                 f"{image_size} px: set them to that."
             )
 
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses features of other tokenizers or of another text encoder than the config names."""
+        for key in ("tokenizer", self.learned_tokenizer):
+            used, wanted = source.meta.get(key), self.config[key]
+            if used is not None and Path(used).resolve() != Path(wanted).resolve():
+                raise ValueError(
+                    f"The features in {self.config.data.features} are tokens of {used}, but config.{key} is "
+                    f"{wanted}: compute them again with experiments.prepare_features."
+                )
+        encoder = self.text_encoder
+        given = (source.meta.get("text_encoder", encoder.name), *source.arrays["text_states"].shape[2:])
+        if given != (encoder.name, encoder.max_length, encoder.dim):
+            raise ValueError(
+                f"The features in {self.config.data.features} are text states of {given[0]!r}, {given[1]} "
+                f"tokens of width {given[2]}, but the config's {encoder.name!r} gives {encoder.max_length} "
+                f"of {encoder.dim}: compute them again with experiments.prepare_features."
+            )
+
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
         data = self.config.data
         if data.get("features"):
             source = load_source(f"precomputed:{data.features}", split)
+            self.check_features(source)
             epochs = self.num_epochs(split)
             return make_loader(source, batch_size=data.batch_size, seed=seed, num_epochs=epochs)
         return make_loader(
