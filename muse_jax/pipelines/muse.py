@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from muse_jax import checkpoint
 from muse_jax.decoding import DecodeStep, listening
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
-from muse_jax.pipelines import checkpoint, programs, settings
+from muse_jax.pipelines import programs, settings
 from muse_jax.pipelines.settings import Decoding
 from muse_jax.text import TextEncoder, load_text_encoder
 from muse_jax.tokenizers import VQGAN

@@ -7,18 +7,9 @@ from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines.muse import MusePipeline, Stage
 from muse_jax.pipelines.settings import Decoding
 from muse_jax.text import load_text_encoder
-from muse_jax.tokenizers import VQGAN
 from muse_jax.training import load_config, restore_params
-from muse_jax.training.tasks.task import build, tokenizer_module, tokenizer_params
-
-
-def load_tokenizer(key: str, workdir: str) -> tuple[VQGAN, Any]:
-    """The VQGAN of a run and its weights; a run of the decoder alone takes the rest from its tokenizer."""
-    module, params = tokenizer_module(key, workdir), tokenizer_params(workdir)
-    config = load_config(workdir)
-    if config.task == "vqgan_decoder":
-        params = {**load_tokenizer(key, config.tokenizer)[1], **params}
-    return module, params
+from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
+from muse_jax.training.tasks.task import build
 
 
 def load_stage(task: str, workdir: str, tokenizer: str) -> Stage:
@@ -31,7 +22,8 @@ def load_stage(task: str, workdir: str, tokenizer: str) -> Stage:
     key = {"base": "tokenizer", "superres": "superres_tokenizer"}[task]
     kind: Any = {"base": MaskedTransformer, "superres": SuperResTransformer}[task]
     network = build(kind, "model", config.model)
-    vqgan, vqgan_params = load_tokenizer(key, tokenizer or config[key])
+    source = tokenizer or config[key]
+    vqgan, vqgan_params = tokenizer_module(key, source), tokenizer_params(key, source)
     decoding = Decoding.from_mapping(config.decoding.to_dict())
     return Stage(network, restore_params(workdir), vqgan, vqgan_params, decoding)
 

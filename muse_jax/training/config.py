@@ -62,8 +62,8 @@ def default_config() -> ml_collections.ConfigDict:
             "checkpoint_every": 1000,
             "keep_checkpoints": 2,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "init_from": "",  # a workdir whose averaged weights the run starts from
-            "tokenizer": "",  # the workdir of a trained VQGAN, for tasks over its tokens
+            "init_from": "",  # a workdir or a checkpoint ("emoji") whose weights the run starts from
+            "tokenizer": "",  # a VQGAN's workdir, or a checkpoint with one, for tasks over its tokens
             "superres_tokenizer": "",  # likewise, of the large picture
             "decoding": {  # of previews, and the defaults of a pipeline made from the run
                 "num_steps": 12,

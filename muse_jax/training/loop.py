@@ -13,12 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from muse_jax.training.checkpoints import (
-    Checkpoints,
-    full_disk_in_one_sentence,
-    prepare_workdir,
-    restore_params,
-)
+from muse_jax.training.checkpoints import Checkpoints, full_disk_in_one_sentence, prepare_workdir
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
 from muse_jax.training.flops import count_flops, peak_flops
@@ -30,6 +25,7 @@ from muse_jax.training.partitioning import (
     make_mesh,
     put_batch,
 )
+from muse_jax.training.pretrained import trained_params
 from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
 
 
@@ -75,7 +71,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         else:
             state = fresh()
             if config.init_from:
-                state = start_from(state, config.init_from, shardings)
+                state = start_from(state, config.task, config.init_from, shardings)
         start = int(state.step)
         progress = Progress(config.total_steps, start, active=main)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -134,16 +130,15 @@ def due(step: int, every: int, last: bool) -> bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def start_from(state: TrainState, source: str, shardings: TrainState) -> TrainState:
-    """A fresh state whose weights come from an earlier run's, wherever a path and its shape agree.
+def start_from(state: TrainState, task: str, source: str, shardings: TrainState) -> TrainState:
+    """A fresh state whose weights come from an earlier run or a checkpoint where path and shape agree.
 
     Raises:
       ValueError: if nothing agrees.
     """
     fresh = jax.device_get(state.params)
-    given = {
-        jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(restore_params(source))
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(trained_params(task, source))
+    given = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     taken: list[str] = []
 
     def pick(path: Any, leaf: np.ndarray) -> np.ndarray:

@@ -5,9 +5,9 @@ import functools
 import jax
 import numpy as np
 
+from muse_jax.checkpoint import parameter_shapes
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines import Decoding, MusePipeline, Stage
-from muse_jax.pipelines.checkpoint import parameter_shapes
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
 

@@ -15,14 +15,8 @@ from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
-from muse_jax.training.tasks.task import (
-    Batch,
-    Task,
-    build,
-    check_loss_keys,
-    tokenizer_module,
-    tokenizer_params,
-)
+from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
+from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
 LOSS = {"label_smoothing": 0.1, "text_dropout": 0.1}
@@ -240,7 +234,7 @@ class BaseTask(MaskedTask):
         return [self.network.grid]
 
     def frozen_tokenizers(self) -> dict[str, Any]:
-        return {"tokenizer": tokenizer_params(self.config.tokenizer)}
+        return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]["tokenizer"]
@@ -272,7 +266,7 @@ class SuperResTask(MaskedTask):
         return [self.network.grid, self.network.low_grid]
 
     def frozen_tokenizers(self) -> dict[str, Any]:
-        return {name: tokenizer_params(self.config[name]) for name in ("tokenizer", "superres_tokenizer")}
+        return {key: tokenizer_params(key, self.config[key]) for key in ("tokenizer", "superres_tokenizer")}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]

@@ -2,15 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import flax.linen as nn
 
 from muse_jax.data import load_source, make_loader
-from muse_jax.tokenizers import VQGAN
-from muse_jax.training.checkpoints import restore_params
-from muse_jax.training.config import check_keys, load_config
+from muse_jax.training.config import check_keys
 
 Batch = Mapping[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -59,22 +56,3 @@ def check_loss_keys(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_keys("loss", config.loss, known)
     return {**known, **config.loss}
-
-
-def tokenizer_module(key: str, workdir: str) -> VQGAN:
-    """The VQGAN that was trained in `workdir`, without its weights.
-
-    Raises:
-        ValueError: `workdir` holds no vqgan run; `key` is the config key to mend.
-    """
-    if not workdir or not (Path(workdir) / "config.json").is_file():
-        raise ValueError(
-            f"config.{key} is {workdir!r}, where no tokenizer was trained: give the workdir of a vqgan run, "
-            f"--config.{key}=DIR."
-        )
-    return build(VQGAN, "model", load_config(workdir).model)
-
-
-def tokenizer_params(workdir: str) -> Any:
-    """The averaged weights of the tokenizer trained in `workdir`."""
-    return restore_params(workdir)["generator"]

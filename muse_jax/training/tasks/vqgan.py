@@ -15,14 +15,8 @@ from muse_jax.tokenizers.discriminator import (
     r1_penalty,
 )
 from muse_jax.tokenizers.perceptual import load_perceptual
-from muse_jax.training.tasks.task import (
-    Batch,
-    Task,
-    build,
-    check_loss_keys,
-    tokenizer_module,
-    tokenizer_params,
-)
+from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
+from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
 # Weights of the loss terms: MaskGIT's. `adversarial_start` is a step; R1 is taken every `r1_every` steps.
@@ -154,7 +148,7 @@ class VQGANDecoderTask(VQGANTask):
         return {"decoder": super().init_generator(key, images)["decoder"]}
 
     def frozen(self) -> Any:
-        params = tokenizer_params(self.config.tokenizer)
+        params = tokenizer_params("tokenizer", self.config.tokenizer)
         generator = {name: params[name] for name in ("encoder", "quantizer")}
         return {**super().frozen(), "generator": generator}
 

@@ -29,7 +29,7 @@ CONFIG = "config.json"
 FILES = {"base": ("base", "vqgan"), "superres": ("superres", "vqgan_superres")}
 """Of each stage, the files of its network and of its tokenizer."""
 
-_PACKAGED = Path(__file__).parents[1] / "checkpoints"
+_PACKAGED = Path(__file__).parent / "checkpoints"
 # Of training, or of the machine at hand: no part of what a network is.
 _NOT_STORED = {"parent", "name", "dropout", "remat", "dtype"}
 
