@@ -28,7 +28,6 @@ DATA = [
     "array_record>=0.8",
     "resvg-py==0.5.0",
     "tensorboardX>=2.6,<3",
-    "matplotlib>=3.9",
     "scipy>=1.13",
 ]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]

@@ -50,17 +50,20 @@ def entropy_loss(
     probs = jnp.exp(log_probs)
     sample_entropy = -jnp.mean(jnp.sum(probs * log_probs, -1))
     soft_mean = jnp.mean(probs, 0)
-    hard_mean = jnp.bincount(ids, length=distances.shape[-1]) / ids.shape[0]
+    hard_mean = code_histogram(ids, distances.shape[-1])
     mean_probs = soft_mean + jax.lax.stop_gradient(hard_mean - soft_mean)
     mean_entropy = -jnp.sum(mean_probs * jnp.log(mean_probs + 1e-5))
     return sample_entropy - mean_entropy
 
 
-def code_statistics(ids: Int[Array, "..."], codebook_size: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`(usage, perplexity)` of a batch of codes: dead codes show as low usage."""
-    histogram = jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
-    perplexity = jnp.exp(-jnp.sum(histogram * jnp.log(histogram + 1e-10)))
-    return jnp.mean(histogram > 0), perplexity
+def code_histogram(ids: Int[Array, "..."], codebook_size: int) -> Float[Array, "codes"]:
+    """The share of `ids` that each code has; sums to 1."""
+    return jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
+
+
+def histogram_statistics(histogram: Float[Array, "codes"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`(usage, perplexity)` of a code histogram: dead codes show as low usage."""
+    return jnp.mean(histogram > 0), jnp.exp(-jnp.sum(histogram * jnp.log(histogram + 1e-10)))
 
 
 def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
@@ -102,7 +105,7 @@ class VectorQuantizer(nn.Module):
         ids = jnp.argmin(distances, -1).astype(jnp.int32)
         chosen = rows[ids]
         stop = jax.lax.stop_gradient
-        usage, perplexity = code_statistics(ids, self.codebook_size)
+        usage, perplexity = histogram_statistics(code_histogram(ids, self.codebook_size))
         return Quantized(
             codes=(flat + stop(chosen - flat)).reshape(vectors.shape),
             ids=ids.reshape(vectors.shape[:-1]),

@@ -10,7 +10,6 @@ from flax import linen as nn
 from flax.core import meta
 
 from muse_jax.training.checkpoints import latest_step, restore_params
-from muse_jax.training.logging import to_scalars
 from muse_jax.training.partitioning import (
     RULES,
     batch_sharding,
@@ -53,7 +52,9 @@ def evaluate(
         frozen = put_frozen(task, mesh)
         score = jit_on_batch(task.evaluate, shardings, frozen, mesh)
         batches = eval_batches(task, config, mesh, split)
-        scores = mean_scores(score, jax.device_put(params, shardings), frozen, batches, config.seed)
+        scores = mean_scores(
+            score, task.summarize, jax.device_put(params, shardings), frozen, batches, config.seed
+        )
     return {"task": config.task, "step": step, "split": split, "scores": scores}
 
 
@@ -93,26 +94,32 @@ def eval_batches(task: Task, config: Any, mesh: Any, split: str = "") -> Iterabl
 
 
 def mean_scores(
-    evaluate: Callable[..., Any], params: Any, frozen: Any, batches: Iterable[Any], seed: int
+    evaluate: Callable[..., Any],
+    summarize: Callable[[dict[str, Any]], dict[str, Any]],
+    params: Any,
+    frozen: Any,
+    batches: Iterable[Any],
+    seed: int,
 ) -> dict[str, float]:
-    """Means over the images of `batches`, batch i with the key fold_in(key(seed), i).
+    """The summary of means over the images of `batches`, batch i with the key fold_in(key(seed), i).
 
     Raises:
       ValueError: if there is no batch.
     """
-    totals: dict[str, float] = {}
+    totals: dict[str, Any] = {}
     images = 0
     for index, batch in enumerate(batches):
         key = jax.random.fold_in(jax.random.key(seed), index)
         size = len(next(iter(batch.values())))
         images += size
-        for name, value in to_scalars(evaluate(params, frozen, batch, key)).items():
+        for name, value in jax.device_get(evaluate(params, frozen, batch, key)).items():
             totals[name] = totals.get(name, 0.0) + size * value
     if not images:
         raise ValueError(
             "The split to evaluate gave no batch: take another or a smaller config.data.batch_size."
         )
-    return {name: total / images for name, total in totals.items()}
+    means = summarize({name: total / images for name, total in totals.items()})
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def close(loader: Any) -> None:

@@ -111,7 +111,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
             began = time.perf_counter()
             if due(step, config.eval_every, last):
                 batches = eval_batches(task, config, mesh)
-                scores = mean_scores(evaluate, state.ema, frozen, batches, config.seed)
+                scores = mean_scores(evaluate, task.summarize, state.ema, frozen, batches, config.seed)
                 writer.scalars(step, scores, prefix="eval")
                 progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             if due(step, config.preview_every, last):

@@ -16,7 +16,7 @@ from muse_jax.training.partitioning import batch_sharding, like_params, replicat
 
 
 class Task(Protocol):
-    """What the loop asks of a task. All but `frozen` and `make_loader` are pure and traced by `jax.jit`."""
+    """What the loop asks of a task. `init`, `loss`, `evaluate` and `preview` are pure and get traced."""
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters; leaves may carry logical axis names."""
@@ -30,7 +30,10 @@ class Task(Protocol):
         """The scalar to minimise and scalars to log."""
 
     def evaluate(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        """Scalars that are averaged over a split."""
+        """Scores of a batch, scalars or arrays, that are averaged over a split's images."""
+
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """The scalars to report from those averages. Not traced."""
 
     def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
         """Names of pictures and uint8 images (n, height, width, 3)."""

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.tokenizers.quantizer import VectorQuantizer, code_statistics, entropy_loss, squared_distances
+from muse_jax.tokenizers.quantizer import (
+    VectorQuantizer,
+    code_histogram,
+    entropy_loss,
+    histogram_statistics,
+    squared_distances,
+)
 
 CODES, DIM = 7, 3
 
@@ -68,7 +74,7 @@ def test_the_entropy_loss_is_zero_for_sure_and_even_codes_up_to_minus_log_of_the
 
 
 def test_usage_and_perplexity_of_a_known_histogram():
-    usage, perplexity = code_statistics(jnp.array([[0, 0, 1], [1, 5, 5]]), codebook_size=8)
+    usage, perplexity = histogram_statistics(code_histogram(jnp.array([[0, 0, 1], [1, 5, 5]]), 8))
     np.testing.assert_allclose(usage, 3 / 8)
     np.testing.assert_allclose(perplexity, 3, rtol=1e-4)
 

@@ -53,6 +53,9 @@ class LeastSquares:
     def init(self, key: jax.Array) -> Any:
         return self.model.init(key, jnp.zeros((1, WIDTH)))["params"]
 
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        return scores
+
     def frozen(self) -> Any:
         return {"projection": jax.random.normal(jax.random.key(7), (WIDTH, WIDTH))}
 

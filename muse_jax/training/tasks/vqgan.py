@@ -15,6 +15,7 @@ from muse_jax.tokenizers.discriminator import (
     r1_penalty,
 )
 from muse_jax.tokenizers.perceptual import load_perceptual
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
@@ -66,8 +67,16 @@ class VQGANTask(Task):
         return self.vqgan.init(key, images)["params"]
 
     def frozen(self) -> Any:
-        perceptual_params, self._perceptual = load_perceptual()
+        perceptual_params: Any = {}
+        if self.weights["perceptual"] > 0:
+            perceptual_params, self._perceptual = load_perceptual()
         return {"perceptual": perceptual_params, "generator": {}}
+
+    def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
+        """The perceptual loss; 0, and no network, where its weight is 0."""
+        if self.weights["perceptual"] == 0:
+            return jnp.zeros(())
+        return self._perceptual(frozen["perceptual"], reconstruction, images)
 
     def reconstruct(self, params: Any, frozen: Any, images: Float[Array, "b h w 3"]):
         return self.vqgan.apply({"params": {**frozen["generator"], **params["generator"]}}, images)
@@ -78,7 +87,7 @@ class VQGANTask(Task):
         reconstruction, quantized = self.reconstruct(params, frozen, images)
         terms = {
             "reconstruction": jnp.mean((reconstruction - images) ** 2),
-            "perceptual": self._perceptual(frozen["perceptual"], reconstruction, images),
+            "perceptual": self.perceptual(frozen, reconstruction, images),
             "codebook": quantized.codebook_loss,
             "commitment": quantized.commitment_loss,
             "entropy": quantized.entropy_loss,
@@ -116,10 +125,15 @@ class VQGANTask(Task):
         reconstruction, quantized = self.reconstruct(params, frozen, images)
         return {
             "psnr": psnr(reconstruction, images),
-            "perceptual": self._perceptual(frozen["perceptual"], reconstruction, images),
-            "usage": quantized.usage,
-            "perplexity": quantized.perplexity,
+            "perceptual": self.perceptual(frozen, reconstruction, images),
+            "histogram": code_histogram(quantized.ids, self.vqgan.codebook_size),
         }
+
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Usage and perplexity of the codebook over the split: a batch may hold fewer tokens than codes."""
+        usage, perplexity = histogram_statistics(scores["histogram"])
+        rest = {name: score for name, score in scores.items() if name != "histogram"}
+        return {**rest, "usage": usage, "perplexity": perplexity}
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         images = batch["image"][:PREVIEW_IMAGES]

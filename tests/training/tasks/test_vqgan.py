@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from muse_jax.tokenizers.quantizer import code_histogram
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from muse_jax.training.tasks.vqgan import psnr
@@ -53,6 +54,27 @@ def test_r1_is_taken_every_sixteenth_step(adversarial):
 def test_psnr_of_a_known_error():
     x = jnp.zeros((2, 4, 4, 3))
     np.testing.assert_allclose(psnr(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
+
+
+def test_usage_is_of_the_whole_split_and_not_of_a_batch(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    task = make_task(validate_config(config))
+    one, other = code_histogram(jnp.array([0, 1]), 4), code_histogram(jnp.array([2, 2]), 4)
+    scores = task.summarize({"psnr": 20.0, "histogram": (one + other) / 2})
+    assert set(scores) == {"psnr", "usage", "perplexity"}
+    np.testing.assert_allclose(scores["usage"], 3 / 4)
+    np.testing.assert_allclose(scores["perplexity"], np.exp(0.5 * np.log(4) + 0.5 * np.log(2)), rtol=1e-5)
+
+
+def test_without_a_perceptual_weight_its_network_is_not_loaded(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config.loss = {"perceptual": 0.0}
+    task = make_task(validate_config(config))
+    frozen = task.frozen()
+    assert frozen["perceptual"] == {}
+    assert task.perceptual(frozen, jnp.ones((1, 8, 8, 3)), jnp.zeros((1, 8, 8, 3))) == 0
 
 
 def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(pictures, tokenizer):
