@@ -41,7 +41,7 @@ def main() -> None:
 
     pipe = MusePipeline.from_pretrained(MODEL.value)
     total = pipe.count_steps(NUM_STEPS.value, SUPERRES_STEPS.value)
-    with tqdm(desc="compiling", total=total, bar_format="{desc}: {bar} {n}/{total} steps, {elapsed}") as bar:
+    with tqdm(desc="compiling", total=total, bar_format="{desc}{bar} {n}/{total} steps, {elapsed}") as bar:
 
         def progress(step) -> None:
             bar.set_description(step.stage, refresh=False)

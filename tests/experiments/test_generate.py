@@ -17,7 +17,7 @@ from tests.pipelines.tiny import tiny_pipeline
 
 def run(*arguments):
     command = [sys.executable, "-m", "experiments.generate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_command_draws_what_the_pipeline_draws(tmp_path):
