@@ -25,12 +25,12 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "float32",
     }
     config.data.features = "runs/features/superres"
-    config.data.batch_size = 16
+    config.data.batch_size = 8
     config.data.image_size = 128
     config.data.superres_factor = 2
     config.decoding.num_steps = 8
-    config.optim.warmup_steps = 200
-    config.total_steps = 1_700
+    config.optim.warmup_steps = 100
+    config.total_steps = 1_500
     config.log_every = 50
     config.eval_every = 500
     config.preview_every = 500
