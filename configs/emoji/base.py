@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.update(
         name="adamw", lr=1e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.999
     )
+    config.decoding.update(num_steps=12, guidance_scale=3.0, temperature=0.4, choice_temperature=2.0)
     config.total_steps = 9_000
     config.log_every = 100
     config.eval_every = 1_500

@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 8
     config.data.image_size = 128
     config.data.superres_factor = 2
-    config.decoding.num_steps = 8
+    config.decoding.update(num_steps=8, guidance_scale=0.5, temperature=0.3, choice_temperature=1.0)
     config.optim.warmup_steps = 100
     config.total_steps = 1_500
     config.log_every = 50
