@@ -95,13 +95,13 @@ def test_meanings_are_near_each_other(encoder, states):
 def test_the_empty_string_is_its_two_special_tokens(encoder):
     ids, mask = encoder.tokenize([""])
     assert ids.dtype == np.int32 and mask.dtype == bool
-    assert ids[0].tolist() == [101, 102] + [0] * 14
-    assert mask[0].tolist() == [True, True] + [False] * 14
+    assert ids[0].tolist() == [101, 102] + [0] * 22
+    assert mask[0].tolist() == [True, True] + [False] * 22
 
 
 def test_a_long_prompt_is_cut_with_one_warning_that_names_it(encoder):
     long = "a very long prompt about " + "cats and " * 30
-    with pytest.warns(UserWarning, match="a very long prompt.*cut to 16 .1 more") as caught:
+    with pytest.warns(UserWarning, match="a very long prompt.*cut to 24 .1 more") as caught:
         ids, mask = encoder.tokenize(["a dog", long, long])
     assert len(caught) == 1
     assert mask[1].all() and ids[1, 0] == 101 and ids[1, -1] == 102
