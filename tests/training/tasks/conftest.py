@@ -43,13 +43,9 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def tokenizer(pictures, tmp_path_factory):
-    """Workdir of a tiny f8 tokenizer, saved as it was born: training it would only cost time."""
-    config = tiny_config("vqgan", pictures)
-    config.model = MODEL
+def save_untrained(config, workdir):
+    """Saves a run of `config` as it was born, where training it would only cost time; returns its weights."""
     config = validate_config(config)
-    workdir = tmp_path_factory.mktemp("runs") / "vqgan"
     workdir.mkdir()
     save_config(workdir, config)
     params = meta.unbox(jax.jit(make_task(config).init)(jax.random.key(0)))
@@ -58,4 +54,14 @@ def tokenizer(pictures, tmp_path_factory):
     checkpoints.save(1, TrainState(zero, params, params, {"count": zero}, zero), 0)
     checkpoints.wait()
     checkpoints.close()
+    return params
+
+
+@pytest.fixture(scope="session")
+def tokenizer(pictures, tmp_path_factory):
+    """Workdir of a tiny f8 tokenizer."""
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    workdir = tmp_path_factory.mktemp("runs") / "vqgan"
+    save_untrained(config, workdir)
     return str(workdir)

@@ -1,0 +1,63 @@
+import jax
+import numpy as np
+import pytest
+
+from muse_jax.pipelines import MusePipeline
+from muse_jax.pipelines.runs import load_runs
+from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params, trained_params
+from tests.training.tasks.conftest import pictures, save_untrained, tokenizer  # noqa: F401  (fixtures)
+from tests.training.tasks.test_masked import base_config, superres_config
+
+
+def same(tree, other, atol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), tree, other)
+
+
+@pytest.fixture(scope="module")
+def runs(pictures, tokenizer, tmp_path_factory):  # noqa: F811
+    """Workdirs of a base and a superres run, and their weights."""
+    folder = tmp_path_factory.mktemp("stages")
+    base = base_config(pictures, tokenizer)
+    base.model = {**base.model.to_dict(), "grid": (2, 2)}
+    base.data.image_size = 16
+    weights = {
+        "base": save_untrained(base, folder / "base"),
+        "superres": save_untrained(superres_config(pictures, tokenizer), folder / "superres"),
+    }
+    return folder, weights
+
+
+@pytest.fixture(scope="module")
+def checkpoint(runs, tmp_path_factory):
+    """The two runs as a pipeline's checkpoint."""
+    folder, _ = runs
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    load_runs(str(folder / "base"), str(folder / "superres")).save_pretrained(directory)
+    return str(directory)
+
+
+def test_a_pipeline_of_runs_has_their_weights_and_survives_its_checkpoint(runs, checkpoint):
+    _, weights = runs
+    pipe = MusePipeline.from_pretrained(checkpoint)
+    assert pipe.image_size == (32, 32)
+    for name, stage in (("base", pipe.base), ("superres", pipe.superres)):
+        same(stage.params, weights[name], atol=2e-3)  # stored as float16
+    images = pipe.generate(["a red heart"], num_steps=1, superres_steps=1)
+    assert images.shape == (1, 32, 32, 3) and images.dtype == np.uint8
+
+
+def test_a_checkpoint_serves_where_a_workdir_does(runs, checkpoint, tokenizer):  # noqa: F811
+    _, weights = runs
+    assert is_checkpoint(checkpoint) and not is_checkpoint(tokenizer)
+    for key in ("tokenizer", "superres_tokenizer"):
+        assert tokenizer_module(key, checkpoint) == tokenizer_module(key, tokenizer)
+        same(tokenizer_params(key, checkpoint), tokenizer_params(key, tokenizer), atol=2e-3)
+    for task in ("base", "superres"):
+        same(trained_params(task, checkpoint), weights[task], atol=2e-3)
+
+
+def test_a_checkpoint_without_the_stage_is_refused_in_one_sentence(runs, tmp_path):
+    folder, _ = runs
+    load_runs(str(folder / "base")).save_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match="has no superres stage: give one that has"):
+        tokenizer_module("superres_tokenizer", str(tmp_path / "small"))
