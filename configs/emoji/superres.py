@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.superres_factor = 2
     config.decoding.update(num_steps=8, guidance_scale=0.5, temperature=0.3, choice_temperature=1.0)
     config.optim.warmup_steps = 100
-    config.total_steps = 1_500
+    config.total_steps = 2_800
     config.log_every = 50
     config.eval_every = 500
     config.preview_every = 500
