@@ -143,4 +143,6 @@ class SafetensorsFiles:
 
 def abstract_params(module: Any, *args: Any) -> dict[str, Any]:
     """The tree of shapes of a linen module's parameters, without computing any."""
-    return nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *args))["params"]
+    # Unboxed inside the trace: under a mesh, unboxing constrains shardings, which shapes alone cannot have.
+    init = lambda key: nn.meta.unbox(module.init(key, *args))  # noqa: E731
+    return jax.eval_shape(init, jax.random.key(0))["params"]

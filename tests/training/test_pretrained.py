@@ -1,9 +1,12 @@
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from muse_jax.checkpoint import parameter_shapes
 from muse_jax.pipelines import MusePipeline
 from muse_jax.pipelines.runs import load_runs
+from muse_jax.training.partitioning import RULES, make_mesh
 from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params, trained_params
 from tests.training.tasks.conftest import pictures, save_untrained, tokenizer  # noqa: F401  (fixtures)
 from tests.training.tasks.test_masked import base_config, superres_config
@@ -54,6 +57,13 @@ def test_a_checkpoint_serves_where_a_workdir_does(runs, checkpoint, tokenizer): 
         same(tokenizer_params(key, checkpoint), tokenizer_params(key, tokenizer), atol=2e-3)
     for task in ("base", "superres"):
         same(trained_params(task, checkpoint), weights[task], atol=2e-3)
+
+
+def test_a_checkpoint_is_read_under_the_mesh_that_the_loop_sets(runs, checkpoint):
+    _, weights = runs
+    parameter_shapes.cache_clear()
+    with jax.set_mesh(make_mesh({"data": -1, "fsdp": 1, "tensor": 1})), nn.logical_axis_rules(RULES):
+        same(trained_params("base", checkpoint), weights["base"], atol=2e-3)
 
 
 def test_a_checkpoint_without_the_stage_is_refused_in_one_sentence(runs, tmp_path):
