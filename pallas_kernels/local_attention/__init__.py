@@ -1,0 +1,124 @@
+"""Local attention: a query sees the keys in a window around its place, and a few global keys.
+
+Equations and semantics: CogView2 (arXiv 2204.14217), section 3.3 and its kernel; NUWA's 3D nearby attention
+is the same on three axes. `reference` is brute force, `xla` plain JAX in tiles, `tpu` and `gpu` are Pallas.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pallas_kernels.local_attention.geometry import Geometry, Window, make_window, show
+from pallas_kernels.selection import select
+
+__all__ = ["Geometry", "LocalKeys", "Window", "local_attention"]
+
+
+class LocalKeys(NamedTuple):
+    """Keys and values `(batch, places, heads, dim)` over `grid`, seen through `window`, odd sizes."""
+
+    key: Array
+    value: Array
+    grid: tuple[int, ...]
+    window: tuple[int, ...]
+
+
+def local_attention(
+    query: Float[Array, "batch tokens heads dim"],
+    key: Float[Array, "batch keys heads dim"],
+    value: Float[Array, "batch keys heads dim"],
+    *,
+    grid: tuple[int, ...],
+    window: tuple[int, ...],
+    key_grid: tuple[int, ...] | None = None,
+    causal: bool = False,
+    coarse: LocalKeys | None = None,
+    extra_key: Float[Array, "batch extra heads dim"] | None = None,
+    extra_value: Float[Array, "batch extra heads dim"] | None = None,
+    extra_mask: Bool[Array, "batch extra"] | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "batch tokens heads dim"]:
+    """Attention of each place of `grid` to the keys in a window around it, scaled by `dim ** -0.5`.
+
+    Memory grows with tokens x window, in the backward pass too. The softmax is in float32. Places outside
+    the grid have no part in it.
+
+    Args:
+      query: in raster order over `grid`, which has one to three axes.
+      key, value: in raster order over `key_grid`.
+      window: odd sizes, one an axis. One wider than the grid gives full attention.
+      key_grid: by default `grid`; one that is coarser by a whole factor an axis is seen around the query's
+        place divided by the factor, rounded down.
+      causal: leave out keys later than the query in raster order; for `key_grid` equal to `grid`.
+      coarse: a second window, on keys over a grid that divides `grid`, in the same softmax.
+      extra_key, extra_value: keys that every query sees (text), in the same softmax.
+      extra_mask: True where an extra key is visible; by default everywhere.
+      implementation: "reference", "xla", "tpu" or "gpu"; by default the variable MUSE_JAX_KERNELS, or else
+        the form for the platform.
+
+    Raises:
+      ValueError: if shapes or types disagree, a window is even, a key grid does not divide, causal is asked
+        of a coarser key grid, or the implementation does not run here.
+    """
+    windows = [make_window("window", grid, window, key_grid, causal)]
+    keys, values = [key], [value]
+    _check(query, "query", (query.shape[0], math.prod(grid), *query.shape[2:]), query, f"grid {show(grid)}")
+    if coarse is not None:
+        windows.append(make_window("coarse.window", grid, coarse.window, coarse.grid))
+        keys.append(coarse.key)
+        values.append(coarse.value)
+    geometry = Geometry(tuple(grid), tuple(windows))
+    for prefix, one, k, v in zip(("", "coarse."), windows, keys, values):
+        expected = (query.shape[0], one.tokens, *query.shape[2:])
+        _check(k, f"{prefix}key", expected, query, f"key grid {show(one.grid)}")
+        _check(v, f"{prefix}value", expected, query, f"key grid {show(one.grid)}")
+    extra = _extra(query, extra_key, extra_value, extra_mask)
+    attend = _attend(select(implementation))
+    return attend(query, tuple(keys), tuple(values), extra, geometry)
+
+
+def _attend(implementation: str):
+    # Pallas is imported where it is used: its TPU half needs seconds and is useless on a CPU.
+    if implementation == "reference":
+        from pallas_kernels.local_attention.reference import attend
+    elif implementation == "xla":
+        from pallas_kernels.local_attention.xla import attend
+    elif implementation == "tpu":
+        from pallas_kernels.local_attention.tpu import attend
+    else:
+        from pallas_kernels.local_attention.gpu import attend
+    return attend
+
+
+def _check(array: Array, name: str, expected: tuple[int, ...], query: Array, why: str) -> None:
+    if query.ndim != 4 or array.shape != expected:
+        raise ValueError(
+            f"{name} has shape {array.shape}, but the query {query.shape} and the {why} need "
+            f"{expected if query.ndim == 4 else '(batch, tokens, heads, dim)'}."
+        )
+    if array.dtype != query.dtype:
+        raise ValueError(
+            f"{name} is {array.dtype} and the query {query.dtype}: cast them to one floating-point type."
+        )
+
+
+def _extra(
+    query: Array, key: Array | None, value: Array | None, mask: Array | None
+) -> tuple[Array, Array, Array] | None:
+    if key is None and value is None and mask is None:
+        return None
+    if key is None or value is None:
+        raise ValueError("Extra keys are given by half: pass extra_key and extra_value, or neither.")
+    expected = (query.shape[0], key.shape[1] if key.ndim > 1 else 0, *query.shape[2:])
+    _check(key, "extra_key", expected, query, "extra keys")
+    _check(value, "extra_value", expected, query, "extra keys")
+    if mask is None:
+        mask = jnp.ones(expected[:2], bool)
+    if mask.shape != expected[:2] or mask.dtype != bool:
+        raise ValueError(
+            f"extra_mask is {mask.dtype} of shape {mask.shape}, but the extra keys need booleans of shape "
+            f"{expected[:2]}."
+        )
+    return key, value, mask
