@@ -1,4 +1,4 @@
-"""Which form of a kernel runs: what the caller asks for, else MUSE_JAX_KERNELS, else what fits the platform."""
+"""Which form of a kernel runs: what the caller asks for, else MUSE_JAX_KERNELS, else the platform's own."""
 
 import os
 
