@@ -1,0 +1,92 @@
+"""Compiles a function for a TPU that is not there, with the compiler that libtpu carries.
+
+It says whether a program fits the chip and what it costs, on any linux machine with `pip install libtpu`.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# The smallest slice that each generation's compiler knows.
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
+
+# libtpu takes a machine-wide lock, asks a metadata server what it runs on, and wants a chip's name; here
+# there is no chip to lock or to ask about.
+_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program: its handle, its bytes of HBM, and the compiler's cost figures (may be empty)."""
+
+    executable: Any
+    argument_bytes: int
+    output_bytes: int
+    temporary_bytes: int
+    code_bytes: int
+    cost: dict[str, float]
+
+
+def missing() -> str | None:
+    """Why nothing can be compiled here for a TPU; None when it can."""
+    if importlib.util.find_spec("libtpu") is None:
+        return "libtpu, which carries the TPU compiler, is not installed: pip install libtpu (linux x86_64)."
+    return None
+
+
+@functools.cache
+def devices(topology: str) -> tuple[Any, ...]:
+    """The devices of a TPU topology such as "v5e:16x16", or of a generation's smallest, "v5e".
+
+    Raises:
+      ValueError: if libtpu is missing.
+    """
+    reason = missing()
+    if reason is not None:
+        raise ValueError(reason)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    name = TOPOLOGIES.get(topology, topology)
+    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+
+
+def compile_for_tpu(function: Callable, *arguments: Any, topology: str = "v5e") -> Compiled:
+    """Compiles `function(*arguments)` for one chip of `topology`.
+
+    Args:
+      arguments: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+      topology: see `devices`.
+
+    Raises:
+      ValueError: if libtpu is missing.
+      jax.errors.JaxRuntimeError: if the compiler refuses, as for want of VMEM or HBM.
+    """
+    mesh = Mesh(np.array(devices(topology)[:1]), ("chip",))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    # Pallas asks the mesh for the kind of TPU; without one it sees the CPU.
+    with jax.set_mesh(mesh):
+        executable = jax.jit(function).lower(*shapes).compile()
+    memory = executable.memory_analysis()
+    cost = executable.cost_analysis() or {}
+    return Compiled(
+        executable=executable,
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        cost={name: value for name, value in cost.items() if name in ("flops", "bytes accessed")},
+    )

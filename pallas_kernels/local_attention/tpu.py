@@ -1,0 +1,369 @@
+"""Local attention in Pallas for TPU (Mosaic).
+
+One step takes a tile of queries and, for each window, the box of keys that the tile sees: tile and halo,
+fetched straight from padded arrays in HBM by overlapping blocks. All scores of the step are in VMEM at once,
+so the softmax is a plain one, in float32. The backward pass keeps the log-sum-exp of each query and computes
+the scores again, once by tiles of queries for their gradient and once by tiles of keys for theirs, where the
+box holds the queries whose windows reach the tile.
+
+HBM holds the padded inputs, the outputs, and two statistics a query: no scores, so memory grows with tokens.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float
+
+from pallas_kernels.local_attention.geometry import Geometry, Window
+from pallas_kernels.local_attention.tiling import Axes, Span, Tiling, find_tiling, round_up, three_axes
+from pallas_kernels.local_attention.tuning import max_scores
+
+_NEGATIVE = -1e30  # finite: a padded query sees no key at all, and must not make NaNs
+_FAR = -(2**20)
+_LANES = 128
+_ROWS_BY_ROWS = (((1,), (1,)), ((), ()))
+_COLUMNS_BY_ROWS = (((1,), (0,)), ((), ()))
+_COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))
+
+Extra = tuple[Array, Array, Array]
+Start = Any  # a place, as an integer or a traced scalar
+
+
+def attend(
+    query: Float[Array, "batch tokens heads dim"],
+    keys: tuple[Float[Array, "batch _ heads dim"], ...],
+    values: tuple[Float[Array, "batch _ heads dim"], ...],
+    extra: tuple[Array, Array, Bool[Array, "batch extra"]] | None,
+    geometry: Geometry,
+    interpret: bool = False,
+) -> Float[Array, "batch tokens heads dim"]:
+    """Softmax over the keys of all windows and the extra keys, in float32."""
+    if extra is not None and extra[0].shape[1] == 0:
+        extra = None
+    if extra is not None:
+        key, value, mask = extra
+        more = round_up(key.shape[1], _LANES) - key.shape[1]
+        key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
+        mask = jnp.pad(mask, ((0, 0), (0, more)))
+        extra = key, value, jnp.where(mask, 0.0, _NEGATIVE).astype(jnp.float32)
+    return _attend(query, keys, values, extra, geometry, interpret)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(query, keys, values, extra, geometry, interpret):
+    return _forward(query, keys, values, extra, geometry, interpret)[0]
+
+
+def _places(starts: Sequence[Start], sizes: Axes, axis: int) -> list[Array]:
+    """The three coordinates of a box's places in raster order, as a column (`axis` 0) or a row (1)."""
+    count = math.prod(sizes)
+    flat = lax.broadcasted_iota(jnp.int32, (count, 1) if axis == 0 else (1, count), axis)
+    planes, rest = lax.div(flat, sizes[1] * sizes[2]), lax.rem(flat, sizes[1] * sizes[2])
+    offsets = planes, lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
+    return [start + offset for start, offset in zip(starts, offsets)]
+
+
+def _raster(places: Sequence[Array], grid: Axes) -> Array:
+    return (places[0] * grid[1] + places[1]) * grid[2] + places[2]
+
+
+def _visible(
+    window: Window, queries: Sequence[Array], keys: Sequence[Array], boxed_keys: bool
+) -> Bool[Array, "queries keys"]:
+    """Which keys (a row of places) each query (a column of places) sees.
+
+    The boxed side, keys or queries, may overhang its grid: its places outside are moved out of sight.
+    """
+    grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
+    centres = [lax.div(place, factor) if factor > 1 else place for place, factor in zip(queries, factors)]
+    boxed = keys if boxed_keys else queries
+    limits = grid if boxed_keys else [size * factor for size, factor in zip(grid, factors)]
+    inside = functools.reduce(
+        jnp.logical_and, [(place >= 0) & (place < limit) for place, limit in zip(boxed, limits)]
+    )
+    moved, columns = (centres[2], keys[2]) if boxed_keys else (keys[2], centres[2])
+    columns = jnp.where(inside, columns, _FAR)
+    seen = jnp.abs(moved - columns) <= radii[2]
+    for axis in (0, 1):
+        if radii[axis] < grid[axis] - 1:
+            seen &= jnp.abs(centres[axis] - keys[axis]) <= radii[axis]
+    if window.causal:
+        seen &= _raster(keys, grid) <= _raster(queries, grid)
+    return seen
+
+
+def _product(a: Array, b: Array, dimensions) -> Array:
+    """A matrix product with a float32 result; float32 factors are not rounded to bfloat16 on the way."""
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _rows(ref) -> Array:
+    """A block `(1, ..., width)` as a matrix of rows."""
+    return ref[...].reshape(math.prod(ref.shape[:-1]), ref.shape[-1])
+
+
+def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: Geometry) -> list[Array]:
+    """The tile's scaled scores with every box, then with the extra keys; those not seen are `_NEGATIVE`."""
+    step = [pl.program_id(axis) for axis in (1, 2, 3)]
+    queries = _places([i * t for i, t in zip(step, tiling.tile)], tiling.tile, 0)
+    scale = query.shape[-1] ** -0.5
+    scores = []
+    for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes):
+        keys = _places(_starts(box, step), _sizes(box), 1)
+        dots = _product(query, _rows(ref), _ROWS_BY_ROWS) * scale
+        scores.append(jnp.where(_visible(window, queries, keys, boxed_keys=True), dots, _NEGATIVE))
+    if extra_refs is not None:
+        key_ref, _, bias_ref = extra_refs
+        scores.append(_product(query, key_ref[0], _ROWS_BY_ROWS) * scale + bias_ref[0])
+    return scores
+
+
+def _forward_kernel(query_ref, key_refs, value_refs, extra_refs, out_ref, lse_ref, *, tiling, geometry):
+    scores = _tile_scores(_rows(query_ref), key_refs, extra_refs, tiling, geometry)
+    values = [_rows(ref) for ref in value_refs] + ([] if extra_refs is None else [extra_refs[1][0]])
+    top = functools.reduce(jnp.maximum, [s.max(axis=1, keepdims=True) for s in scores])
+    weights = [jnp.exp(s - top) for s in scores]
+    total = sum(w.sum(axis=1, keepdims=True) for w in weights)
+    out = sum(_product(w.astype(v.dtype), v, _COLUMNS_BY_ROWS) for w, v in zip(weights, values))
+    out_ref[...] = (out / total).astype(out_ref.dtype).reshape(out_ref.shape)
+    lse_ref[...] = (top + jnp.log(total)).reshape(lse_ref.shape)
+
+
+def _query_kernel(
+    query_ref, key_refs, value_refs, extra_refs, grad_ref, stats_ref,
+    out_ref, extra_out_refs, *, tiling, geometry,
+):  # fmt: skip
+    """The gradient of a tile of queries; adds the tile's part to those of the extra keys and values."""
+    query, grad = _rows(query_ref), _rows(grad_ref)
+    scores = _tile_scores(query, key_refs, extra_refs, tiling, geometry)
+    keys = [_rows(ref) for ref in key_refs] + ([] if extra_refs is None else [extra_refs[0][0]])
+    values = [_rows(ref) for ref in value_refs] + ([] if extra_refs is None else [extra_refs[1][0]])
+    out = jnp.zeros(query.shape, jnp.float32)
+    for s, key, value in zip(scores, keys, values):
+        weights, slopes = _slopes(s, grad, value, _rows(stats_ref))
+        out += _product(slopes.astype(key.dtype), key, _COLUMNS_BY_ROWS)
+    out_ref[...] = out.astype(out_ref.dtype).reshape(out_ref.shape)
+    if extra_refs is None:
+        return
+
+    @pl.when(sum(pl.program_id(axis) for axis in (1, 2, 3)) == 0)
+    def _():
+        for ref in extra_out_refs:
+            ref[...] = jnp.zeros_like(ref)
+
+    # The loop ended with the extra keys.
+    key_out_ref, value_out_ref = extra_out_refs
+    key_out_ref[0] += _product(slopes.astype(query.dtype), query, _COLUMNS_BY_COLUMNS)
+    value_out_ref[0] += _product(weights.astype(grad.dtype), grad, _COLUMNS_BY_COLUMNS)
+
+
+def _slopes(scores: Array, grad: Array, value: Array, stats: Array) -> tuple[Array, Array]:
+    """The softmax's weights, and the loss's slopes in the products of queries and keys."""
+    weights = jnp.exp(scores - stats[:, 0:1])
+    scale = grad.shape[-1] ** -0.5
+    return weights, weights * (_product(grad, value, _ROWS_BY_ROWS) - stats[:, 1:2]) * scale
+
+
+def _key_kernel(
+    key_ref, value_ref, query_ref, grad_ref, stats_ref, key_out_ref, value_out_ref, *, tiling, window
+):
+    """The gradients of a tile of keys and values, from the box of queries that see it."""
+    step = [pl.program_id(axis) for axis in (1, 2, 3)]
+    (box,) = tiling.boxes
+    queries = _places(_starts(box, step), _sizes(box), 0)
+    keys = _places([i * t for i, t in zip(step, tiling.tile)], tiling.tile, 1)
+    query, key, grad = _rows(query_ref), _rows(key_ref), _rows(grad_ref)
+    scores = _product(query, key, _ROWS_BY_ROWS) * query.shape[-1] ** -0.5
+    scores = jnp.where(_visible(window, queries, keys, boxed_keys=False), scores, _NEGATIVE)
+    weights, slopes = _slopes(scores, grad, _rows(value_ref), _rows(stats_ref))
+    for ref, left, right in ((key_out_ref, slopes, query), (value_out_ref, weights, grad)):
+        out = _product(left.astype(right.dtype), right, _COLUMNS_BY_COLUMNS)
+        ref[...] = out.astype(ref.dtype).reshape(ref.shape)
+
+
+def _starts(box: tuple[Span, ...], step: Sequence[Start]) -> list[Start]:
+    return [span.start(i) - span.left for span, i in zip(box, step)]
+
+
+def _sizes(box: tuple[Span, ...]) -> Axes:
+    return tuple(span.size for span in box)
+
+
+def _tile_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
+    return pl.BlockSpec((1, *tiling.tile, width), lambda n, a, b, c: (n, a, b, c, 0))
+
+
+def _box_spec(box: tuple[Span, ...], width: int) -> pl.BlockSpec:
+    """Blocks that overlap: each starts where its span does, not at a multiple of its size."""
+    shape = tuple(pl.Element(size) for size in (1, *_sizes(box), width))
+    return pl.BlockSpec(shape, lambda n, *step: (n, *(span.start(i) for span, i in zip(box, step)), 0))
+
+
+def _extra_specs(extra: Extra | None, heads: int) -> tuple[pl.BlockSpec, ...] | None:
+    if extra is None:
+        return None
+    count, width = extra[0].shape[1], extra[0].shape[3]
+    rows = pl.BlockSpec((1, count, width), lambda n, a, b, c: (n, 0, 0))
+    return rows, rows, pl.BlockSpec((1, 1, count), lambda n, a, b, c: (n // heads, 0, 0))
+
+
+def _heads_first(extra: Extra | None) -> Extra | None:
+    if extra is None:
+        return None
+    key, value, bias = extra
+    key, value = (x.transpose(0, 2, 1, 3).reshape(-1, x.shape[1], x.shape[3]) for x in (key, value))
+    return key, value, bias[:, None]
+
+
+def _lay_out(x: Array, grid: tuple[int, ...], left: Sequence[int], total: Sequence[int]) -> Array:
+    """`(batch, tokens, heads, width)` to `(batch * heads, *total, width)`, zeros around the grid."""
+    sizes = three_axes(grid)
+    x = x.transpose(0, 2, 1, 3).reshape(-1, *sizes, x.shape[-1])
+    pads = [(before, after - before - size) for before, after, size in zip(left, total, sizes)]
+    return jnp.pad(x, [(0, 0), *pads, (0, 0)])
+
+
+def _lay_out_tiles(x: Array, grid: tuple[int, ...], tiling: Tiling) -> Array:
+    return _lay_out(x, grid, (0, 0, 0), tiling.padded)
+
+
+def _lay_out_boxes(x: Array, grid: tuple[int, ...], box: tuple[Span, ...]) -> Array:
+    return _lay_out(x, grid, [span.left for span in box], [span.total for span in box])
+
+
+def _tokens(x: Array, grid: tuple[int, ...], batch: int) -> Array:
+    """The inverse of `_lay_out_tiles`."""
+    sizes = three_axes(grid)
+    x = x[:, : sizes[0], : sizes[1], : sizes[2]]
+    return x.reshape(batch, -1, math.prod(grid), x.shape[-1]).transpose(0, 2, 1, 3)
+
+
+def _align(dtype) -> int:
+    """Rows of a native tile: the last axis of a box is cut in whole ones."""
+    return 32 // jnp.dtype(dtype).itemsize
+
+
+def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, carries: bool, interpret: bool):
+    semantics = "arbitrary" if carries else "parallel"
+    return pl.pallas_call(
+        kernel,
+        grid=(rows, *tiling.counts),
+        in_specs=in_specs,
+        out_specs=out_specs,
+        out_shape=out_shape,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", *[semantics] * 3)),
+        interpret=interpret,
+    )
+
+
+def _query_side(query, keys, values, extra, geometry: Geometry, kind: str):
+    """The tiling by queries, and specs and arrays that the forward and the query kernel share."""
+    width = query.shape[3]
+    tiling = find_tiling(
+        geometry.grid,
+        geometry.windows,
+        align=_align(query.dtype),
+        max_scores=max_scores(kind),
+        extra=0 if extra is None else extra[0].shape[1],
+    )
+    boxes = [_box_spec(box, width) for box in tiling.boxes]
+    specs = (_tile_spec(tiling, width), boxes, boxes, _extra_specs(extra, query.shape[2]))
+
+    def around(arrays):
+        return [
+            _lay_out_boxes(x, w.grid, box) for x, w, box in zip(arrays, geometry.windows, tiling.boxes)
+        ]
+
+    arrays = (
+        _lay_out_tiles(query, geometry.grid, tiling), around(keys), around(values), _heads_first(extra)
+    )  # fmt: skip
+    return tiling, specs, arrays
+
+
+def _forward(query, keys, values, extra, geometry: Geometry, interpret: bool):
+    batch, _, heads, width = query.shape
+    tiling, specs, arrays = _query_side(query, keys, values, extra, geometry, "forward")
+    kernel = functools.partial(_forward_kernel, tiling=tiling, geometry=geometry)
+    shape = (batch * heads, *tiling.padded)
+    out, lse = _call(
+        kernel,
+        tiling,
+        batch * heads,
+        specs,
+        (_tile_spec(tiling, width), _tile_spec(tiling, 1)),
+        (jax.ShapeDtypeStruct((*shape, width), query.dtype), jax.ShapeDtypeStruct((*shape, 1), jnp.float32)),
+        False,
+        interpret,
+    )(*arrays)
+    out, lse = _tokens(out, geometry.grid, batch), _tokens(lse, geometry.grid, batch)
+    return out, (query, keys, values, extra, out, lse[..., 0])
+
+
+def _backward(geometry: Geometry, interpret: bool, residuals, grad):
+    query, keys, values, extra, out, lse = residuals
+    delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+    stats = jnp.stack([lse, delta], axis=-1)
+    query_grad, extra_grads = _query_grads(query, keys, values, extra, grad, stats, geometry, interpret)
+    pairs = [
+        _key_grads(key, value, query, grad, stats, geometry, window, interpret)
+        for key, value, window in zip(keys, values, geometry.windows)
+    ]
+    key_grads, value_grads = zip(*pairs)
+    return query_grad, key_grads, value_grads, extra_grads
+
+
+def _query_grads(query, keys, values, extra, grad, stats, geometry, interpret):
+    batch, _, heads, width = query.shape
+    tiling, specs, arrays = _query_side(query, keys, values, extra, geometry, "backward")
+    grad, stats = (_lay_out_tiles(x, geometry.grid, tiling) for x in (grad, stats))
+    extra_specs, extra_shapes = None, None
+    if extra is not None:
+        extra_specs = (specs[3][0],) * 2
+        extra_shapes = (jax.ShapeDtypeStruct((batch * heads, extra[0].shape[1], width), jnp.float32),) * 2
+    query_grad, extra_grads = _call(
+        functools.partial(_query_kernel, tiling=tiling, geometry=geometry),
+        tiling,
+        batch * heads,
+        (*specs, _tile_spec(tiling, width), _tile_spec(tiling, 2)),
+        (_tile_spec(tiling, width), extra_specs),
+        (jax.ShapeDtypeStruct(arrays[0].shape, query.dtype), extra_shapes),
+        extra is not None,
+        interpret,
+    )(*arrays, grad, stats)
+    if extra is not None:
+        rows = [x.reshape(batch, heads, -1, width).transpose(0, 2, 1, 3) for x in extra_grads]
+        extra_grads = *(x.astype(query.dtype) for x in rows), jnp.zeros_like(extra[2])
+    return _tokens(query_grad, geometry.grid, batch), extra_grads
+
+
+def _key_grads(key, value, query, grad, stats, geometry, window, interpret):
+    batch, _, heads, width = query.shape
+    tiling = find_tiling(
+        window.grid, (window,), transposed=True, align=_align(key.dtype), max_scores=max_scores("backward")
+    )
+    (box,) = tiling.boxes
+    tiles = [_lay_out_tiles(x, window.grid, tiling) for x in (key, value)]
+    boxes = [_lay_out_boxes(x, geometry.grid, box) for x in (query, grad, stats)]
+    tile_spec, box_spec = _tile_spec(tiling, width), _box_spec(box, width)
+    grads = _call(
+        functools.partial(_key_kernel, tiling=tiling, window=window),
+        tiling,
+        batch * heads,
+        (tile_spec, tile_spec, box_spec, box_spec, _box_spec(box, 2)),
+        (tile_spec, tile_spec),
+        (jax.ShapeDtypeStruct(tiles[0].shape, key.dtype),) * 2,
+        False,
+        interpret,
+    )(*tiles, *boxes)
+    return tuple(_tokens(x, window.grid, batch) for x in grads)
+
+
+_attend.defvjp(_forward, _backward)
