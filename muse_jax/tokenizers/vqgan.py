@@ -74,6 +74,32 @@ class Encoder(nn.Module):
         return conv(self.embed_dim, 1, self.dtype)(NormSwish(self.dtype)(x))
 
 
+class PatchEncoder(nn.Module):
+    """Patches to vectors, each from its own pixels alone: a linear map plus an MLP that starts at zero.
+
+    A code then says what its square looks like and nothing of its neighbours. Such codes are far from evenly
+    used, hence cheap to predict; what neighbours have in common is left to the decoder. The linear map starts
+    orthogonal, so that distances between vectors are at first about those between patches.
+    """
+
+    filters: int
+    num_res_blocks: int
+    embed_dim: int
+    patch: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
+        pixels = rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
+        orthogonal = nn.with_logical_partitioning(nn.initializers.orthogonal(), (None, "conv_out"))
+        x = nn.Dense(self.embed_dim, use_bias=False, kernel_init=orthogonal, dtype=self.dtype)(pixels)
+        h = conv(self.filters, 1, self.dtype)(pixels)
+        for _ in range(self.num_res_blocks):
+            h = h + conv(self.filters, 1, self.dtype)(nn.swish(nn.LayerNorm(dtype=self.dtype)(h)))
+        gain = self.param("gain", nn.with_logical_partitioning(nn.initializers.zeros, (None,)), (1,))
+        return x + gain * conv(self.embed_dim, 1, self.dtype)(nn.swish(h))
+
+
 class Decoder(nn.Module):
     """Vectors to pixels: the encoder mirrored, nearest up-sampling followed by a convolution."""
 
@@ -104,6 +130,7 @@ class VQGAN(nn.Module):
 
     filters, multipliers: channels of each level; every level but the first halves the resolution.
     num_res_blocks: a level, and as many more at the bottom.
+    local: encode every square of `downsampling` pixels by itself (`PatchEncoder`).
     patch: space-to-depth before the first convolution (1 in the papers); small models on a CPU want 4,
         since convolutions at full resolution cost the most there and gain the least.
     decoder_filters, decoder_res_blocks: where set, a larger decoder than the encoder, for Muse's decoder
@@ -120,6 +147,7 @@ class VQGAN(nn.Module):
     decoder_filters: int | None = None
     decoder_res_blocks: int | None = None
     normalize_codes: bool = False
+    local: bool = False
     entropy_temperature: float = 0.01
     dtype: Any = jnp.float32
 
@@ -129,14 +157,19 @@ class VQGAN(nn.Module):
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
     def setup(self):
-        self.encoder = Encoder(
-            self.filters,
-            tuple(self.multipliers),
-            self.num_res_blocks,
-            self.embed_dim,
-            self.patch,
-            self.dtype,
-        )
+        if self.local:
+            self.encoder = PatchEncoder(
+                self.filters, self.num_res_blocks, self.embed_dim, self.downsampling, self.dtype
+            )
+        else:
+            self.encoder = Encoder(
+                self.filters,
+                tuple(self.multipliers),
+                self.num_res_blocks,
+                self.embed_dim,
+                self.patch,
+                self.dtype,
+            )
         self.quantizer = VectorQuantizer(
             self.codebook_size, self.embed_dim, self.normalize_codes, self.entropy_temperature
         )

@@ -43,13 +43,46 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
+def matrices(params: Any) -> Any:
+    """Which axes of each weight are a matrix's rows and columns (for Muon), None for what is no matrix.
+
+    In scanned layers a kernel is `(layers, inputs, [parts, heads,] outputs)`: layers and parts (queries,
+    keys, values) are matrices apart, heads are columns side by side. Any other is `(..., inputs, outputs)`,
+    the window of a convolution counting as inputs.
+    """
+    dimensions = optax.contrib.MuonDimensionNumbers
+
+    def axes(path: tuple[Any, ...], leaf: Any, matrix: bool) -> Any:
+        if not matrix:
+            return None
+        if any(getattr(part, "key", None) == "layers" for part in path):
+            return dimensions(1, (-2, -1) if leaf.ndim == 5 else (-1,)) if leaf.ndim > 2 else None
+        return dimensions(tuple(range(leaf.ndim - 1)), (-1,))
+
+    return jax.tree_util.tree_map_with_path(axes, params, decay_mask(params))
+
+
 def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
     """The optimizer of `config.optim`: clip by global norm, update rule, decoupled weight decay, schedule.
 
     "adam" and "adamw" are Kingma & Ba's, the latter with Loshchilov & Hutter's decay; "adafactor" is
-    Shazeer & Stern's with factored second moments, block clipping at 1 and, if b1 > 0, momentum.
+    Shazeer & Stern's with factored second moments, block clipping at 1 and, if b1 > 0, momentum; "muon" is
+    Jordan's on matrices, scaled so that Adam's learning rates fit (Liu et al., 2502.16982), Adam on the rest.
     """
     parts = [optax.clip_by_global_norm(optim["grad_clip"])] if optim["grad_clip"] else []
+    if optim["name"] == "muon":
+        return optax.chain(
+            *parts,
+            optax.contrib.muon(
+                make_schedule(optim, total_steps),
+                beta=0.95,
+                weight_decay=optim["weight_decay"],
+                adam_b1=optim["b1"],
+                adam_b2=optim["b2"],
+                muon_weight_dimension_numbers=matrices,
+                consistent_rms=0.2,
+            ),
+        )
     if optim["name"] == "adafactor":
         parts += [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
         parts += [optax.ema(optim["b1"], debias=False)] if optim["b1"] else []

@@ -79,3 +79,28 @@ def test_a_larger_decoder_leaves_encoder_and_codebook_as_they_are(model):
         assert jax.tree.map(jnp.shape, shapes[part]) == jax.tree.map(jnp.shape, params["params"][part])
     size = lambda tree: sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert size(shapes["decoder"]) > 2 * size(params["params"]["decoder"])
+
+
+@pytest.fixture(scope="module")
+def local():
+    vqgan = VQGAN(**SMALL | {"embed_dim": 192}, multipliers=(1,), patch=8, local=True)
+    return vqgan, nn.unbox(vqgan.init(jax.random.key(1), images(16)))
+
+
+def test_a_local_code_depends_on_its_own_square_alone(local):
+    vqgan, params = local
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # away from the start, where the MLP is off
+    x = images(32)
+    y = x.at[:, 8:16, 16:24].set(0.0)
+    before, after = (vqgan.apply(params, z, method="encode_vectors") for z in (x, y))
+    changed = np.abs(after - before).max(axis=(0, 3)) > 0
+    assert changed.sum() == 1 and changed[1, 2]
+
+
+def test_local_vectors_start_as_far_apart_as_the_squares_themselves(local):
+    vqgan, params = local
+    x = images(16)
+    vectors = vqgan.apply(params, x, method="encode_vectors")
+    apart = np.linalg.norm(vectors[0] - vectors[1], axis=-1)
+    squares = x.reshape(2, 2, 8, 2, 8, 3).swapaxes(2, 3).reshape(2, 2, 2, 192)
+    np.testing.assert_allclose(apart, np.linalg.norm(squares[0] - squares[1], axis=-1), rtol=1e-4)

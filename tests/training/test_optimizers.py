@@ -105,3 +105,29 @@ def test_adafactor_factors_large_matrices_and_descends():
     )  # rows and columns, not 32768 second moments
     updates, _ = optimizer.update({"kernel": jnp.ones((128, 256))}, state, params)
     assert (np.asarray(updates["kernel"]) < 0).all()
+
+
+def test_muon_makes_each_matrix_of_the_stacked_layers_near_orthogonal():
+    muon = {**OPTIM, "name": "muon", "warmup_steps": 0}
+    keys = iter(jax.random.split(jax.random.key(0), 9))
+    draw = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
+    params = {
+        "layers": {"qkv": {"kernel": draw(2, 16, 3, 2, 4)}, "up": {"kernel": draw(2, 16, 24)}},
+        "conv": {"kernel": draw(3, 3, 4, 8)},
+        "table": {"embedding": draw(10, 6)},
+    }
+    grads = jax.tree.map(lambda leaf: leaf**3, params)
+    optimizer = make_optimizer(muon, 10)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    qkv = updates["layers"]["qkv"]["kernel"].reshape(2, 16, 3, 8).swapaxes(1, 2)
+    for matrices, larger in (
+        (qkv, 16),
+        (updates["layers"]["up"]["kernel"], 24),
+        (updates["conv"]["kernel"].reshape(36, 8), 36),
+    ):
+        # Five Newton-Schulz steps bring every singular value to about 1; the rest is lr 0.01 and the scale.
+        singular = np.linalg.svd(np.asarray(matrices), compute_uv=False) / (0.01 * 0.2 * larger**0.5)
+        assert singular.min() > 0.3 and singular.max() < 1.4
+    adam = optax.nadam(0.01, OPTIM["b1"], OPTIM["b2"])
+    expected, _ = adam.update(grads["table"], adam.init(params["table"]))
+    np.testing.assert_allclose(updates["table"]["embedding"], expected["embedding"], rtol=1e-4)
