@@ -3,12 +3,16 @@
 python -m experiments.train --config=configs/emoji/base.py --workdir=runs/base [--config.optim.lr=3e-4]
 
 Curves: tensorboard --logdir runs. Pictures: WORKDIR/previews.
+
+Exit status: 0 at the end; 1 after a sentence that says what is wrong; 143 after SIGTERM and 130 after Ctrl-C
+(128 + the signal's number, for a scheduler to start the job again): the step under way has been saved, and
+the same command goes on from it.
 """
 
 from absl import flags
 
 from experiments import apps
-from muse_jax.training import train, validate_config
+from muse_jax.training import Stopped, train, validate_config
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
     "workdir", "", "Where checkpoints, curves and previews go."
@@ -24,7 +28,10 @@ def main() -> None:
     config = validate_config(flags.FLAGS.config)
     from muse_jax.training.tasks import make_task
 
-    train(config, make_task(config), WORKDIR.value)
+    try:
+        train(config, make_task(config), WORKDIR.value)
+    except Stopped as stop:
+        raise SystemExit(stop.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from muse_jax.training.config import check_keys, default_config, load_config, va
 from muse_jax.training.evaluate import evaluate as evaluate_run
 from muse_jax.training.loop import train
 from muse_jax.training.state import Task, TrainState
+from muse_jax.training.survival import Stopped
 
 __all__ = [
     "Checkpoints",
+    "Stopped",
     "Task",
     "TrainState",
     "check_keys",

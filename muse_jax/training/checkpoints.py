@@ -4,15 +4,20 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
 
 from muse_jax.training.state import TrainState
+from muse_jax.training.survival import agreed
+
+T = TypeVar("T")
 
 
 def prepare_workdir(workdir: str | Path) -> Path:
@@ -79,63 +84,141 @@ def _steps(workdir: str | Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
 
 
+class Restored(NamedTuple):
+    """What a checkpoint holds: the state, the position of the data, how often the run had gone back."""
+
+    state: TrainState
+    data: Any
+    rollbacks: int
+
+
 class Checkpoints:
-    """The checkpoints under workdir/checkpoints, one directory a step, that appears only when whole."""
+    """The checkpoints under workdir/checkpoints, one directory a step, that appears only when whole.
+
+    The position of the data is the number of batches that all processes together have drawn, so that any
+    number of them goes on from it.
+    """
 
     def __init__(self, workdir: str | Path, keep: int = 2):
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._workdir = Path(workdir).absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(self._workdir / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, None if there is none."""
+        """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data_state: Any) -> None:
+    def save(self, step: int, state: TrainState, data_state: Any, rollbacks: int = 0) -> None:
         """Starts writing in the background; an error of the write before this one is raised here."""
-        rest = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "ema": ocp.args.StandardSave(state.ema),
-            "rest": ocp.args.StandardSave(rest),
-            "data": ocp.args.JsonSave(_encode(data_state)),
-        }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        data = ocp.args.JsonSave({**_encode(data_state), "rollbacks": rollbacks})
+        self._manager.save(step, args=ocp.args.Composite(**items, data=data), force=True)
 
     def wait(self) -> None:
         """Waits until what was started is written; raises as `save` does."""
         self._manager.wait_until_finished()
 
-    def restore(
-        self, shapes: TrainState, shardings: TrainState, step: int | None = None
-    ) -> tuple[TrainState, Any]:
-        """The state of a step (the newest by default), laid out as `shardings`, and the data's position."""
-        step = self.latest_step() if step is None else step
-        target = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-            shapes,
-            shardings,
+    def restore(self, shapes: TrainState, shardings: TrainState, step: int | None = None) -> Restored:
+        """The checkpoint of a step, laid out as `shardings`.
+
+        By default the newest that can be read: a damaged one is moved to workdir/damaged and passed over.
+
+        Raises:
+          ValueError: one sentence, if what it holds is of another shape, or none can be read.
+        """
+        target = _items(
+            jax.tree.map(
+                lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+                shapes,
+                shardings,
+            )
         )
-        rest = {"step": target.step, "skipped": target.skipped, "opt_state": target.opt_state}
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(target.params),
-            ema=ocp.args.StandardRestore(target.ema),
-            rest=ocp.args.StandardRestore(rest),
-            data=ocp.args.JsonRestore(),
-        )
-        found = self._manager.restore(step, args=args)
-        state = TrainState(params=found["params"], ema=found["ema"], **found["rest"])
-        return state, _decode(found["data"])
+
+        def read(path: Path) -> Restored:
+            found = {name: _read_item(path / name, item) for name, item in target.items()}
+            data = json.loads((path / "data" / "metadata").read_text())
+            state = TrainState(params=found["params"], ema=found["ema"], **found["rest"])
+            return Restored(state, _decode(data), data.get("rollbacks", 0))
+
+        if step is not None:
+            return read(self._workdir / "checkpoints" / str(step))
+        return _newest_good(self._workdir, read, self._set_aside)
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            folder = self._workdir / "damaged"
+            folder.mkdir(exist_ok=True)
+            taken = len(list(folder.glob(f"{step}*")))
+            (self._workdir / "checkpoints" / str(step)).rename(folder / f"{step}{'_again' * taken}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("a damaged checkpoint is set aside")
+        self._manager.reload()
 
     def close(self) -> None:
         """Ends the background writer."""
         self._manager.close()
 
 
+def _items(state: TrainState) -> dict[str, Any]:
+    rest = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
+    return {"params": state.params, "ema": state.ema, "rest": rest}
+
+
+class _Other(ValueError):
+    """A checkpoint that can be read, but is of something else."""
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {"/".join(path): tuple(leaf.shape) for path, leaf in ocp.tree.to_flat_dict(tree).items()}
+
+
+def _read_item(path: Path, target: Any) -> Any:
+    """One item, of `target`'s structure, shapes and layout; no process waits for another in here."""
+    handler = ocp.StandardCheckpointHandler()
+    if (path / "_METADATA").is_file():
+        there, wanted = _shapes(handler.metadata(path).tree), _shapes(target)
+        for name in sorted(there.keys() | wanted.keys()):
+            if there.get(name) != wanted.get(name):
+                raise _Other(
+                    f"The checkpoint {path.parent} is of another config, for its {path.name}/{name} is "
+                    f"{_in_words(there.get(name))} and this config's {_in_words(wanted.get(name))}: take "
+                    "another --workdir or the config of that run."
+                )
+    return handler.restore(path, args=ocp.args.StandardRestore(target))
+
+
+def _in_words(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else f"of shape {shape}"
+
+
+def _newest_good(workdir: Path, read: Callable[[Path], T], pass_over: Callable[[int], None]) -> T:
+    """What `read` gives for the newest checkpoint that every process can read, saying which were not."""
+    steps = _steps(workdir)
+    for step in reversed(steps):
+        error: Exception | None = None
+        try:
+            found = read(workdir / "checkpoints" / str(step))
+        except _Other:
+            raise
+        except Exception as caught:  # what a damaged file makes of its readers has no common type
+            error = caught
+        if agreed(error is None):
+            return found
+        reason = (str(error).splitlines() or [""])[0][:200]
+        logging.warning(
+            "The checkpoint of step %d in %s is damaged and passed over: %s", step, workdir, reason
+        )
+        pass_over(step)
+    raise ValueError(
+        f"None of the checkpoints of {workdir} (steps {', '.join(map(str, steps))}) can be read: "
+        "start again in another --workdir."
+    )
+
+
 def latest_step(workdir: str | Path) -> int:
-    """The step of the newest whole checkpoint of a run.
+    """The step of the newest checkpoint of a run.
 
     Raises:
       ValueError: if there is none.
@@ -152,16 +235,66 @@ def restore_params(workdir: str | Path, ema: bool = True, step: int | None = Non
     Args:
       workdir: a run's workdir.
       ema: the averaged weights rather than the raw ones.
-      step: the newest by default.
+      step: by default the newest that can be read.
 
     Raises:
       ValueError: if there is no such checkpoint.
     """
-    step = latest_step(workdir) if step is None else step
-    path = Path(workdir).absolute() / "checkpoints" / str(step) / ("ema" if ema else "params")
-    if not path.is_dir():
-        raise ValueError(f"{workdir} has no checkpoint of step {step}: the newest is {latest_step(workdir)}.")
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+    def read(path: Path) -> Any:
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(path / item).tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        return handler.restore(path / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+    item = "ema" if ema else "params"
+    newest = latest_step(workdir)
+    if step is None:
+        return _newest_good(Path(workdir).absolute(), read, lambda _: None)
+    path = Path(workdir).absolute() / "checkpoints" / str(step)
+    if not (path / item).is_dir():
+        raise ValueError(f"{workdir} has no checkpoint of step {step}: the newest is {newest}.")
+    return read(path)
+
+
+def restore_matching(workdir: str | Path, shapes: Any, shardings: Any) -> dict[str, jax.Array]:
+    """The averaged weights of a run that `shapes` has under the same path and in the same shape.
+
+    Each device reads its part: no host holds a whole weight that is sharded.
+
+    Args:
+      workdir: a run's workdir.
+      shapes: the parameters wanted, arrays or their shapes.
+      shardings: how each is to be laid out.
+
+    Returns:
+      `jax.tree_util.keystr` of the path -> weight in the dtype of `shapes`.
+
+    Raises:
+      ValueError: if there is no checkpoint.
+    """
+    wanted = {
+        jax.tree_util.keystr(path): (leaf, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def read(path: Path) -> dict[str, jax.Array]:
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(path / "ema").tree
+
+        def args(key: Any, there: Any) -> Any:
+            leaf, sharding = wanted.get(jax.tree_util.keystr(key), (None, None))
+            if leaf is None or tuple(leaf.shape) != tuple(there.shape):
+                return ocp.PLACEHOLDER
+            return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+        chosen = jax.tree_util.tree_map_with_path(args, tree)
+        item = jax.tree.map(lambda arg: arg if arg is ocp.PLACEHOLDER else 0, chosen)
+        found = handler.restore(path / "ema", args=ocp.args.PyTreeRestore(item, restore_args=chosen))
+        flat = jax.tree_util.tree_leaves_with_path(found)
+        return {jax.tree_util.keystr(key): leaf for key, leaf in flat if leaf is not ocp.PLACEHOLDER}
+
+    latest_step(workdir)
+    return _newest_good(Path(workdir).absolute(), read, lambda _: None)

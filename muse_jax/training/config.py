@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 TASKS = ("vqgan", "vqgan_decoder", "base", "superres")
-OPTIMIZERS = ("adamw", "adam", "adafactor")
+OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
@@ -51,7 +51,10 @@ def default_config() -> ml_collections.ConfigDict:
                 "decay": "cosine",  # over total_steps to zero, or "constant"
                 "grad_clip": 1.0,  # by global norm; 0 leaves gradients as they are
                 "ema": 0.999,
+                "accumulate": 1,  # equal parts of a batch, one after the other: memory falls, time does not
                 "skip_nonfinite": True,  # leave the state alone when a gradient is not finite, and count it
+                "rollback_after": 20,  # such steps in a row: back to the last checkpoint; 0: never
+                "max_rollbacks": 3,  # then the run ends
             },
             "total_steps": 10_000,
             "seed": 0,
@@ -61,10 +64,14 @@ def default_config() -> ml_collections.ConfigDict:
             "preview_every": 1000,
             "checkpoint_every": 1000,
             "keep_checkpoints": 2,
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            # Devices along each axis (-1: what the others leave), and the slices that data is spread over.
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 1},
             "init_from": "",  # a workdir or a checkpoint ("emoji") whose weights the run starts from
             "tokenizer": "",  # a VQGAN's workdir, or a checkpoint with one, for tasks over its tokens
             "superres_tokenizer": "",  # likewise, of the large picture
+            "compile_cache": "",  # a folder that keeps compiled programs; "": JAX_COMPILATION_CACHE_DIR
+            "profile_steps": (),  # (first, last): these steps are traced into workdir/profile
+            "watchdog": 600.0,  # seconds after which a step that has not ended is reported; 0: never
             "decoding": {  # of previews, and the defaults of a pipeline made from the run
                 "num_steps": 12,
                 "guidance_scale": 3.0,
@@ -172,6 +179,11 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         ("optim.b2", optim["b2"], 0, 1),
         ("optim.warmup_steps", optim["warmup_steps"], 0, float("inf")),
         ("optim.weight_decay", optim["weight_decay"], 0, float("inf")),
+        ("optim.rollback_after", optim["rollback_after"], 0, float("inf")),
+        ("optim.max_rollbacks", optim["max_rollbacks"], 0, float("inf")),
+        ("watchdog", full["watchdog"], 0, float("inf")),
+        ("optim.accumulate", optim["accumulate"], 1, float("inf")),
+        ("mesh.slices", full["mesh"]["slices"], 1, float("inf")),
         ("optim.grad_clip", optim["grad_clip"], 0, float("inf")),
     ]
     decoding = full["decoding"]
@@ -189,7 +201,19 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         raise ValueError(
             "Config key 'optim.weight_decay' does nothing with optim.name='adam': set it to 0 or use adamw."
         )
+    _check_profile_steps(full["profile_steps"], full["total_steps"])
     return ml_collections.ConfigDict(full).lock()
+
+
+def _check_profile_steps(steps: tuple[Any, ...], total: int) -> None:
+    if not steps:
+        return
+    whole = all(isinstance(step, int) and not isinstance(step, bool) for step in steps)
+    if len(steps) != 2 or not whole or not 1 <= steps[0] <= steps[1] <= total:
+        raise ValueError(
+            f"Config key 'profile_steps' is {steps!r}, but it must be the first and the last step to trace, "
+            f"between 1 and total_steps={total}: --config.profile_steps=10,15, for instance."
+        )
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import json
 import math
+import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,7 +49,7 @@ class MetricWriter:
         self._previews = workdir / "previews"
         self._previews.mkdir(exist_ok=True)
         self._board = SummaryWriter(str(workdir / "tensorboard"))
-        self._lines = (workdir / "metrics.jsonl").open("a")
+        self._lines = _open_lines(workdir / "metrics.jsonl")
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
         """Writes one row of scalars under `prefix`/name."""
@@ -78,32 +78,37 @@ class MetricWriter:
             self._lines.close()
 
 
+def _open_lines(path: Path) -> TextIO:
+    """`path` to append to, without the half line that a killed run may have left."""
+    if path.exists():
+        whole = path.read_bytes().rpartition(b"\n")
+        if whole[2]:
+            os.truncate(path, len(whole[0]) + len(whole[1]))
+    return path.open("a")
+
+
 class Progress:
     """The line that a person watches: step, loss, images/s, model FLOPs utilisation and time left.
 
     On a terminal the line is rewritten in place; elsewhere each update is a line of its own.
     """
 
-    def __init__(self, total_steps: int, start: int, out: TextIO | None = None, active: bool = True):
+    def __init__(self, total_steps: int, start: int = 0, out: TextIO | None = None, active: bool = True):
         self._total, self._step = total_steps, start
         self._out = sys.stderr if out is None else out
         self._active, self._tty = active, self._out.isatty()
-        self._time = time.perf_counter()
-        self._paused = 0.0
         self._rate: float | None = None
 
-    def pause(self, seconds: float) -> None:
-        """Leaves `seconds` (of compiling, evaluation, previews) out of the speed."""
-        self._paused += seconds
-
-    def speed(self, step: int) -> float:
-        """Steps a second since the last call, without what was paused."""
-        now = time.perf_counter()
-        seconds = max(1e-9, now - self._time - self._paused)
+    def speed(self, step: int, seconds: float) -> float:
+        """Steps a second since the last call, of which `seconds` of training have passed."""
         rate = (step - self._step) / seconds
         self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
-        self._time, self._step, self._paused = now, step, 0.0
+        self._step = step
         return rate
+
+    def restart(self, step: int) -> None:
+        """The run is at `step` now."""
+        self._step = step
 
     def show(self, step: int, loss: float, images_per_second: float, utilisation: float | None) -> None:
         """Prints the line; call after `speed`."""

@@ -1,32 +1,24 @@
 """The training loop: the same for every task, from one CPU to a mesh of devices."""
 
 import contextlib
-import dataclasses
 import itertools
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from muse_jax.training.checkpoints import Checkpoints, full_disk_in_one_sentence, prepare_workdir
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
-from muse_jax.training.flops import count_flops, peak_flops
 from muse_jax.training.logging import MetricWriter, Progress
 from muse_jax.training.optimizers import make_optimizer, make_schedule
-from muse_jax.training.partitioning import (
-    RULES,
-    check_batch_size,
-    make_mesh,
-    put_batch,
-)
-from muse_jax.training.pretrained import trained_params
+from muse_jax.training.partitioning import RULES, check_batch_size, make_mesh
+from muse_jax.training.prefetch import Prefetch
+from muse_jax.training.starting import begin, go_back
 from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
+from muse_jax.training.survival import FiniteWatch, Stopped, StopSignals, hold_workdir
+from muse_jax.training.timing import Clock, Meter, ProfileWindow, Watchdog
 
 
 def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
@@ -40,18 +32,24 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
       workdir: made if it is not there.
 
     Raises:
-      ValueError: one sentence, for a workdir that cannot be written or holds another run, a batch that the
-        mesh does not divide, data that ends, a full disk.
+      ValueError: one sentence, for a workdir that cannot be written, or that another run holds or made, a
+        batch that the mesh does not divide, data that ends, a full disk, weights that stay without a finite
+        gradient.
+      Stopped: SIGTERM or SIGINT came; the step under way was finished and saved.
     """
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.data.batch_size, mesh)
+    check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
     workdir = prepare_workdir(workdir)
-    check_same_run(workdir, config)
     main = jax.process_index() == 0
-    if main:
-        save_config(workdir, config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_in_one_sentence(workdir))
+        stack.enter_context(hold_workdir(workdir))
+        check_same_run(workdir, config)
+        if main:
+            save_config(workdir, config)
+        if config.compile_cache:
+            jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+        signals = stack.enter_context(StopSignals())
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(RULES))
         loader = task.make_loader(config.data.split, config.seed)
@@ -65,15 +63,10 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         schedule = make_schedule(config.optim, config.total_steps)
         optimizer = make_optimizer(config.optim, config.total_steps)
         fresh, shapes, shardings = create_state(task, optimizer, config.seed, mesh)
-        if checkpoints.latest_step() is not None:
-            state, position = checkpoints.restore(shapes, shardings)
-            loader.set_state(position)  # type: ignore[attr-defined]
-        else:
-            state = fresh()
-            if config.init_from:
-                state = start_from(state, config.task, config.init_from, shardings)
-        start = int(state.step)
-        progress = Progress(config.total_steps, start, active=main)
+        progress = Progress(config.total_steps, active=main)
+        state, rollbacks = begin(config, loader, checkpoints, fresh, shapes, shardings, progress.say)
+        step = start = int(state.step)
+        progress.restart(step)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         progress.say(
             f"{config.task}: {count / 1e6:.2f}M parameters, {mesh.size} x {jax.devices()[0].device_kind}, "
@@ -83,45 +76,84 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
             progress.say(f"Nothing to do: {workdir} is at step {start} of {config.total_steps}.")
             return state
 
-        train_step = make_train_step(task, optimizer, schedule, config)
+        train_step = make_train_step(task, optimizer, schedule, config, shardings)
         step_fn = jit_train_step(train_step, shardings, frozen, mesh)
-        meter = Meter(config, mesh.devices.flat[0], mesh.size)
         evaluate = jit_on_batch(task.evaluate, shardings.ema, frozen, mesh)
         preview = jit_on_batch(task.preview, shardings.ema, frozen, mesh)
-        window: list[Any] = []  # scalars since the last log, still on the device
-        for step in range(start + 1, config.total_steps + 1):
-            batch = put_batch(_next(loader, config.data.split), mesh)
-            if step == start + 1:
-                began = time.perf_counter()
-                step_fn = step_fn.lower(state, frozen, batch).compile()
-                meter.count(train_step, state, frozen, batch)
-                progress.pause(time.perf_counter() - began)
-            state, scalars = step_fn(state, frozen, batch)
-            window.append(scalars)
-            last = step == config.total_steps
+        meter = Meter(config.data.batch_size, mesh.devices.flat[0], mesh.size)
+        clock = Clock()
+        watchdog = Watchdog(config.watchdog, clock, workdir / f"stacks_{jax.process_index()}.txt")
+        stack.callback(watchdog.close)
+        window = ProfileWindow(config.profile_steps, workdir)
+        stack.callback(window.close)
+        batches = Prefetch(loader, mesh)
+        stack.callback(batches.close)
+        # Without skipping, the first such step has spoilt the weights.
+        patience = config.optim.rollback_after if config.optim.skip_nonfinite else 1
+        finite = FiniteWatch(patience if config.optim.rollback_after else 0)
+        pending: list[Any] = []  # scalars that are still on the device
 
-            if step % config.log_every == 0 or last:
-                # The only wait for the device in the loop; the newest count of skips, the mean of all else.
-                fetched = jax.device_get(window)
-                window.clear()
-                row = {name: float(np.mean([scalars[name] for scalars in fetched])) for name in fetched[0]}
-                row |= {"skipped": float(fetched[-1]["skipped"]), **meter.rates(progress.speed(step))}
+        while step < config.total_steps:
+            step += 1
+            last = step == config.total_steps
+            watchdog.beat(step)
+            with clock.part("input_wait"):
+                batch = _next(batches, config.data.split)
+            if not isinstance(step_fn, jax.stages.Compiled):
+                with clock.part("compile"):
+                    step_fn = step_fn.lower(state, frozen, batch).compile()
+                    meter.count(train_step, state, frozen, batch)
+            window.before(step)
+            with clock.part("step"):
+                state, scalars = step_fn(state, frozen, batch)
+                pending.append(scalars)
+            window.after(step, state)
+
+            stopping = signals.due()
+            saving = step % config.checkpoint_every == 0 or last or stopping
+            logging = step % config.log_every == 0 or last
+            if logging or saving:
+                with clock.part("step"):  # the only waits for the device in the loop
+                    finite.see(jax.device_get(pending))
+                    pending.clear()
+            if finite.spoilt:
+                rollbacks += 1
+                del state, scalars, batch
+                state = go_back(config, checkpoints, finite, step, rollbacks, shapes, shardings, progress.say)
+                step = int(state.step)
+                progress.restart(step)
+                finite.forget()
+                continue
+            if logging:
+                trained, shares = clock.lap()
+                row = {**finite.means(), **meter.rates(progress.speed(step, trained)), **shares}
+                row |= {"corrupt_records": getattr(loader, "skipped", 0), "rollbacks": rollbacks}
                 writer.scalars(step, row)
                 progress.show(step, row["loss"], row["images_per_second"], row.get("mfu"))
-            began = time.perf_counter()
             if due(step, config.eval_every, last):
-                batches = eval_batches(task, config, mesh)
-                scores = mean_scores(evaluate, task.summarize, state.ema, frozen, batches, config.seed)
-                writer.scalars(step, scores, prefix="eval")
+                with clock.part("eval"):
+                    found = eval_batches(task, config, mesh)
+                    scores = mean_scores(evaluate, task.summarize, state.ema, frozen, found, config.seed)
+                    writer.scalars(step, scores, prefix="eval")
                 progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             if due(step, config.preview_every, last):
-                for first in itertools.islice(eval_batches(task, config, mesh), 1):
-                    pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
-                    writer.pictures(step, jax.device_get(pictures))
-            if step % config.checkpoint_every == 0 or last:
-                checkpoints.save(step, state, loader.get_state())  # type: ignore[attr-defined]
-            progress.pause(time.perf_counter() - began)
-        checkpoints.wait()
+                with clock.part("eval"):
+                    for first in itertools.islice(eval_batches(task, config, mesh), 1):
+                        pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
+                        writer.pictures(step, jax.device_get(pictures))
+            if saving and (last or not finite.in_a_row):
+                with clock.part("checkpoint"):
+                    checkpoints.save(step, state, batches.get_state(), rollbacks)
+            if stopping and not last:
+                checkpoints.wait()
+                progress.say(
+                    f"Stopped at step {step}, with a checkpoint of step {checkpoints.latest_step()}: run the "
+                    "same command to go on."
+                )
+                raise Stopped(stopping)
+        with clock.part("checkpoint"):
+            checkpoints.wait()
+        progress.say(clock.summary())
         return state
 
 
@@ -130,62 +162,9 @@ def due(step: int, every: int, last: bool) -> bool:
     return every > 0 and (step % every == 0 or last)
 
 
-def start_from(state: TrainState, task: str, source: str, shardings: TrainState) -> TrainState:
-    """A fresh state whose weights come from an earlier run or a checkpoint where path and shape agree.
-
-    Raises:
-      ValueError: if nothing agrees.
-    """
-    fresh = jax.device_get(state.params)
-    leaves = jax.tree_util.tree_leaves_with_path(trained_params(task, source))
-    given = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    taken: list[str] = []
-
-    def pick(path: Any, leaf: np.ndarray) -> np.ndarray:
-        found = given.get(jax.tree_util.keystr(path))
-        if found is None or found.shape != leaf.shape:
-            return leaf
-        taken.append(jax.tree_util.keystr(path))
-        return found.astype(leaf.dtype)
-
-    params = jax.tree_util.tree_map_with_path(pick, fresh)
-    if not taken:
-        raise ValueError(
-            f"config.init_from={source!r} has no weight that this model has: take a run of its kind."
-        )
-    print(f"{len(taken)} of {len(jax.tree.leaves(fresh))} weights come from {source}", file=sys.stderr)
-    put = lambda tree: jax.device_put(tree, shardings.params)  # noqa: E731
-    return dataclasses.replace(state, params=put(params), ema=put(jax.tree.map(np.copy, params)))
-
-
-@dataclasses.dataclass
-class Meter:
-    """Turns steps a second into images a second and model FLOPs utilisation."""
-
-    config: Any
-    device: Any
-    devices: int
-    flops: float = 0.0
-    peak: float | None = None
-
-    def count(self, train_step: Callable[..., Any], *args: Any) -> None:
-        """Counts the FLOPs of one step and looks up (on a CPU: measures) the device's peak."""
-        self.flops, self.peak = count_flops(train_step, *args), peak_flops(self.device)
-
-    def rates(self, steps_per_second: float) -> dict[str, float]:
-        """The rates to log; `mfu` is left out where the device's peak is not known."""
-        rates = {
-            "steps_per_second": steps_per_second,
-            "images_per_second": steps_per_second * self.config.data.batch_size,
-        }
-        if self.peak:
-            rates["mfu"] = steps_per_second * self.flops / (self.peak * self.devices)
-        return rates
-
-
-def _next(loader: Any, split: str) -> Any:
+def _next(batches: Prefetch, split: str) -> Any:
     try:
-        return next(loader)
+        return next(batches)
     except StopIteration:
         raise ValueError(
             f"The split {split!r} ended while training: it must repeat, and hold at least one batch."

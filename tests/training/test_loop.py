@@ -201,8 +201,8 @@ def test_pictures_lie_row_by_row_in_the_grid():
 
 def test_the_progress_line(capsys):
     assert [format_seconds(s) for s in (5, 75, 7205)] == ["0:05", "1:15", "2:00:05"]
-    progress = Progress(10, 0)
-    assert progress.speed(5) > 0
+    progress = Progress(10)
+    assert progress.speed(5, 2.0) == 2.5
     progress.show(5, 1.25, 80.0, 0.5)
     line = capsys.readouterr().err
     assert line.startswith("step 5/10  loss 1.2500  80.0 images/s  mfu 50.0%") and line.endswith("left\n")
