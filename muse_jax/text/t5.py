@@ -85,6 +85,16 @@ def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) ->
     return (bucket + half * (offset > 0)).astype(np.int32)
 
 
+# Of the checkpoints that T5 v1.1 was published as.
+T5_SIZES = {
+    "t5-v1_1-small": T5Config(width=512, mlp_dim=1024, depth=8, heads=6),
+    "t5-v1_1-base": T5Config(width=768, mlp_dim=2048, depth=12, heads=12),
+    "t5-v1_1-large": T5Config(width=1024, mlp_dim=2816, depth=24, heads=16),
+    "t5-v1_1-xl": T5Config(width=2048, mlp_dim=5120, depth=24, heads=32),
+    "t5-v1_1-xxl": T5Config(width=4096, mlp_dim=10240, depth=24, heads=64),
+}
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale in float32, returned as `dtype`."""
 

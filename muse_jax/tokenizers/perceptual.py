@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
+from muse_jax.interop.name_table import abstract_params
 from muse_jax.networks.efficientnet_lite import EfficientNetLite0
 
 # The last map at 1/2, 1/4, 1/8 and 1/16 of the picture's size, and the stem for fine texture.
@@ -45,10 +46,25 @@ def load_perceptual(
     Raises:
       ValueError: the package with the weights is not installed.
     """
-    params = load_efficientnet_lite0()
-    if taps:
-        kept = {"stem", *(f"block_{k}" for k in range(1, max(taps) + 1))}
-        params = {name: value for name, value in params.items() if name in kept}
+    return _needed(load_efficientnet_lite0(), taps), _distance(taps, upsample)
+
+
+def perceptual_shapes(
+    taps: tuple[int, ...] = TAPS, upsample: int = 1
+) -> tuple[Any, Callable[[Any, Array, Array], Float[Array, ""]]]:
+    """As `load_perceptual`, with the shapes of the weights alone: nothing is read."""
+    params = abstract_params(EfficientNetLite0(), jnp.zeros((1, 32, 32, 3)))
+    return _needed(params, taps), _distance(taps, upsample)
+
+
+def _needed(params: Any, taps: tuple[int, ...]) -> Any:
+    if not taps:
+        return params
+    kept = {"stem", *(f"block_{k}" for k in range(1, max(taps) + 1))}
+    return {name: value for name, value in params.items() if name in kept}
+
+
+def _distance(taps: tuple[int, ...], upsample: int) -> Callable[[Any, Array, Array], Float[Array, ""]]:
     network = EfficientNetLite0()
 
     def fn(params: Any, images: Array, targets: Array) -> Array:
@@ -67,4 +83,4 @@ def load_perceptual(
 
         return perceptual_distance(maps(images), maps(targets)).mean()
 
-    return params, fn
+    return fn

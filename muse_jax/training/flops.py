@@ -27,7 +27,7 @@ PEAKS = {
     "TPU v4": 275e12,
     "TPU v3": 123e12,
     "TPU v2": 45e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 2307e12 / 2,  # JAX sees the two chiplets of a chip as two devices
 }
 
 

@@ -59,6 +59,9 @@ class LeastSquares:
     def frozen(self) -> Any:
         return {"projection": jax.random.normal(jax.random.key(7), (WIDTH, WIDTH))}
 
+    def frozen_shapes(self) -> Any:
+        return jax.eval_shape(self.frozen)
+
     def loss(
         self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any
     ) -> tuple[Any, dict[str, Any]]:

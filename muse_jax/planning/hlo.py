@@ -1,0 +1,272 @@
+"""What a compiled program does, read from its HLO text: collectives and memory traffic, loops multiplied out.
+
+XLA's own cost analysis counts the body of a loop once. Here each computation's figures are taken as often as
+its callers run it: a `while` as often as the trip count that XLA found (once, and said so, where it found
+none), of a conditional the heaviest branch.
+"""
+
+import functools
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16}
+_BITS |= {"f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"\b(?:calls|body|to_apply)=%?([\w.\-]+)")
+# These move nothing: they name, view or await what another instruction makes.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id",
+    "replica-id", "opt-barrier", "optimization-barrier", "add-dependency", "while", "conditional", "call",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective as one device sees it.
+
+    kind: one of `KINDS`. operand_bytes: what the device puts in. group: the places in the mesh of the devices
+    that take part in one of its groups (all groups are alike).
+    """
+
+    kind: str
+    operand_bytes: float
+    group: tuple[int, ...]
+
+    @property
+    def group_size(self) -> int:
+        return len(self.group)
+
+
+@dataclass
+class Instruction:
+    name: str
+    shape: str
+    op: str
+    arguments: str
+    attributes: str
+
+    @property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.arguments)
+
+
+@dataclass
+class Traffic:
+    """Of one run of a program on one device.
+
+    collectives: how often each is run. hbm_bytes: read and written in HBM, an estimate from shapes: what a
+    fusion keeps inside is not counted, nor is what XLA placed in on-chip memory.
+    unknown_loops: loops whose trip count XLA did not find, counted as one.
+    """
+
+    collectives: Counter = field(default_factory=Counter)
+    hbm_bytes: float = 0.0
+    unknown_loops: int = 0
+
+    def add(self, other: "Traffic", times: float = 1) -> None:
+        for collective, count in other.collectives.items():
+            self.collectives[collective] += count * times
+        self.hbm_bytes += other.hbm_bytes * times
+        self.unknown_loops += other.unknown_loops
+
+
+def _closing(text: str, start: int) -> int:
+    """The place after the bracket that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _instruction(line: str) -> Instruction | None:
+    name, found, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+    if not found or not name.startswith("%"):
+        return None
+    end = _closing(rest, 0) if rest.startswith("(") else rest.find(" ")
+    shape, rest = rest[:end], rest[end:].strip()
+    op, _, _ = rest.partition("(")
+    close = _closing(rest, len(op))
+    return Instruction(name[1:], shape, op, rest[len(op) + 1 : close - 1], rest[close:])
+
+
+class Program:
+    """The computations of an HLO text, as the compiler's `as_text()` writes it.
+
+    Raises:
+      ValueError: the text has no entry computation.
+    """
+
+    def __init__(self, text: str, devices: int = 1):
+        self.devices = devices
+        self.computations: dict[str, list[Instruction]] = {}
+        self.roots: dict[str, str] = {}
+        entry = None
+        current: list[Instruction] = []
+        for line in text.splitlines():
+            if line.endswith("{") and "->" in line and not line.startswith(" "):
+                name = line.removeprefix("ENTRY ").split()[0].removeprefix("%").partition("(")[0]
+                entry = name if line.startswith("ENTRY ") else entry
+                current = self.computations[name] = []
+            elif line.startswith(" ") and (instruction := _instruction(line)):
+                current.append(instruction)
+                if line.lstrip().startswith("ROOT "):
+                    self.roots[name] = instruction.name
+        if entry is None:
+            raise ValueError("This is no HLO text: it has no entry computation.")
+        self.traffic = functools.cache(self._traffic)
+        self.entry = entry
+
+    def total(self) -> Traffic:
+        """What one run of the program does on one device."""
+        return self.traffic(self.entry)
+
+    def _traffic(self, name: str) -> Traffic:
+        total = Traffic()
+        shapes = {each.name: each.shape for each in self.computations[name]}
+        for each in self.computations[name]:
+            if kind := _kind(each.op):
+                total.collectives[self._collective(name, kind, each, shapes)] += 1
+            total.hbm_bytes += self._bytes(each, shapes)
+            if each.op == "while":
+                trips = _trip_count(each.attributes)
+                total.unknown_loops += trips is None
+                total.add(self.traffic(_called(each, "body")), trips or 1)
+                total.add(self.traffic(_called(each, "condition")), trips or 1)
+            elif each.op == "conditional":
+                total.add(self._heaviest(each))
+            elif each.op == "fusion" or each.op.endswith("-start"):
+                for called in self._calls(each):  # its memory traffic is the caller's
+                    total.add(Traffic(self.traffic(called).collectives))
+            elif each.op == "call":
+                for called in self._calls(each):
+                    total.add(self.traffic(called))
+        return total
+
+    def _calls(self, each: Instruction) -> list[str]:
+        return [name for name in _CALLED.findall(each.attributes) if name in self.computations]
+
+    def _heaviest(self, each: Instruction) -> Traffic:
+        listed = re.search(r"branch_computations=\{([^}]*)\}", each.attributes)
+        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
+        names += _NAME.findall(listed.group(1)) if listed else []
+        return max((self.traffic(name) for name in names), key=lambda t: t.hbm_bytes, default=Traffic())
+
+    def _collective(self, name: str, kind: str, each: Instruction, shapes: dict[str, str]) -> Collective:
+        size = sum(_bytes(shapes.get(operand, "")) for operand in each.operands)
+        # TPUs write a reduce-scatter as a fusion of an all-reduce with the slice that follows it.
+        if kind == "all-reduce" and "all-reduce-scatter" in name:
+            kind = "reduce-scatter"
+        return Collective(kind, size, _group(each.attributes, self.devices))
+
+    def _bytes(self, each: Instruction, shapes: dict[str, str]) -> float:
+        """HBM bytes that an instruction reads and writes."""
+        if each.op in _FREE or each.op.endswith("-done"):
+            return 0.0
+        if each.op.endswith("-start"):  # its result names the operands too
+            inside = sum(_hbm(shapes.get(operand, "")) for operand in each.operands)
+            return max(inside, _hbm(each.shape))
+        if each.op in ("dynamic-slice", "gather"):
+            return 2 * _hbm(each.shape)
+        if each.op in ("dynamic-update-slice", "scatter"):
+            return 2 * _hbm(shapes.get(each.operands[-1 if each.op == "scatter" else 1], ""))
+        called = self._calls(each) if each.op == "fusion" else []
+        if called:
+            return self._fusion_bytes(each, called[0], shapes)
+        return _hbm(each.shape) + sum(_hbm(shapes.get(operand, "")) for operand in each.operands)
+
+    def _fusion_bytes(self, each: Instruction, called: str, shapes: dict[str, str]) -> float:
+        """A fusion that reads a slice of an operand, or writes a slice of one in place, moves the slice."""
+        body = {inner.name: inner for inner in self.computations[called]}
+        parameters = {int(inner.arguments): inner.name for inner in body.values() if inner.op == "parameter"}
+        total = 0.0
+        written_in_place = False
+        for index, operand in enumerate(each.operands):
+            whole = _hbm(shapes.get(operand, ""))
+            users = _users(body, parameters.get(index, ""))
+            if whole and users and all(user.op in ("dynamic-slice", "slice", "gather") for user in users):
+                whole = min(whole, sum(_bytes(user.shape) for user in users))
+            elif users and all(
+                user.op == "dynamic-update-slice" and user.operands[0] in _views(body, parameters[index])
+                for user in users
+            ):
+                written_in_place = True
+                whole = sum(_bytes(body[user.operands[1]].shape) for user in users if user.operands[1] in body)
+                whole = 2 * whole if _hbm(each.shape) else 0.0
+            total += whole
+        return total + (0.0 if written_in_place else _hbm(each.shape))
+
+
+def _views(body: dict[str, Instruction], name: str) -> set[str]:
+    """`name` and what only views it."""
+    views = {name}
+    for inner in body.values():
+        if inner.op in ("bitcast", "get-tuple-element", "copy") and set(inner.operands) & views:
+            views.add(inner.name)
+    return views
+
+
+def _users(body: dict[str, Instruction], name: str) -> list[Instruction]:
+    views = _views(body, name)
+    return [inner for inner in body.values() if set(inner.operands) & views and inner.name not in views]
+
+
+def _kind(op: str) -> str | None:
+    base = op.removesuffix("-start")
+    return base if base in KINDS else {"ragged-all-to-all": "all-to-all"}.get(base)
+
+
+def _called(each: Instruction, name: str) -> str:
+    found = re.search(rf"\b{name}=%?([\w.\-]+)", each.attributes)
+    return found.group(1) if found else ""
+
+
+def _trip_count(attributes: str) -> int | None:
+    found = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
+    return int(found.group(1)) if found else None
+
+
+def _array_bytes(kind: str, sizes: str) -> float:
+    bits = _BITS.get(kind, 8 if kind.startswith("f8") else 4 if kind.startswith("f4") else 0)
+    return bits / 8 * math.prod(int(size) for size in sizes.split(",") if size)
+
+
+def _bytes(shape: str) -> float:
+    """Bytes of a type, of all parts of a tuple."""
+    return sum(_array_bytes(kind, sizes) for kind, sizes, _ in _ARRAY.findall(shape))
+
+
+def _hbm(shape: str) -> float:
+    """Likewise of the parts that lie in HBM, whose layout names no other memory space."""
+    parts = _ARRAY.findall(shape)
+    return sum(_array_bytes(kind, sizes) for kind, sizes, layout in parts if not re.search(r"S\([1-9]", layout))
+
+
+def _group(attributes: str, devices: int) -> tuple[int, ...]:
+    """The places of the devices in the first group of `replica_groups`."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    if listed:
+        return tuple(int(place) for place in listed.group(1).split(","))
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if iota:
+        groups, dims = ([int(n) for n in iota.group(i).split(",")] for i in (1, 2))
+        order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else list(range(len(dims)))
+        return tuple(_transposed(dims, order)[: math.prod(groups[1:])])
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
+    if pairs:
+        return int(pairs.group(1)), int(pairs.group(2))
+    return tuple(range(devices))
+
+
+def _transposed(dims: list[int], order: list[int]) -> list[int]:
+    """The numbers 0, 1, ... in an array of `dims`, its axes put in `order`, flattened."""
+    strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
+    places = [0]
+    for axis in order:
+        places = [place + step * strides[axis] for place in places for step in range(dims[axis])]
+    return places
