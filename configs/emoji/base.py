@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "base"
     config.tokenizer = "runs/vqgan64"
     config.model = {
-        "vocab_size": 2048,
+        "vocab_size": 4096,
         "grid": (8, 8),
         "width": 256,
         "depth": 4,

@@ -11,8 +11,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "superres"
     config.superres_tokenizer = "runs/vqgan128"
     config.model = {
-        "vocab_size": 2048,
-        "low_vocab_size": 2048,
+        "vocab_size": 4096,
+        "low_vocab_size": 4096,
         "grid": (16, 16),
         "low_grid": (8, 8),
         "width": 192,

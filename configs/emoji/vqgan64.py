@@ -10,31 +10,30 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.task = "vqgan"
     config.model = {
-        "filters": 96,
-        "multipliers": (1, 2),
-        "num_res_blocks": 1,
-        "decoder_res_blocks": 2,
-        "patch": 4,  # the first convolution sees 16x16: a CPU is slow at full resolution
-        "codebook_size": 2048,
-        "embed_dim": 8,
-        "normalize_codes": True,
+        "local": True,  # codes of single squares, which a small transformer learns
+        "filters": 256,
+        "multipliers": (1,),
+        "num_res_blocks": 2,
+        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "codebook_size": 4096,
+        "embed_dim": 64,
     }
     config.loss = {
         "reconstruction": 1.0,
         "perceptual": 0.01,
         "codebook": 1.0,
         "commitment": 0.25,
-        "entropy": 0.02,
+        "entropy": 0.0,
         "adversarial": 0.0,
     }
     config.data.update(
-        source="emoji", split="train", eval_split="heldout_concepts", batch_size=8, image_size=64
+        source="emoji", split="train", eval_split="heldout_concepts", batch_size=16, image_size=64
     )
-    config.optim.update(name="adam", lr=1.5e-3, b1=0.9, b2=0.99, warmup_steps=200, ema=0.999)
-    config.total_steps = 8_000
+    config.optim.update(name="adam", lr=1e-3, b1=0.9, b2=0.99, warmup_steps=200, ema=0.999)
+    config.total_steps = 4_000
     config.log_every = 100
     config.eval_every = 1_000
-    config.eval_batches = 26
+    config.eval_batches = 13
     config.preview_every = 1_000
     config.checkpoint_every = 1_000
     return config
