@@ -1,4 +1,4 @@
-"""Computes what the frozen parts of a task make of a data set, once: image tokens and text states.
+"""Computes what the frozen parts of a task make of a data set, once: image tokens and text states or pieces.
 
 python -m experiments.prepare_features --config=configs/emoji/base.py --out=data/features/base
 
@@ -15,7 +15,7 @@ from experiments import apps
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, load_source, make_loader, write_precomputed
 from muse_jax.text import encode_captions
 from muse_jax.training import validate_config
-from muse_jax.training.tasks import MaskedTask, make_task
+from muse_jax.training.tasks import CogLMTask, MaskedTask, make_task
 
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")
@@ -31,18 +31,26 @@ def main() -> None:
     config = validate_config(flags.FLAGS.config)
     config.data.features = ""
     task = make_task(config)
-    if not isinstance(task, MaskedTask):
-        raise ValueError(f"config.task is {config.task!r}, but only base and superres read features.")
+    if not isinstance(task, MaskedTask | CogLMTask):
+        raise ValueError(f"config.task is {config.task!r}, but only base, superres and coglm read features.")
     for split in SPLITS.value:
         source = load_source(config.data.source, split, config.data.get("data_dir"))
-        arrays = {**image_tokens(task, source, split), **text_states(task, source, split, CAPTIONS.value)}
+        captions = captions_of(source, split, CAPTIONS.value, config.seed)
+        meta = {"tokenizer": config.tokenizer}
+        if isinstance(task, MaskedTask):
+            texts = text_states(task, captions, split)
+            meta |= {"superres_tokenizer": config.superres_tokenizer, "text_encoder": task.text_encoder.name}
+        else:
+            ids, mask = task.pieces.encode_cut(captions)
+            texts = {"caption_ids": ids, "caption_mask": mask}
+            meta["text_pieces"] = config.text_pieces
+        texts = {name: array.reshape(len(source), -1, *array.shape[1:]) for name, array in texts.items()}
         folder = f"{OUT.value}/{split}"
-        meta = {"tokenizer": config.tokenizer, "superres_tokenizer": config.superres_tokenizer}
-        write_precomputed(folder, arrays, {**meta, "text_encoder": task.text_encoder.name})
+        write_precomputed(folder, {**image_tokens(task, source, split), **texts}, meta)
         print(f"{len(source)} pictures' features are in {folder}")
 
 
-def image_tokens(task: MaskedTask, source, split: str) -> dict[str, np.ndarray]:
+def image_tokens(task: MaskedTask | CogLMTask, source, split: str) -> dict[str, np.ndarray]:
     """Tokens of every picture, in the source's order."""
     frozen = {"tokenizers": task.frozen_tokenizers()}
     features = jax.jit(task.features)
@@ -68,13 +76,18 @@ def image_tokens(task: MaskedTask, source, split: str) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]).astype(np.uint16) for name in parts[0]}
 
 
-def text_states(task: MaskedTask, source, split: str, count: int) -> dict[str, np.ndarray]:
-    """States of `count` captions of every picture: the plain one, then draws of the template."""
-    template, seed = CaptionTemplate(), task.config.seed
-    captions = []
+def captions_of(source, split: str, count: int, seed: int) -> list[str]:
+    """`count` captions of every picture, one picture after the other: the plain one, then draws."""
+    template = CaptionTemplate()
+    captions: list[str] = []
     for index in tqdm(range(len(source)), desc=f"{split}: captions"):
         record, rng = source[index], np.random.default_rng([seed, index])
         captions += [PLAIN_CAPTIONS(record, rng)] + [template(record, rng) for _ in range(count - 1)]
+    return captions
+
+
+def text_states(task: MaskedTask, captions: list[str], split: str) -> dict[str, np.ndarray]:
+    """States of the captions, and their mask."""
     with tqdm(desc=f"{split}: text") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -82,11 +95,7 @@ def text_states(task: MaskedTask, source, split: str, count: int) -> dict[str, n
             bar.update(done - bar.n)
 
         states, mask = encode_captions(task.text_encoder, captions, progress=progress)
-    shape = (len(source), count)
-    return {
-        "text_states": np.asarray(states).reshape(*shape, *states.shape[1:]),
-        "text_mask": np.asarray(mask).reshape(*shape, *mask.shape[1:]),
-    }
+    return {"text_states": np.asarray(states), "text_mask": np.asarray(mask)}
 
 
 if __name__ == "__main__":

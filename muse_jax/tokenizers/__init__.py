@@ -1,6 +1,7 @@
-"""Image tokenizers: pixels to an integer grid and back."""
+"""Image tokenizers: pixels to an integer grid and back; clusters of their codes."""
 
+from muse_jax.tokenizers.clusters import Clusters, cluster_codebook, codebook_rows, load_clusters
 from muse_jax.tokenizers.quantizer import VectorQuantizer
 from muse_jax.tokenizers.vqgan import VQGAN
 
-__all__ = ["VQGAN", "VectorQuantizer"]
+__all__ = ["VQGAN", "Clusters", "VectorQuantizer", "cluster_codebook", "codebook_rows", "load_clusters"]

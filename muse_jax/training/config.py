@@ -8,14 +8,14 @@ from typing import Any
 
 import ml_collections
 
-TASKS = ("vqgan", "vqgan_decoder", "base", "superres")
+TASKS = ("vqgan", "vqgan_decoder", "base", "superres", "coglm")
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
 # of the optimizer's state hang on it.
-FIXED = ("task", "model", "discriminator", "tokenizer", "superres_tokenizer", "optim.name")
+FIXED = ("task", "model", "discriminator", "tokenizer", "superres_tokenizer", "text_pieces", "optim.name")
 FREE = ("dropout", "remat", "dtype")  # of a network: how it is computed, not what it is
 
 
@@ -69,6 +69,7 @@ def default_config() -> ml_collections.ConfigDict:
             "init_from": "",  # a workdir or a checkpoint ("emoji") whose weights the run starts from
             "tokenizer": "",  # a VQGAN's workdir, or a checkpoint with one, for tasks over its tokens
             "superres_tokenizer": "",  # likewise, of the large picture
+            "text_pieces": "",  # a sentencepiece model, for tasks that read and write text themselves
             "compile_cache": "",  # a folder that keeps compiled programs; "": JAX_COMPILATION_CACHE_DIR
             "profile_steps": (),  # (first, last): these steps are traced into workdir/profile
             "watchdog": 600.0,  # seconds after which a step that has not ended is reported; 0: never
@@ -78,6 +79,13 @@ def default_config() -> ml_collections.ConfigDict:
                 "temperature": 1.0,
                 "choice_temperature": 4.5,
                 "order": "confidence",
+            },
+            "sampling": {  # the same of networks that draw one token after the other
+                "temperature": 1.0,
+                "top_k": 0,  # keep so many tokens; 0: all
+                "top_p": 1.0,
+                "top_clusters": 0,  # draw one of so many clusters of codes, then a code; 0: codes one by one
+                "text_weight": 0.0,  # added to the attention logits of the text
             },
         }
     )
@@ -191,6 +199,10 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         ("decoding.num_steps", decoding["num_steps"], 1, float("inf")),
         ("decoding.guidance_scale", decoding["guidance_scale"], 0, float("inf")),
         ("decoding.temperature", decoding["temperature"], 0, float("inf")),
+        ("sampling.temperature", full["sampling"]["temperature"], 0, float("inf")),
+        ("sampling.top_k", full["sampling"]["top_k"], 0, float("inf")),
+        ("sampling.top_p", full["sampling"]["top_p"], 1e-6, 1),
+        ("sampling.top_clusters", full["sampling"]["top_clusters"], 0, float("inf")),
         ("decoding.choice_temperature", decoding["choice_temperature"], 0, float("inf")),
     ]
     for name, value, low, high in limits:

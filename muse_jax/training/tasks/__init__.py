@@ -2,17 +2,28 @@
 
 from typing import Any
 
+from muse_jax.training.tasks.coglm import CogLMTask
 from muse_jax.training.tasks.masked import BaseTask, MaskedTask, SuperResTask
 from muse_jax.training.tasks.task import Task
 from muse_jax.training.tasks.vqgan import VQGANDecoderTask, VQGANTask
 
-__all__ = ["BaseTask", "MaskedTask", "SuperResTask", "Task", "VQGANDecoderTask", "VQGANTask", "make_task"]
+__all__ = [
+    "BaseTask",
+    "CogLMTask",
+    "MaskedTask",
+    "SuperResTask",
+    "Task",
+    "VQGANDecoderTask",
+    "VQGANTask",
+    "make_task",
+]
 
 _TASKS = {
     "vqgan": VQGANTask,
     "vqgan_decoder": VQGANDecoderTask,
     "base": BaseTask,
     "superres": SuperResTask,
+    "coglm": CogLMTask,
 }
 
 

@@ -1,0 +1,51 @@
+"""CogLM on 64 px emoji: 8x8 image tokens and their caption in one vocabulary.
+
+First `python -m experiments.train --config=configs/emoji/vqgan64.py --workdir=runs/vqgan64`, then
+
+python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=64
+python -m experiments.train_text_pieces --source=emoji --pieces=1000 --out=runs/text_pieces/emoji.model
+python -m experiments.prepare_features --config=configs/emoji/coglm.py --out=runs/features/coglm
+"""
+
+import ml_collections
+
+from muse_jax.training import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = default_config()
+    config.task = "coglm"
+    config.tokenizer = "runs/vqgan64"
+    config.text_pieces = "runs/text_pieces/emoji.model"
+    config.model = {
+        "vocab_size": 3051,  # 2048 codes, 1000 pieces, 3 special tokens
+        "grid": (8, 8),
+        "text_length": 32,
+        "image_position": 32,
+        "width": 256,
+        "depth": 6,
+        "heads": 4,
+        "mlp_dim": 1024,
+        "dropout": 0.0,
+        "dtype": "float32",
+    }
+    config.loss = {"image_to_text": 0.3, "text_only": 0.0, "patch": 4, "patch_share": 0.8}
+    config.data.update(
+        source="emoji",
+        split="train",
+        eval_split="heldout_pairs",
+        features="runs/features/coglm",  # "" computes tokens and pieces in every step
+        batch_size=16,
+        image_size=64,
+    )
+    config.optim.update(
+        name="adamw", lr=1e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.999
+    )
+    config.sampling.update(temperature=1.0, top_clusters=16, text_weight=0.5)
+    config.total_steps = 9_000
+    config.log_every = 100
+    config.eval_every = 1_500
+    config.preview_every = 1_500
+    config.checkpoint_every = 1_000
+    return config

@@ -1,0 +1,130 @@
+"""Text as sentencepiece pieces, for networks that read and write text themselves (CogLM).
+
+Any sentencepiece model will do: one trained on a data set's captions by `experiments.train_text_pieces`, or a
+published one. No special tokens are used; where a text begins and ends is the network's business.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_jax.text.text_tokenizers import check_texts
+
+
+@dataclass(frozen=True, eq=False)
+class TextPieces:
+    """A sentencepiece model, for texts of at most `max_length` pieces."""
+
+    processor: Any
+    max_length: int
+
+    @classmethod
+    def from_file(cls, file: str | Path, max_length: int) -> "TextPieces":
+        """Reads a model file.
+
+        Raises:
+          ValueError: it is missing or no sentencepiece model.
+        """
+        from sentencepiece import SentencePieceProcessor
+
+        if not Path(file).is_file():
+            raise ValueError(
+                f"There is no sentencepiece model {str(file)!r}: train one with "
+                "experiments.train_text_pieces, or give the file of a published one."
+            )
+        try:
+            return cls(SentencePieceProcessor(model_file=str(file)), max_length)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"The file {file} is not a sentencepiece model; train or fetch it again."
+            ) from error
+
+    def __len__(self) -> int:
+        """How many pieces there are."""
+        return int(self.processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids from 0, int32, and mask, bool, both (batch, max_length); padding has id 0.
+
+        Raises:
+          ValueError: anything but a sequence of strings, and a text that is too long.
+        """
+        texts = check_texts(texts)
+        sequences = self.processor.encode(texts, out_type=int)
+        for text, pieces in zip(texts, sequences):
+            if len(pieces) > self.max_length:
+                shown = text if len(text) <= 80 else text[:77] + "..."
+                raise ValueError(
+                    f"The text {shown!r} has {len(pieces)} pieces, but the network reads at most "
+                    f"{self.max_length}: shorten it."
+                )
+        return self._fill(sequences)
+
+    def encode_cut(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` that cuts what is too long: for captions of a data set, which nobody can shorten."""
+        return self._fill(self.processor.encode(check_texts(texts), out_type=int))
+
+    def _fill(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.zeros((len(sequences), self.max_length), np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for row, pieces in enumerate(sequences):
+            pieces = pieces[: self.max_length]
+            ids[row, : len(pieces)] = pieces
+            mask[row, : len(pieces)] = True
+        return ids, mask
+
+    def decode(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
+        """The texts of pieces (batch, length), those where `mask` is True; ids that it lacks are unknown."""
+        ids = np.where(np.asarray(ids) < len(self), ids, self.processor.unk_id())
+        rows = [row[there].tolist() for row, there in zip(ids, np.asarray(mask))]
+        return [str(text) for text in self.processor.decode(rows)] if rows else []
+
+
+def train_text_pieces(texts: Iterable[str], file: str | Path, num_pieces: int) -> int:
+    """Trains a unigram sentencepiece model on `texts` and writes it to `file`, whole or not at all.
+
+    Upper and lower case are one. The only special piece is the unknown one, id 0.
+
+    Returns:
+      How many pieces it has: fewer than `num_pieces` where the texts hold no more.
+
+    Raises:
+      ValueError: no text, or fewer pieces asked for than the texts have characters.
+    """
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError("There is no text to learn pieces from: give a data set with captions.")
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as writer:
+            SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=writer,
+                vocab_size=num_pieces,
+                hard_vocab_limit=False,
+                character_coverage=1.0,
+                normalization_rule_name="nmt_nfkc_cf",
+                num_threads=1,  # more make other pieces
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                minloglevel=2,
+            )
+        unfinished.replace(file)
+    except RuntimeError as error:
+        raise ValueError(
+            f"sentencepiece cannot make {num_pieces} pieces of these {len(texts)} texts "
+            f"({' '.join(str(error).split())}): ask for more pieces than they have characters."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return int(SentencePieceProcessor(model_file=str(file)).vocab_size())

@@ -1,0 +1,240 @@
+"""Training of CogLM on pictures and their captions (CogView2, section 3.1)."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.checkpoint import find_checkpoint, parameter_shapes
+from muse_jax.data import load_source, make_loader
+from muse_jax.decoding.autoregressive import Sampling
+from muse_jax.decoding.coglm import caption_cross_entropy, check_vocabulary, draw_image
+from muse_jax.images import from_unit_range, to_unit_range
+from muse_jax.networks.coglm import CogLM
+from muse_jax.networks.coglm_sequence import (
+    Sequence,
+    Vocabulary,
+    draw_patches,
+    draw_spans,
+    image_to_text,
+    select,
+    text_only,
+    text_to_image,
+)
+from muse_jax.text import TextPieces
+from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
+from muse_jax.training.partitioning import process_rows
+from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params
+from muse_jax.training.tasks.masked import PREVIEW_IMAGES, encode
+from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
+
+LOSS = {
+    "image_to_text": 0.3,  # share of the pairs that predict the caption, and patches of the image
+    "text_only": 0.0,  # share of all samples whose picture is left out
+    "patch": 4,  # side of the patches
+    "patch_share": 0.8,  # of the image's tokens, as if patches did not overlap
+}
+
+
+class CogLMTask(Task):
+    """Next tokens of images and captions, in three kinds of samples that are drawn inside the step.
+
+    Batches come either as pictures and captions or with tokens and pieces computed before
+    (`config.data.features`).
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.shares = check_loss_keys(config, LOSS)
+        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.network = build(CogLM, "model", config.model)
+        self.vocabulary = Vocabulary(self.tokenizer.codebook_size, self.network.vocab_size)
+        check_vocabulary(self.network, self.vocabulary)
+        side = config.data.image_size // self.tokenizer.downsampling
+        if self.network.grid != (side, side):
+            raise ValueError(
+                f"config.model.grid is {self.network.grid}, but the tokenizer of config.tokenizer gives "
+                f"{(side, side)} at {config.data.image_size} px: set it to that."
+            )
+        for name in ("image_to_text", "text_only", "patch_share"):
+            if not 0 <= self.shares[name] <= 1:
+                raise ValueError(f"config.loss.{name} is {self.shares[name]}: it must be between 0 and 1.")
+        if not 1 <= self.shares["patch"] <= side:
+            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 1 and {side}.")
+
+    @cached_property
+    def pieces(self) -> TextPieces:
+        """The sentencepiece model of `config.text_pieces`."""
+        pieces = TextPieces.from_file(self.config.text_pieces, self.network.text_length - 1)
+        if len(pieces) > self.vocabulary.text_pieces:
+            raise ValueError(
+                f"config.text_pieces has {len(pieces)} pieces, but config.model.vocab_size leaves room for "
+                f"{self.vocabulary.text_pieces} beside image codes and special tokens: set it to "
+                f"{self.network.vocab_size + len(pieces) - self.vocabulary.text_pieces}."
+            )
+        return pieces
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The clusters that are stored with the tokenizer."""
+        source = self.config.tokenizer
+        folder = find_checkpoint(source) if is_checkpoint(source) else Path(source)
+        return load_clusters(
+            folder / FILE, codebook_rows(self.tokenizer, tokenizer_params("tokenizer", source))
+        )
+
+    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
+        data, epochs = self.config.data, self.num_epochs(split)
+        common = {"batch_size": data.batch_size, "seed": seed, "num_epochs": epochs}
+        rows, tokenize = process_rows(data.batch_size), self.pieces.encode_cut
+        if data.get("features"):
+            source = load_source(f"precomputed:{data.features}", split)
+            self.check_features(source)
+            return make_loader(source, rows=rows, **common)
+        return make_loader(
+            load_source(data.source, split, data.get("data_dir")),
+            image_size=data.image_size,
+            encoder_tokenize=tokenize,
+            augment=data.augment,
+            workers=data.workers,
+            rows=rows,
+            **common,
+        )
+
+    def check_features(self, source: Any) -> None:
+        """Refuses features of another tokenizer, other pieces or another length than the config names."""
+        for key in ("tokenizer", "text_pieces"):
+            used, wanted = source.meta.get(key, ""), self.config[key]
+            if Path(used).resolve() != Path(wanted).resolve():
+                raise ValueError(
+                    f"The features in {self.config.data.features} were made with {key} {used!r}, but "
+                    f"the config has {wanted!r}: compute them again with experiments.prepare_features."
+                )
+        length = source.arrays["caption_ids"].shape[-1]
+        if length != self.pieces.max_length:
+            raise ValueError(
+                f"The features in {self.config.data.features} have {length} pieces a text, but the network "
+                f"reads {self.pieces.max_length}: compute them again with experiments.prepare_features."
+            )
+
+    def batch_shapes(self) -> Batch:
+        batch, size = super().batch_shapes(), self.config.data.batch_size
+        if self.config.data.get("features"):
+            del batch["image"]  # type: ignore[attr-defined]
+            tokens = jax.ShapeDtypeStruct((size, self.network.image_tokens), jnp.int32)
+            batch = {**batch, "tokens": tokens}
+        text = (size, self.network.text_length - 1)
+        ids, mask = jax.ShapeDtypeStruct(text, jnp.int32), jax.ShapeDtypeStruct(text, bool)
+        return {**batch, "caption_ids": ids, "caption_mask": mask}
+
+    def frozen(self) -> Any:
+        return {"tokenizers": self.frozen_tokenizers()}
+
+    def frozen_shapes(self) -> Any:
+        return {"tokenizers": {"tokenizer": parameter_shapes(self.tokenizer)}}
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """Weights of the tokenizer."""
+        return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures."""
+        return {"tokens": encode(self.tokenizer, frozen["tokenizers"]["tokenizer"], to_unit_range(image))}
+
+    def inputs(
+        self, frozen: Any, batch: Batch
+    ) -> tuple[Int[Array, "b n"], Int[Array, "b t"], Bool[Array, "b t"]]:
+        """Image codes, text pieces and their mask."""
+        tokens = batch["tokens"] if "tokens" in batch else self.features(frozen, batch["image"])["tokens"]
+        return tokens, batch["caption_ids"], batch["caption_mask"]
+
+    def init(self, key: Array) -> Any:
+        tokens = jnp.zeros((1, self.network.length), jnp.int32)
+        return self.network.init(key, tokens, tokens, method="hidden")["params"]
+
+    def samples(
+        self, key: Array, image: Int[Array, "b n"], text: Int[Array, "b t"], text_mask: Bool[Array, "b t"]
+    ) -> Sequence:
+        """A sequence of each pair, of a kind that is drawn; the kinds' shares are kept in every batch."""
+        kind_key, order_key, patch_key, span_key = jax.random.split(key, 4)
+        batch, shares = len(image), self.shares
+        place = jax.random.permutation(order_key, batch) + jax.random.uniform(kind_key, (batch,))
+        pair = (place / batch - shares["text_only"]) / max(1 - shares["text_only"], 1e-6)
+        kind = jnp.where(pair < 0, 2, jnp.where(pair < shares["image_to_text"], 1, 0))
+        patches = draw_patches(patch_key, batch, self.network.grid, shares["patch"], shares["patch_share"])
+        spans = draw_spans(span_key, text_mask)
+        words = (self.vocabulary, text, text_mask)
+        kinds = (
+            text_to_image(*words, image),
+            image_to_text(*words, image, *patches),
+            text_only(*words, image.shape[1], *spans),
+        )
+        return select(kind, kinds)
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        sample_key, dropout_key = jax.random.split(key)
+        sequence = self.samples(sample_key, *self.inputs(frozen, batch))
+        variables, rngs = {"params": params}, {"dropout": dropout_key}
+        hidden = self.network.apply(
+            variables, sequence.tokens, sequence.ranks, deterministic=False, rngs=rngs, method="hidden"
+        )
+        losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
+        image = sequence.labels < self.vocabulary.image_codes
+        return mean_over(losses, sequence.loss), {
+            "image_cross_entropy": mean_over(losses, sequence.loss & image),
+            "text_cross_entropy": mean_over(losses, sequence.loss & ~image),
+            "weight": jnp.sum(sequence.loss),
+        }
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """Cross-entropy of the image given the caption, and of the caption given the image."""
+        image, text, text_mask = self.inputs(frozen, batch)
+        sequence = text_to_image(self.vocabulary, text, text_mask, image)
+        variables = {"params": params}
+        hidden = self.network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
+        losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
+        captions = caption_cross_entropy(self.network, params, self.vocabulary, text, text_mask, image)
+        return {
+            "image_cross_entropy": mean_over(losses, sequence.loss),
+            "text_cross_entropy": jnp.mean(captions),
+        }
+
+    def sampling(self) -> Sampling:
+        """How `config.sampling` draws image codes."""
+        given = self.config.sampling
+        sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
+        if not given.top_clusters:
+            return sampling
+        return sampling.replace(  # type: ignore[attr-defined]
+            clusters=jnp.asarray(self.clusters.of_code),
+            num_clusters=len(self.clusters),
+            top_clusters=given.top_clusters,
+        )
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        image, text, text_mask = self.inputs(frozen, batch)
+        drawn = draw_image(
+            self.network,
+            params,
+            self.vocabulary,
+            text,
+            text_mask,
+            key,
+            sampling=self.sampling(),
+            text_weight=self.config.sampling.text_weight,
+        )
+        grid = rearrange(jnp.concatenate([image, drawn]), "b (h w) -> b h w", h=self.network.grid[0])
+        vqgan = {"params": frozen["tokenizers"]["tokenizer"]}
+        return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
+
+
+def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:
+    """Mean of the losses that count; 0 where none does."""
+    return jnp.sum(losses * where) / jnp.maximum(jnp.sum(where), 1)
