@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import logging
 
@@ -136,26 +135,26 @@ def make_loader(
     shuffle: bool = True,
     num_epochs: int | None = None,
     drop_remainder: bool = True,
-    process_index: int | None = None,
-    process_count: int | None = None,
+    rows: Sequence[int] | None = None,
     workers: int = 2,
     cache_bytes: int = 1 << 30,
 ) -> Loader | PrecomputedLoader:
     """An iterator of batches from `source`.
 
-    The order is drawn for all processes together and dealt out record by record: batch k holds the same
-    records, with the same augmentation and captions, however many processes share it.
+    The order is drawn for all processes together, and each takes its `rows` out of every batch: batch k holds
+    the same records in the same places, with the same augmentation and captions, however many share it.
 
     Args:
       source: what `load_source` gives. For a `PrecomputedSource` only batch_size, seed, shuffle, num_epochs,
-        drop_remainder and the process are used.
-      batch_size: over all processes; each gets its equal part.
+        drop_remainder and rows are used.
+      batch_size: over all processes.
       image_size: side of the pictures in pixels; larger ones are downsampled over areas.
       encoder_tokenize: captions -> (ids, mask); without it batches carry `caption`, a list of str.
       caption: (record, generator) -> str; by default `CaptionTemplate()`.
       augment: "none", "crop", "zoom", "flip" or a sum, see `muse_jax.data.images.augment_image`.
       num_epochs: None goes on for ever.
-      drop_remainder: False also gives a last, smaller batch; for one process only.
+      drop_remainder: False also gives a last, smaller batch; only where all rows are read.
+      rows: places in a batch, from 0 to batch_size - 1, that this process reads; all by default.
       workers: threads that read and decode ahead; 0 reads in the caller's thread.
       cache_bytes: how much of the decoded pictures is kept in memory.
 
@@ -167,13 +166,10 @@ def make_loader(
     Raises:
       ValueError: an argument is out of range.
     """
-    process_index = jax.process_index() if process_index is None else process_index
-    process_count = jax.process_count() if process_count is None else process_count
-    local_size = _check(source, batch_size, num_epochs, drop_remainder, process_index, process_count)
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    _check(source, batch_size, num_epochs, drop_remainder, rows)
     if isinstance(source, PrecomputedSource):
-        return PrecomputedLoader(
-            source, batch_size, seed, shuffle, num_epochs, drop_remainder, process_index, process_count
-        )
+        return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, drop_remainder, rows)
     if image_size is None or image_size < 1:
         raise ValueError(f"image_size is {image_size}: give the side of the pictures in pixels, at least 1.")
     reader = _Reader(source, image_size, augment, caption or CaptionTemplate(), cache_bytes)
@@ -183,31 +179,39 @@ def make_loader(
     records = records.repeat(num_epochs).random_map(reader, seed=seed % 2**32)
     if num_epochs is not None and drop_remainder:
         records = records[: len(source) * num_epochs // batch_size * batch_size]
-    batches = records[process_index::process_count].batch(
-        local_size, drop_remainder=drop_remainder, batch_fn=_collate(encoder_tokenize)
-    )
+    if len(rows) < batch_size:
+        records = _rows_of_batches(records, batch_size, rows)
+    batches = records.batch(len(rows), drop_remainder=drop_remainder, batch_fn=_collate(encoder_tokenize))
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     identity = {"records": len(source), "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
     return Loader(batches.to_iter_dataset(options), reader, identity)
 
 
-def _check(source, batch_size, num_epochs, drop_remainder, process_index, process_count) -> int:
-    """The part of the batch that this process reads."""
-    if batch_size < 1 or batch_size % process_count:
+def _rows_of_batches(records: grain.MapDataset, batch_size: int, rows: np.ndarray) -> grain.MapDataset:
+    """The records at `rows` of each batch, batch after batch."""
+
+    def pick(place: int) -> Any:
+        batch, row = divmod(int(place), len(rows))
+        return records[batch * batch_size + int(rows[row])]
+
+    return grain.MapDataset.range(len(records) // batch_size * len(rows)).map(pick)
+
+
+def _check(source: Any, batch_size: int, num_epochs: int | None, drop_remainder: bool, rows: Any) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
+    if not len(rows) or len(set(rows.tolist())) < len(rows) or min(rows) < 0 or max(rows) >= batch_size:
         raise ValueError(
-            f"batch_size is {batch_size}: it must be a positive multiple of the {process_count} processes."
+            f"rows is {rows.tolist()}: give different places in a batch, from 0 to {batch_size - 1}."
         )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}: it must be from 0 to {process_count - 1}.")
     if num_epochs is not None and num_epochs < 1:
         raise ValueError(f"num_epochs is {num_epochs}: it must be at least 1, or None to go on for ever.")
-    if not drop_remainder and process_count > 1:
+    if not drop_remainder and len(rows) < batch_size:
         raise ValueError(
-            "drop_remainder=False would give the processes unequal batches: use it with one process."
+            "drop_remainder=False would give the processes unequal batches: use it where all rows are read."
         )
     if num_epochs is not None and drop_remainder and len(source) * num_epochs < batch_size:
         raise ValueError(
             f"{len(source)} records for {num_epochs} epochs do not fill one batch of {batch_size}: "
             "use a smaller batch_size or drop_remainder=False."
         )
-    return batch_size // process_count

@@ -5,6 +5,8 @@ A folder holds `meta.json` and one `.npy` file an array, all with the N pictures
   superres_tokens  (N, m)            uint16 or int32
   text_states      (N, K, L, dim)    float16, K captions for each picture
   text_mask        (N, K, L)         bool
+  caption_ids      (N, K, L)         int32, of networks that read text pieces themselves
+  caption_mask     (N, K, L)         bool
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-VARIANT_ARRAYS = ("text_states", "text_mask")
+VARIANT_ARRAYS = ("text_states", "text_mask", "caption_ids", "caption_mask")
 
 
 def write_precomputed(folder: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Writes `folder` (say PATH/train for "precomputed:PATH"); it appears whole or not at all.
 
     Args:
-      arrays: name -> array, with the same first axis; `text_states` and `text_mask` have captions second.
+      arrays: name -> array, with the same first axis; texts and their masks have captions second.
       meta: what JSON can hold: how the features were made.
 
     Raises:
@@ -55,7 +57,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     variants = {shapes[name][1:3] for name in VARIANT_ARRAYS if name in shapes}
     if len(variants) > 1:
         raise ValueError(
-            f"text_states and text_mask must agree in captions and length, but have shapes {dict(shapes)}."
+            f"texts and their masks must agree in captions and length, but have shapes {dict(shapes)}."
         )
 
 
@@ -100,8 +102,8 @@ class PrecomputedSource:
 class PrecomputedLoader:
     """Batches of a `PrecomputedSource` by numpy indexing; the interface of `muse_jax.data.Loader`.
 
-    Batch k of all processes is places k * batch_size onwards of the epochs' orders, one after the other, and
-    process p takes every process_count-th of them. The state is k.
+    Batch k of all processes is places k * batch_size onwards of the epochs' orders, one after the other, out
+    of which this one takes `rows` (all by default). The state is k.
     """
 
     corrupt: dict[int, str] = {}
@@ -115,11 +117,10 @@ class PrecomputedLoader:
         shuffle: bool = True,
         num_epochs: int | None = None,
         drop_remainder: bool = True,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | slice = slice(None),
     ):
         self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
-        self._process = slice(process_index, None, process_count)
+        self._places = rows if drop_remainder else slice(None)
         self._end = None if num_epochs is None else len(source) * num_epochs
         if self._end is not None and drop_remainder:
             self._end -= self._end % batch_size
@@ -150,7 +151,7 @@ class PrecomputedLoader:
         variants = generator.integers(max(1, self.source.variants), size=self.batch_size)[: stop - start]
         rows = self._rows(np.arange(start, stop))
         self._batch += 1
-        return self.source.batch(rows[self._process], variants[self._process])
+        return self.source.batch(rows[self._places], variants[self._places])
 
     def _identity(self) -> dict[str, Any]:
         return {

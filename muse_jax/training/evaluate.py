@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from flax.core import meta
 
 from muse_jax.training.checkpoints import latest_step, restore_params
 from muse_jax.training.partitioning import (
     RULES,
     batch_sharding,
     check_batch_size,
+    fits,
     make_mesh,
     put_batch,
     replicated,
@@ -65,8 +65,7 @@ def write_scores(path: str | Path, result: dict[str, Any]) -> None:
 
 def put_frozen(task: Task, mesh: Any) -> Any:
     """The task's frozen weights on the devices, laid out by their axis names where they have some."""
-    frozen = task.frozen()
-    return jax.device_put(meta.unbox(frozen), tree_shardings(frozen, mesh))
+    return jax.device_put(task.frozen(), tree_shardings(task.frozen_shapes(), mesh))
 
 
 def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: Any) -> Any:
@@ -82,12 +81,11 @@ def eval_batches(task: Task, config: Any, mesh: Any, split: str = "") -> Iterabl
     A last batch that the mesh cannot split evenly is left out.
     """
     loader = task.make_loader(split or config.data.eval_split, 0)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
     try:
         for index, batch in enumerate(loader):
             if config.eval_batches and index == config.eval_batches:
                 return
-            if len(next(iter(batch.values()))) * jax.process_count() % shards == 0:
+            if fits(batch, mesh):
                 yield put_batch(batch, mesh)
     finally:
         close(loader)

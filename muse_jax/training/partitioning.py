@@ -1,13 +1,14 @@
 """Which mesh axis each named axis of a parameter lies on: one table, and what follows from it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -27,41 +28,86 @@ RULES: tuple[tuple[str, Any], ...] = (
 )
 
 
-def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over (data, fsdp, tensor).
+def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over (data, fsdp, tensor), its inner axes on near devices.
 
     Args:
-      shape: devices along each axis; one of them may be -1, which takes what the others leave.
-      devices: all of them by default.
+      shape: devices along each axis; one of them may be -1, which takes what the others leave. `slices`
+        (1 if absent) says over how many slices, joined by a slow network, the data axis is spread.
+      devices: all of them by default; those of a topology that is only described will do.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or the slices are others.
     """
-    devices = list(jax.devices()) if devices is None else devices
-    sizes = [shape[axis] for axis in MESH_AXES]
+    devices = list(jax.devices() if devices is None else devices)
+    given = {axis: shape[axis] for axis in MESH_AXES}
+    sizes = list(given.values())
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(
-            f"config.mesh is {dict(shape)}, but sizes must be positive and at most one may be -1."
-        )
+        raise ValueError(f"config.mesh is {given}, but sizes must be positive and at most one may be -1.")
     free = len(devices) // known if -1 in sizes else 1
     if known * free != len(devices):
         raise ValueError(
-            f"config.mesh is {dict(shape)}, which cannot cover {len(devices)} devices: "
+            f"config.mesh is {given}, which cannot cover {len(devices)} devices: "
             "make the product of data, fsdp and tensor equal to their number, or set data=-1."
         )
     sizes = [free if size == -1 else size for size in sizes]
-    return jax.make_mesh(tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+    placed = place_devices(sizes, shape.get("slices", 1), devices)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless `batch_size` can be split evenly over the mesh's data and fsdp axes."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """`devices` in an array of shape `sizes` (data, fsdp, tensor), the data axis outermost over the slices.
+
+    A slice is what a fast network joins: the devices of one `slice_index` (TPU slices; hosts, or NVLink
+    domains, of GPUs); where they have none, all TPUs together, else those of one process. Gradients cross the
+    slow network once a step; what fsdp and tensor exchange for each layer stays inside a slice.
+
+    Raises:
+      ValueError: if there are not `slices` slices, or the data axis cannot be split over them.
+    """
+    tpu, numbered = devices[0].platform == "tpu", hasattr(devices[0], "slice_index")
+    granule = "slice_index" if numbered or tpu else "process_index"
+    there = len({getattr(device, granule, 0) for device in devices})
+    if slices != there and (slices != 1 or tpu):
+        raise ValueError(
+            f"config.mesh.slices is {slices}, but the number of slices that the {len(devices)} devices lie in is "
+            f"{there}: set it to that."
+        )
+    if sizes[0] % slices:
+        raise ValueError(
+            f"config.mesh has data={sizes[0]}, which cannot be spread over {slices} slices: make it a "
+            "multiple of them, since only the data axis may cross slices."
+        )
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // slices, *sizes[1:]),
+        (slices, 1, 1),
+        devices,
+        process_is_granule=granule == "process_index",
+        allow_split_physical_axes=True,
+    )
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises ValueError unless each of `accumulate` equal parts splits evenly over the data and fsdp axes."""
+    shards = batch_shards(mesh)
     if batch_size % shards:
         raise ValueError(
             f"config.data.batch_size is {batch_size}, which cannot be split over {shards} devices "
             f"(mesh data={mesh.shape['data']}, fsdp={mesh.shape['fsdp']}): make it a multiple of {shards}."
         )
+    if batch_size % (shards * accumulate):
+        raise ValueError(
+            f"config.optim.accumulate is {accumulate}, which does not divide the {batch_size // shards} images "
+            f"that config.data.batch_size={batch_size} gives each of {shards} devices: choose one that does."
+        )
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -97,30 +143,79 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     )
 
 
+# Adafactor's factored moments are those of a parameter without its largest axis and its second largest.
+_FACTORED = {"v_row": -1, "v_col": -2}
+
+
 def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of an optimizer's state: a leaf with the path and shape of a parameter lies as it does."""
+    """Shardings of an optimizer's state: a leaf with the path of a parameter lies as it does.
+
+    So do Adafactor's means over an axis of a parameter, but for that axis. All else is replicated.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     known = {
-        _names(path): (leaf.shape, sharding)
+        _names(path): (leaf.shape, sharding.spec)
         for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
     }
 
     def sharding_of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = _names(path)
         for start in range(len(names)):
-            shape, sharding = known.get(names[start:], (None, None))
+            if names[start:] not in known:
+                continue
+            shape, spec = known[names[start:]]
+            axes = [*spec, *[None] * (len(shape) - len(spec))]
+            if shape != leaf.shape and start and names[start - 1] in _FACTORED and len(shape) > 1:
+                dropped = np.argsort(shape)[_FACTORED[names[start - 1]]]
+                shape, axes = (tuple(np.delete(each, dropped)) for each in (shape, np.array(axes, object)))
             if shape == leaf.shape:
-                return sharding
+                return NamedSharding(mesh, PartitionSpec(*axes))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding_of, state)
 
 
+def _shards_here(mesh: Mesh) -> list[int]:
+    """Which of the parts of a batch this process's devices hold, in order."""
+    shards = np.arange(batch_shards(mesh))
+    indices = batch_sharding(mesh).addressable_devices_indices_map(shards.shape)
+    return sorted({int(shards[index][0]) for index in indices.values()})
+
+
+def fits(batch: Mapping[str, Any], mesh: Mesh) -> bool:
+    """Whether this process's rows of a batch split evenly over its devices: a split's last ones may not."""
+    return len(next(iter(batch.values()))) % len(_shards_here(mesh)) == 0
+
+
+def process_rows(batch_size: int) -> np.ndarray:
+    """Places in a batch that this process reads for the mesh that `jax.set_mesh` set; all without one.
+
+    Processes that share a part of the batch (where the tensor axis spans them) read the same rows, so that
+    batch k is the same rows in the same order on any mesh and any number of processes.
+    """
+    mesh = jax.sharding.get_mesh()
+    places = np.arange(batch_size)
+    if mesh.empty:
+        return places
+    return places.reshape(batch_shards(mesh), -1)[_shards_here(mesh)].reshape(-1)
+
+
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays to the devices, each process giving its own rows of the global batch; texts stay behind."""
-    sharding = batch_sharding(mesh)
+    """Host arrays to the devices, each process giving its `process_rows`; texts stay behind."""
+    sharding, here = batch_sharding(mesh), _shards_here(mesh)
+
+    def put(value: np.ndarray) -> jax.Array:
+        rows = len(value) // len(here)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first = here.index((index[0].start or 0) // rows) * rows
+            return value[first : first + rows]
+
+        shape = (rows * batch_shards(mesh), *value.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
     return {
-        name: jax.make_array_from_process_local_data(sharding, value)
+        name: put(value)
         for name, value in batch.items()
         if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
     }

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
@@ -24,10 +25,16 @@ class Task(Protocol):
     def frozen(self) -> Any:
         """Weights that are used but not trained, {} if none."""
 
+    def frozen_shapes(self) -> Any:
+        """The shapes of `frozen()`, without reading a weight; leaves may carry logical axis names."""
+
     def loss(
         self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The scalar to minimise and scalars to log."""
+        """The scalar to minimise and scalars to log; one called "weight" is not logged.
+
+        It says over how many items (masked tokens, say) the others are means, where batches differ in it.
+        """
 
     def evaluate(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
         """Scores of a batch, scalars or arrays, that are averaged over a split's images."""
@@ -61,44 +68,56 @@ def create_state(
 ) -> tuple[Callable[[], TrainState], TrainState, TrainState]:
     """How to make a fresh state, its shapes, and the sharding of each of its leaves.
 
-    Nothing is allocated until the returned function is called, so a resumed run never holds the state twice.
+    Nothing is allocated until the returned function is called: a resumed run never holds the state twice, and
+    the devices of `mesh` may be those of a topology that is only described.
     """
-    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
 
-    def init(key: jax.Array) -> TrainState:
-        params = meta.unbox(task.init(key))
+    def init_params() -> Any:
+        return task.init(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))  # apart from every step's key
+
+    def init() -> TrainState:
+        params = meta.unbox(init_params())
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero)
 
-    boxed, shapes = jax.eval_shape(task.init, key), jax.eval_shape(init, key)
+    boxed, shapes = jax.eval_shape(init_params), jax.eval_shape(init)
     params = tree_shardings(boxed, mesh)
     opt_state = like_params(shapes.opt_state, shapes.params, params, mesh)
     one: Any = replicated(mesh)
     shardings = TrainState(one, params, params, opt_state, one)
-    return lambda: jax.jit(init, out_shardings=shardings)(key), shapes, shardings
+    return jax.jit(init, out_shardings=shardings), shapes, shardings
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: Callable[[Any], Any], config: Any
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Any], Any],
+    config: Any,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
     """The function (state, frozen, batch) -> (state, scalars), not yet jitted.
 
     The draws of step n come from fold_in(key(seed), n) alone, so a resumed run repeats an uninterrupted one.
+    With `shardings`, those of `create_state`, gradients are laid out as their parameters before anything is
+    done with them; without, where they lie is the compiler's choice.
     """
-    seed, decay, skip = config.seed, config.optim.ema, config.optim.skip_nonfinite
+    optim, seed = config.optim, config.seed
 
     def train_step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss_fn = lambda params: task.loss(params, frozen, batch, key, state.step)  # noqa: E731
-        (loss, scalars), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss_fn = lambda params, batch, key: task.loss(params, frozen, batch, key, state.step)  # noqa: E731
+        loss, scalars, grads = accumulated_gradients(
+            loss_fn, state.params, batch, key, optim.accumulate, shardings.params if shardings else None
+        )
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = update_ema(state.ema, params, ema_decay(decay, state.step))
+        ema = update_ema(state.ema, params, ema_decay(optim.ema, state.step))
         new = TrainState(state.step + 1, params, ema, opt_state, state.skipped)
-        if skip:
+        if optim.skip_nonfinite:
             old = dataclasses.replace(state, step=state.step + 1, skipped=state.skipped + 1)
-            new = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(norm), a, b), new, old)
+            good = jnp.isfinite(norm) & jnp.isfinite(loss)
+            new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         scalars = {
             **scalars,
             "loss": loss,
@@ -109,6 +128,53 @@ def make_train_step(
         return new, scalars
 
     return train_step
+
+
+def accumulated_gradients(
+    loss_fn: Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]],
+    params: Any,
+    batch: Any,
+    key: jax.Array,
+    parts: int,
+    shardings: Any = None,
+) -> tuple[Any, dict[str, Any], Any]:
+    """Loss, scalars and gradients of a batch, computed in `parts` microbatches one after the other.
+
+    All three are means over the microbatches, each weighted by its scalar "weight" (1 where the loss gives
+    none): what the loss is a mean over. So a loss over the masked tokens has them all count alike, as in the
+    whole batch, and not each microbatch, however few of its tokens are masked. What is no mean over a batch
+    (the entropy of a codebook's use, a discriminator's spread within a batch) is that of a microbatch.
+    Microbatch i is every parts-th row from i on, so that no row leaves its device, and draws from
+    fold_in(key, i); one part draws from `key` itself.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def weighted(batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        (loss, scalars), grads = value_and_grad(params, batch, key)
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings)
+        weight = jnp.asarray(scalars.get("weight", 1.0), jnp.float32)
+        scalars = {name: value for name, value in scalars.items() if name != "weight"}
+        return weight, (loss, scalars, grads)
+
+    if parts == 1:
+        return weighted(batch, key)[1]
+
+    def microbatches(rows: jax.Array) -> jax.Array:
+        rows = rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+        return nn.with_logical_constraint(rows, (None, "batch", *[None] * (rows.ndim - 2)))
+
+    def add(sums: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
+        index, rows = part
+        weight, means = weighted(rows, jax.random.fold_in(key, index))
+        total = jax.tree.map(lambda sum, mean: sum + weight * mean, sums[1], means)
+        return (sums[0] + weight, total), None
+
+    split = jax.tree.map(microbatches, batch)
+    shapes = jax.eval_shape(weighted, jax.tree.map(lambda rows: rows[0], split), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    (weight, total), _ = jax.lax.scan(add, zeros, (jnp.arange(parts), split))
+    return jax.tree.map(lambda sum: sum / weight, total)
 
 
 def jit_train_step(train_step: Callable[..., Any], shardings: TrainState, frozen: Any, mesh: Mesh) -> Any:

@@ -109,30 +109,26 @@ def test_state_of_other_data_is_refused():
         make_loader(ShadeSource(21), batch_size=4, image_size=8).set_state(state)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_process_shards_are_disjoint_cover_and_make_the_same_batches(processes):
-    def shard(index, count):
+@pytest.mark.parametrize("parts", [[range(4), range(4, 8)], [[0, 1, 6, 7], [2, 3], [5, 4], [2, 3]]])
+def test_processes_read_their_rows_of_the_same_batches(parts):
+    def shard(rows):
         return take(
             make_loader(
                 ShadeSource(24),
                 batch_size=8,
                 image_size=8,
                 augment="flip",
-                process_index=index,
-                process_count=count,
+                rows=rows,
             ),
             6,
         )
 
-    shards = [shard(i, processes) for i in range(processes)]
-    assert sorted(np.concatenate([indices(s[:3]) for s in shards])) == list(range(24))
-    whole = shard(0, 1)
-    for k, batch in enumerate(whole):
-        for i, s in enumerate(shards):
-            assert len(s[k]["index"]) == 8 // processes
-            np.testing.assert_array_equal(s[k]["index"], batch["index"][i::processes])
-            np.testing.assert_array_equal(s[k]["image"], batch["image"][i::processes])
-            assert s[k]["caption"] == batch["caption"][i::processes]
+    whole = shard(None)
+    for rows in parts:
+        for part, batch in zip(shard(rows), whole, strict=True):
+            np.testing.assert_array_equal(part["index"], batch["index"][list(rows)])
+            np.testing.assert_array_equal(part["image"], batch["image"][list(rows)])
+            assert part["caption"] == [batch["caption"][row] for row in rows]
 
 
 def test_corrupt_pictures_are_skipped_counted_and_named(caplog):
@@ -183,13 +179,13 @@ def test_tokenizer_is_given_the_captions():
     "kwargs, message",
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 5, "process_count": 2, "process_index": 0}, "multiple of the 2 processes"),
+        ({"rows": [2, 4]}, r"rows is \[2, 4\]: give different places in a batch, from 0 to 3"),
+        ({"rows": [1, 1]}, r"rows is \[1, 1\]"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
-        ({"process_index": 2, "process_count": 2}, "process_index is 2"),
         ({"batch_size": 64, "num_epochs": 1}, "do not fill one batch of 64"),
         ({"augment": "blur"}, "unknown step 'blur'"),
-        ({"process_index": 0, "process_count": 2, "drop_remainder": False}, "unequal batches"),
+        ({"rows": [0, 1], "drop_remainder": False}, "unequal batches"),
     ],
 )
 def test_wrong_arguments(kwargs, message):

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
 
+from muse_jax.checkpoint import parameter_shapes
 from muse_jax.data import PrecomputedSource, load_source, make_loader
 from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
+from muse_jax.training.partitioning import process_rows
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
@@ -52,7 +54,12 @@ class MaskedTask(Task):
     def __init__(self, config):
         super().__init__(config)
         self.weights = check_loss_keys(config, LOSS)
-        self.text_encoder = load_text_encoder(config.data.get("text_encoder", "minilm"))
+        # T5's weights stay in the host's memory until they are laid out over the mesh: XXL fills a device.
+        self.text_encoder = load_text_encoder(
+            config.data.get("text_encoder", "minilm"),
+            dtype=jnp.dtype(self.network.dtype),
+            place=lambda _, array: array,
+        )
         if config.model.get("text_dim") != self.text_encoder.dim:
             raise ValueError(
                 f"config.model.text_dim is {config.model.get('text_dim')}, but the text encoder's states are "
@@ -93,8 +100,8 @@ class MaskedTask(Task):
         if data.get("features"):
             source = load_source(f"precomputed:{data.features}", split)
             self.check_features(source)
-            epochs = self.num_epochs(split)
-            return make_loader(source, batch_size=data.batch_size, seed=seed, num_epochs=epochs)
+            epochs, rows = self.num_epochs(split), process_rows(data.batch_size)
+            return make_loader(source, batch_size=data.batch_size, seed=seed, num_epochs=epochs, rows=rows)
         return make_loader(
             load_source(data.source, split, data.get("data_dir")),
             batch_size=data.batch_size,
@@ -104,6 +111,7 @@ class MaskedTask(Task):
             workers=data.workers,
             seed=seed,
             num_epochs=self.num_epochs(split),
+            rows=process_rows(data.batch_size),
         )
 
     def frozen(self) -> Any:
@@ -116,9 +124,32 @@ class MaskedTask(Task):
             "null_mask": jnp.asarray(encoder.tokenize([""])[1]),
         }
 
-    def frozen_tokenizers(self) -> dict[str, Any]:
-        """Weights of the tokenizers, by the config key that says where they are."""
+    def frozen_shapes(self) -> Any:
+        encoder, tokenizers = self.text_encoder, self.frozen_modules()
+        return {
+            "tokenizers": {key: parameter_shapes(module) for key, module in tokenizers.items()},
+            "text": {} if self.config.data.get("features") else encoder.boxed_shapes(),
+            "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
+            "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
+        }
+
+    def batch_shapes(self) -> Batch:
+        batch = super().batch_shapes()
+        texts, encoder = (self.config.data.batch_size, self.text_encoder.max_length), self.text_encoder
+        if not self.config.data.get("features"):
+            ids, mask = jax.ShapeDtypeStruct(texts, jnp.int32), jax.ShapeDtypeStruct(texts, bool)
+            return {**batch, "caption_ids": ids, "caption_mask": mask}
+        tokens = jax.eval_shape(self.features, self.frozen_shapes(), batch["image"])
+        states = jax.ShapeDtypeStruct((*texts, encoder.dim), jnp.float16)
+        return {**tokens, "text_states": states, "text_mask": jax.ShapeDtypeStruct(texts, bool)}
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        """The tokenizers, by the config key that says where they are."""
         raise NotImplementedError
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """Their weights."""
+        return {key: tokenizer_params(key, self.config[key]) for key in self.frozen_modules()}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         """Tokens of uint8 pictures, by the names they have in a batch."""
@@ -168,7 +199,7 @@ class MaskedTask(Task):
             rngs={"dropout": dropout_key},
         )
         loss = masked_cross_entropy(logits, tokens, masked, self.weights["label_smoothing"])
-        return loss, self.scores(logits, tokens, masked)
+        return loss, {**self.scores(logits, tokens, masked), "weight": jnp.sum(masked)}
 
     def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
         """Cross-entropy without smoothing, and the share of masked tokens that are guessed right."""
@@ -233,8 +264,8 @@ class BaseTask(MaskedTask):
     def token_grids(self) -> list[tuple[int, int]]:
         return [self.network.grid]
 
-    def frozen_tokenizers(self) -> dict[str, Any]:
-        return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        return {"tokenizer": self.tokenizer}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]["tokenizer"]
@@ -265,8 +296,8 @@ class SuperResTask(MaskedTask):
     def token_grids(self) -> list[tuple[int, int]]:
         return [self.network.grid, self.network.low_grid]
 
-    def frozen_tokenizers(self) -> dict[str, Any]:
-        return {key: tokenizer_params(key, self.config[key]) for key in ("tokenizer", "superres_tokenizer")}
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        return {"tokenizer": self.low_tokenizer, "superres_tokenizer": self.tokenizer}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from muse_jax.data import load_source, make_loader
 from muse_jax.training.config import check_keys
+from muse_jax.training.partitioning import process_rows
 
 Batch = Mapping[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -34,7 +37,16 @@ class Task:
             workers=data.workers,
             seed=seed,
             num_epochs=self.num_epochs(split),
+            rows=process_rows(data.batch_size),
         )
+
+    def batch_shapes(self) -> Batch:
+        """The shapes of a batch on the devices."""
+        data = self.config.data
+        return {
+            "image": jax.ShapeDtypeStruct((data.batch_size, data.image_size, data.image_size, 3), jnp.uint8),
+            "index": jax.ShapeDtypeStruct((data.batch_size,), jnp.int32),
+        }
 
     def num_epochs(self, split: str) -> int | None:
         """The training split repeats without end (None); any other is read once."""

@@ -1,11 +1,15 @@
 """Training of the image tokenizer, and of its decoder alone (Muse, section 2.8)."""
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
+from muse_jax.checkpoint import parameter_shapes
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.tokenizers import VQGAN
 from muse_jax.tokenizers.discriminator import (
@@ -14,12 +18,13 @@ from muse_jax.tokenizers.discriminator import (
     generator_loss,
     r1_penalty,
 )
-from muse_jax.tokenizers.perceptual import load_perceptual
-from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
+from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_shapes
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, kmeans
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
+KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
 # Weights of the loss terms: MaskGIT's. `adversarial_start` is a step; R1 is taken every `r1_every` steps.
 LOSS = {
     "reconstruction": 1.0,
@@ -64,13 +69,32 @@ class VQGANTask(Task):
         return params
 
     def init_generator(self, key: Array, images: Array) -> Any:
-        return self.vqgan.init(key, images)["params"]
+        params = self.vqgan.init(key, images)["params"]
+        if self.vqgan.local:
+            params["quantizer"]["codebook"] = self.codebook_of_images(key, params)
+        return params
+
+    def codebook_of_images(self, key: Array, params: Any) -> Any:
+        """A codebook of the means of clusters of what the fresh encoder makes of real pictures."""
+        loader = self.make_loader(self.config.data.split, self.config.seed)
+        batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
+        images = np.concatenate([batch["image"] for batch in batches])
+        vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
+        vectors = rearrange(vectors, "b h w d -> (b h w) d")
+        codebook = kmeans(key, vectors, self.vqgan.codebook_size)
+        return jax.tree.map(lambda _: codebook, params["quantizer"]["codebook"])
 
     def frozen(self) -> Any:
         perceptual_params: Any = {}
         if self.weights["perceptual"] > 0:
             perceptual_params, self._perceptual = load_perceptual()
         return {"perceptual": perceptual_params, "generator": {}}
+
+    def frozen_shapes(self) -> Any:
+        perceptual = {}
+        if self.weights["perceptual"] > 0:
+            perceptual, self._perceptual = perceptual_shapes()
+        return {"perceptual": perceptual, "generator": {}}
 
     def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
         """The perceptual loss; 0, and no network, where its weight is 0."""
@@ -165,6 +189,11 @@ class VQGANDecoderTask(VQGANTask):
         params = tokenizer_params("tokenizer", self.config.tokenizer)
         generator = {name: params[name] for name in ("encoder", "quantizer")}
         return {**super().frozen(), "generator": generator}
+
+    def frozen_shapes(self) -> Any:
+        params = parameter_shapes(self.vqgan)
+        generator = {name: params[name] for name in ("encoder", "quantizer")}
+        return {**super().frozen_shapes(), "generator": generator}
 
 
 def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, ""]:
