@@ -1,0 +1,123 @@
+"""Tiles of queries, and the box of keys that each of them sees."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from pallas_kernels.local_attention.geometry import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Equal boxes of `sizes` places that cover `grid`, `counts` an axis; the last ones may reach beyond."""
+
+    grid: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(-(-places // size) for places, size in zip(self.grid, self.sizes))
+
+    def _rearrange(self, x: Array, split: bool) -> Array:
+        names = "xyz"[: len(self.grid)]
+        whole = "b " + " ".join(f"({a} {a}t)" for a in names) + " h d"
+        tiled = f"({' '.join(names)}) b h ({' '.join(a + 't' for a in names)}) d"
+        sizes = dict(zip(names, self.counts)) | {a + "t": size for a, size in zip(names, self.sizes)}
+        return rearrange(x, f"{whole} -> {tiled}" if split else f"{tiled} -> {whole}", **sizes)
+
+    def split(self, x: Float[Array, "batch tokens heads dim"]) -> Float[Array, "tiles batch heads tile dim"]:
+        """Tokens by tiles, with zeros beyond the grid."""
+        beyond = [
+            (0, size * count - places) for places, size, count in zip(self.grid, self.sizes, self.counts)
+        ]
+        x = x.reshape(x.shape[0], *self.grid, *x.shape[2:])
+        return self._rearrange(jnp.pad(x, [(0, 0), *beyond, (0, 0), (0, 0)]), split=True)
+
+    def join(self, x: Float[Array, "tiles batch heads tile dim"]) -> Float[Array, "batch tokens heads dim"]:
+        """The inverse of `split`."""
+        x = self._rearrange(x, split=False)[:, *map(slice, self.grid)]
+        return x.reshape(x.shape[0], math.prod(self.grid), *x.shape[-2:])
+
+    def origin(self, index: Array) -> tuple[Array, ...]:
+        """The first place of tile `index`."""
+        return tuple(i * size for i, size in zip(jnp.unravel_index(index, self.counts), self.sizes))
+
+
+def choose_tiles(grid: tuple[int, ...], tokens: int) -> Tiles:
+    """Tiles of about `tokens` places, near to cubes, so balanced that little lies beyond the grid."""
+    sizes = [0] * len(grid)
+    for left, axis in zip(range(len(grid), 0, -1), sorted(range(len(grid)), key=grid.__getitem__)):
+        most = max(1, round(tokens ** (1 / left)))
+        count = -(-grid[axis] // most)
+        sizes[axis] = -(-grid[axis] // count)
+        tokens //= sizes[axis]
+    return Tiles(grid, tuple(sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Halo:
+    """The box of a window's keys that holds all that the queries of one tile see.
+
+    At the edges the box moves inside the grid instead of reaching beyond it, so nothing is padded and a
+    window as wide as the grid reads each key once.
+    """
+
+    window: Window
+    tiles: Tiles
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        window = self.window
+        reach = (  # the most centres that a tile's queries have along an axis, and the window around them
+            (size + factor - 2) // factor + extent
+            for size, factor, extent in zip(self.tiles.sizes, window.factor, window.extents)
+        )
+        return tuple(map(min, window.grid, reach))
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.sizes)
+
+    def start(self, origin: Sequence[Array]) -> tuple[Array, ...]:
+        """The box's first place for the tile that begins at `origin`."""
+        window = self.window
+        first = (i // factor - radius for i, factor, radius in zip(origin, window.factor, window.radii))
+        return tuple(jnp.clip(i, 0, keys - size) for i, keys, size in zip(first, window.grid, self.sizes))
+
+    def read(self, x: Float[Array, "..."], start: Sequence[Array]) -> Float[Array, "..."]:
+        """The box of `x`, `(leading, *window.grid, dim)`, as `(leading, box, dim)`."""
+        leading = x.shape[: -len(self.sizes) - 1]
+        at = (*(0 for _ in leading), *start, 0)
+        box = jax.lax.dynamic_slice(x, at, (*leading, *self.sizes, x.shape[-1]))
+        return box.reshape(*leading, self.tokens, x.shape[-1])
+
+    def add(
+        self, x: Float[Array, "..."], box: Float[Array, "..."], start: Sequence[Array]
+    ) -> Float[Array, "..."]:
+        """`x` with `box` added where `read` finds it."""
+        leading = x.shape[: -len(self.sizes) - 1]
+        at = (*(0 for _ in leading), *start, 0)
+        box = (self.read(x, start) + box).reshape(*leading, *self.sizes, x.shape[-1])
+        return jax.lax.dynamic_update_slice(x, box, at)
+
+    def visible(self, origin: Sequence[Array], start: Sequence[Array]) -> Bool[Array, "tile box"]:
+        """Which keys of the box at `start` each query of the tile at `origin` sees."""
+        axes = len(self.sizes)
+        near, level = jnp.array(True), jnp.array(True)
+        later = jnp.array(False)
+        for axis in range(axes):
+            query = origin[axis] + jnp.arange(self.tiles.sizes[axis])
+            key = start[axis] + jnp.arange(self.sizes[axis])
+            ahead = key - (query // self.window.factor[axis])[:, None]
+            ahead = jnp.expand_dims(ahead, [i for i in range(2 * axes) if i not in (axis, axes + axis)])
+            near &= jnp.abs(ahead) <= self.window.radii[axis]
+            later |= level & (ahead > 0)  # in raster order: by the first axis that differs
+            level &= ahead == 0
+        if self.window.causal:
+            near &= ~later
+        return near.reshape(math.prod(self.tiles.sizes), self.tokens)
