@@ -1,0 +1,22 @@
+"""Makes the logits and the noise, and takes the argmax of their sum: the truth for the other forms."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt32
+
+from pallas_kernels.masked_sampling.noise import gumbel
+
+
+def sample(
+    hidden: Float[Array, "rows width"],
+    table: Float[Array, "vocab width"],
+    bias: Float[Array, " vocab"],
+    seed: UInt32[Array, "2"],
+    temperature: Float[Array, ""],
+) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
+    """A token of each row, and its log-probability."""
+    logits = jnp.einsum("rd,vd->rv", hidden, table, preferred_element_type=jnp.float32) + bias
+    scaled = logits / temperature
+    token = jnp.argmax(scaled + gumbel(seed, *scaled.shape), axis=-1).astype(jnp.int32)
+    log_probs = jax.nn.log_softmax(scaled, axis=-1)
+    return token, jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
