@@ -9,13 +9,22 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
 
 from pallas_kernels.local_attention.geometry import Window
 
 Axes = tuple[int, int, int]
+Places = Sequence[Int[Array, "..."]]  # their three coordinates
+Scalar = Any  # an integer, traced or not
 
 _STEP = 2**15  # what a step of the launch grid costs by itself, in score entries
 _LANES = 128
+_FAR = -(2**20)  # outside every grid and window
 
 
 def three_axes(sizes: tuple[int, ...], fill: int = 1) -> Axes:
@@ -41,7 +50,7 @@ class Span:
     divisor: int
     align: int
 
-    def start(self, i):
+    def start(self, i: Scalar) -> Scalar:
         return i * self.step // self.divisor // self.align * self.align
 
 
@@ -57,11 +66,6 @@ class Tiling:
     def padded(self) -> Axes:
         """The tiled grid, which a tile may overhang."""
         return tuple(t * n for t, n in zip(self.tile, self.counts))
-
-    @property
-    def scores(self) -> int:
-        """Score entries of one tile with its boxes."""
-        return math.prod(self.tile) * sum(math.prod(s.size for s in box) for box in self.boxes)
 
 
 def _span(tile: int, count: int, places: int, radius: int, factor: int, transposed: bool, align: int) -> Span:
@@ -79,18 +83,36 @@ def _span(tile: int, count: int, places: int, radius: int, factor: int, transpos
     return Span(left, size, max(last + size, left + places), step, divisor, align)
 
 
-def _sizes(places: int, align: int) -> list[int]:
-    """Tile lengths worth trying: those that cut the axis into equal parts."""
-    return sorted({round_up(-(-places // parts), align) for parts in range(1, places + 1)})
+def equal_tiles(grid: tuple[int, ...], align: int) -> tuple[Axes, ...]:
+    """Tiles that cut each axis into equal parts; their last length is a multiple of `align`."""
+
+    def sizes(places: int, multiple: int) -> list[int]:
+        return sorted({round_up(-(-places // parts), multiple) for parts in range(1, places + 1)})
+
+    *others, last = three_axes(grid)
+    return tuple(itertools.product(*(sizes(places, 1) for places in others), sizes(last, align)))
+
+
+def power_tiles(grid: tuple[int, ...], places: int) -> tuple[Axes, ...]:
+    """Tiles of `places` places, a power of two like each of their lengths."""
+    first, second, _ = (1 << (size - 1).bit_length() for size in three_axes(grid))
+    powers = [1 << i for i in range(places.bit_length())]
+    return tuple(
+        (a, b, places // (a * b))
+        for a in powers
+        for b in powers
+        if a <= first and b <= second and a * b <= places
+    )
 
 
 @functools.lru_cache(maxsize=256)
 def find_tiling(
     grid: tuple[int, ...],
     windows: tuple[Window, ...],
+    tiles: tuple[Axes, ...],
     *,
     transposed: bool = False,
-    align: int,
+    align: int = 1,
     max_scores: int,
     extra: int = 0,
 ) -> Tiling:
@@ -99,35 +121,81 @@ def find_tiling(
     Args:
       grid: of the tiles' own side: the queries', or with `transposed` the keys' (then one window).
       windows: onto the other side; with `transposed`, onto this one from a grid `factor` times as fine.
-      align: lengths along the last axis, and places where boxes start there, are multiples of it.
+      tiles: to choose from.
+      align: box lengths along the last axis, and places where boxes start there, are multiples of it.
       extra: keys that every query sees.
     """
     own = three_axes(grid)
     best: tuple[tuple[float, int], Tiling] | None = None
-    for tile in itertools.product(_sizes(own[0], 1), _sizes(own[1], 1), _sizes(own[2], align)):
+    for tile in tiles:
         counts = tuple(-(-n // t) for n, t in zip(own, tile))
         boxes = tuple(_box(tile, counts, window, transposed, align) for window in windows)
-        tiling = Tiling(tile, counts, boxes)
         columns = sum(round_up(math.prod(s.size for s in box), _LANES) for box in boxes) + extra
         scores = math.prod(tile) * columns
         # None within the limit: the least scores. Otherwise the least work.
-        over = max(scores - max_scores, 0)
-        rank = (over, math.prod(counts) * (scores + _STEP))
+        rank = max(scores - max_scores, 0), math.prod(counts) * (scores + _STEP)
         if best is None or rank < best[0]:
-            best = rank, tiling
+            best = rank, Tiling(tile, counts, boxes)
     assert best is not None
     return best[1]
 
 
-def _box(
-    tile: Axes, counts: Axes, window: Window, transposed: bool, align: int
-) -> tuple[Span, Span, Span]:
-    keys, radii, factors = (
-        three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
-    )
-    places = tuple(k * f for k, f in zip(keys, factors)) if transposed else keys
+def _box(tile: Axes, counts: Axes, window: Window, transposed: bool, align: int) -> tuple[Span, Span, Span]:
+    keys, radii = three_axes(window.grid), three_axes(window.radii, 0)
+    factors = three_axes(window.factor)
+    places = _finer(keys, factors) if transposed else keys
     return tuple(
         _span(*sizes, transposed, align if axis == 2 else 1)
         for axis, sizes in enumerate(zip(tile, counts, places, radii, factors))
     )
 
+
+def _finer(grid: Axes, factors: Axes) -> Axes:
+    return tuple(size * factor for size, factor in zip(grid, factors))
+
+
+def box_starts(box: Sequence[Span], step: Sequence[Scalar]) -> list[Scalar]:
+    """Where the box of the tile `step` starts, in the grid's own coordinates."""
+    return [span.start(i) - span.left for span, i in zip(box, step)]
+
+
+def box_sizes(box: Sequence[Span]) -> Axes:
+    return tuple(span.size for span in box)
+
+
+def places_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) -> list[Array]:
+    """The places with the raster numbers `flat` in a box; a number past the box's end is far away."""
+    rest = lax.rem(flat, sizes[1] * sizes[2])
+    offsets = lax.div(flat, sizes[1] * sizes[2]), lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
+    first, second, third = (start + offset for start, offset in zip(starts, offsets))
+    return [jnp.where(flat < math.prod(sizes), first, _FAR), second, third]
+
+
+def raster(places: Places, grid: Axes) -> Int[Array, "..."]:
+    """The numbers of places in raster order over `grid`."""
+    return (places[0] * grid[1] + places[1]) * grid[2] + places[2]
+
+
+def inside(places: Places, grid: Axes) -> Bool[Array, "..."]:
+    """Which places lie in `grid`."""
+    return functools.reduce(jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(places, grid)])
+
+
+def visible(window: Window, queries: Places, keys: Places, boxed: str) -> Bool[Array, "..."]:
+    """Which keys each query sees, where queries and keys broadcast against each other.
+
+    The side that `boxed` names, "keys" or "queries", may overhang its grid: its places outside see nothing
+    and are not seen. The other side's are the caller's to drop.
+    """
+    grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
+    centres = [lax.div(place, factor) if factor > 1 else place for place, factor in zip(queries, factors)]
+    columns = {"queries": centres[2], "keys": keys[2]}
+    within = inside(keys, grid) if boxed == "keys" else inside(queries, _finer(grid, factors))
+    columns[boxed] = jnp.where(within, columns[boxed], _FAR)  # one comparison a pair fewer
+    seen = jnp.abs(columns["queries"] - columns["keys"]) <= radii[2]
+    for axis in (0, 1):
+        if radii[axis] < grid[axis] - 1:
+            seen &= jnp.abs(centres[axis] - keys[axis]) <= radii[axis]
+    if window.causal:
+        seen &= raster(keys, grid) <= raster(queries, grid)
+    return seen

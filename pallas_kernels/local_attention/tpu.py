@@ -12,7 +12,6 @@ HBM holds the padded inputs, the outputs, and two statistics a query: no scores,
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +20,30 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-from pallas_kernels.local_attention.geometry import Geometry, Window
-from pallas_kernels.local_attention.tiling import Axes, Span, Tiling, find_tiling, round_up, three_axes
-from pallas_kernels.local_attention.tuning import max_scores
+from pallas_kernels.local_attention.geometry import Geometry
+from pallas_kernels.local_attention.tiling import (
+    Axes,
+    Scalar,
+    Span,
+    Tiling,
+    box_sizes,
+    box_starts,
+    equal_tiles,
+    find_tiling,
+    places_in,
+    round_up,
+    three_axes,
+    visible,
+)
+from pallas_kernels.local_attention.tuning import settings
 
 _NEGATIVE = -1e30  # finite: a padded query sees no key at all, and must not make NaNs
-_FAR = -(2**20)
 _LANES = 128
 _ROWS_BY_ROWS = (((1,), (1,)), ((), ()))
 _COLUMNS_BY_ROWS = (((1,), (0,)), ((), ()))
 _COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))
 
 Extra = tuple[Array, Array, Array]
-Start = Any  # a place, as an integer or a traced scalar
 
 
 def attend(
@@ -61,42 +71,18 @@ def _attend(query, keys, values, extra, geometry, interpret):
     return _forward(query, keys, values, extra, geometry, interpret)[0]
 
 
-def _places(starts: Sequence[Start], sizes: Axes, axis: int) -> list[Array]:
-    """The three coordinates of a box's places in raster order, as a column (`axis` 0) or a row (1)."""
+def _numbers(sizes: Axes, axis: int) -> Array:
+    """The raster numbers of a box's places, as a column (`axis` 0) or a row (1)."""
     count = math.prod(sizes)
-    flat = lax.broadcasted_iota(jnp.int32, (count, 1) if axis == 0 else (1, count), axis)
-    planes, rest = lax.div(flat, sizes[1] * sizes[2]), lax.rem(flat, sizes[1] * sizes[2])
-    offsets = planes, lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
-    return [start + offset for start, offset in zip(starts, offsets)]
+    return lax.broadcasted_iota(jnp.int32, (count, 1) if axis == 0 else (1, count), axis)
 
 
-def _raster(places: Sequence[Array], grid: Axes) -> Array:
-    return (places[0] * grid[1] + places[1]) * grid[2] + places[2]
+def _tile_places(step: Sequence[Scalar], tile: Axes, axis: int) -> list[Array]:
+    return places_in(_numbers(tile, axis), [i * size for i, size in zip(step, tile)], tile)
 
 
-def _visible(
-    window: Window, queries: Sequence[Array], keys: Sequence[Array], boxed_keys: bool
-) -> Bool[Array, "queries keys"]:
-    """Which keys (a row of places) each query (a column of places) sees.
-
-    The boxed side, keys or queries, may overhang its grid: its places outside are moved out of sight.
-    """
-    grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
-    centres = [lax.div(place, factor) if factor > 1 else place for place, factor in zip(queries, factors)]
-    boxed = keys if boxed_keys else queries
-    limits = grid if boxed_keys else [size * factor for size, factor in zip(grid, factors)]
-    inside = functools.reduce(
-        jnp.logical_and, [(place >= 0) & (place < limit) for place, limit in zip(boxed, limits)]
-    )
-    moved, columns = (centres[2], keys[2]) if boxed_keys else (keys[2], centres[2])
-    columns = jnp.where(inside, columns, _FAR)
-    seen = jnp.abs(moved - columns) <= radii[2]
-    for axis in (0, 1):
-        if radii[axis] < grid[axis] - 1:
-            seen &= jnp.abs(centres[axis] - keys[axis]) <= radii[axis]
-    if window.causal:
-        seen &= _raster(keys, grid) <= _raster(queries, grid)
-    return seen
+def _box_places(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> list[Array]:
+    return places_in(_numbers(box_sizes(box), axis), box_starts(box, step), box_sizes(box))
 
 
 def _product(a: Array, b: Array, dimensions) -> Array:
@@ -113,13 +99,13 @@ def _rows(ref) -> Array:
 def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: Geometry) -> list[Array]:
     """The tile's scaled scores with every box, then with the extra keys; those not seen are `_NEGATIVE`."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
-    queries = _places([i * t for i, t in zip(step, tiling.tile)], tiling.tile, 0)
+    queries = _tile_places(step, tiling.tile, 0)
     scale = query.shape[-1] ** -0.5
     scores = []
     for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes):
-        keys = _places(_starts(box, step), _sizes(box), 1)
+        keys = _box_places(step, box, 1)
         dots = _product(query, _rows(ref), _ROWS_BY_ROWS) * scale
-        scores.append(jnp.where(_visible(window, queries, keys, boxed_keys=True), dots, _NEGATIVE))
+        scores.append(jnp.where(visible(window, queries, keys, "keys"), dots, _NEGATIVE))
     if extra_refs is not None:
         key_ref, _, bias_ref = extra_refs
         scores.append(_product(query, key_ref[0], _ROWS_BY_ROWS) * scale + bias_ref[0])
@@ -178,23 +164,14 @@ def _key_kernel(
     """The gradients of a tile of keys and values, from the box of queries that see it."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
     (box,) = tiling.boxes
-    queries = _places(_starts(box, step), _sizes(box), 0)
-    keys = _places([i * t for i, t in zip(step, tiling.tile)], tiling.tile, 1)
+    queries, keys = _box_places(step, box, 0), _tile_places(step, tiling.tile, 1)
     query, key, grad = _rows(query_ref), _rows(key_ref), _rows(grad_ref)
     scores = _product(query, key, _ROWS_BY_ROWS) * query.shape[-1] ** -0.5
-    scores = jnp.where(_visible(window, queries, keys, boxed_keys=False), scores, _NEGATIVE)
+    scores = jnp.where(visible(window, queries, keys, "queries"), scores, _NEGATIVE)
     weights, slopes = _slopes(scores, grad, _rows(value_ref), _rows(stats_ref))
     for ref, left, right in ((key_out_ref, slopes, query), (value_out_ref, weights, grad)):
         out = _product(left.astype(right.dtype), right, _COLUMNS_BY_COLUMNS)
         ref[...] = out.astype(ref.dtype).reshape(ref.shape)
-
-
-def _starts(box: tuple[Span, ...], step: Sequence[Start]) -> list[Start]:
-    return [span.start(i) - span.left for span, i in zip(box, step)]
-
-
-def _sizes(box: tuple[Span, ...]) -> Axes:
-    return tuple(span.size for span in box)
 
 
 def _tile_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
@@ -203,7 +180,7 @@ def _tile_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
 
 def _box_spec(box: tuple[Span, ...], width: int) -> pl.BlockSpec:
     """Blocks that overlap: each starts where its span does, not at a multiple of its size."""
-    shape = tuple(pl.Element(size) for size in (1, *_sizes(box), width))
+    shape = tuple(pl.Element(size) for size in (1, *box_sizes(box), width))
     return pl.BlockSpec(shape, lambda n, *step: (n, *(span.start(i) for span, i in zip(box, step)), 0))
 
 
@@ -264,23 +241,22 @@ def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, car
     )
 
 
-def _query_side(query, keys, values, extra, geometry: Geometry, kind: str):
+def _query_side(query, keys, values, extra, geometry: Geometry, kernel: str):
     """The tiling by queries, and specs and arrays that the forward and the query kernel share."""
-    width = query.shape[3]
+    width, align = query.shape[3], _align(query.dtype)
     tiling = find_tiling(
         geometry.grid,
         geometry.windows,
-        align=_align(query.dtype),
-        max_scores=max_scores(kind),
+        equal_tiles(geometry.grid, align),
+        align=align,
+        max_scores=settings("tpu", kernel)["scores"],
         extra=0 if extra is None else extra[0].shape[1],
     )
     boxes = [_box_spec(box, width) for box in tiling.boxes]
     specs = (_tile_spec(tiling, width), boxes, boxes, _extra_specs(extra, query.shape[2]))
 
     def around(arrays):
-        return [
-            _lay_out_boxes(x, w.grid, box) for x, w, box in zip(arrays, geometry.windows, tiling.boxes)
-        ]
+        return [_lay_out_boxes(x, w.grid, box) for x, w, box in zip(arrays, geometry.windows, tiling.boxes)]
 
     arrays = (
         _lay_out_tiles(query, geometry.grid, tiling), around(keys), around(values), _heads_first(extra)
@@ -346,8 +322,14 @@ def _query_grads(query, keys, values, extra, grad, stats, geometry, interpret):
 
 def _key_grads(key, value, query, grad, stats, geometry, window, interpret):
     batch, _, heads, width = query.shape
+    align = _align(key.dtype)
     tiling = find_tiling(
-        window.grid, (window,), transposed=True, align=_align(key.dtype), max_scores=max_scores("backward")
+        window.grid,
+        (window,),
+        equal_tiles(window.grid, align),
+        transposed=True,
+        align=align,
+        max_scores=settings("tpu", "backward")["scores"],
     )
     (box,) = tiling.boxes
     tiles = [_lay_out_tiles(x, window.grid, tiling) for x in (key, value)]
