@@ -30,7 +30,14 @@ DATA = [
     "tensorboardX>=2.6,<3",
     "scipy>=1.13",
 ]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+TEST = [
+    "matplotlib>=3.9",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+]
 
 setup(
     name="muse_jax",

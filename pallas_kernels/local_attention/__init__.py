@@ -5,6 +5,7 @@ is the same on three axes. `reference` is brute force, `xla` plain JAX in tiles,
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from pallas_kernels.local_attention.geometry import Geometry, Window, make_window, show
 from pallas_kernels.selection import select
 
-__all__ = ["Geometry", "LocalKeys", "Window", "local_attention"]
+__all__ = ["Geometry", "LocalKeys", "Window", "find_attend", "local_attention"]
 
 
 class LocalKeys(NamedTuple):
@@ -75,11 +76,12 @@ def local_attention(
         _check(k, f"{prefix}key", expected, query, f"key grid {show(one.grid)}")
         _check(v, f"{prefix}value", expected, query, f"key grid {show(one.grid)}")
     extra = _extra(query, extra_key, extra_value, extra_mask)
-    attend = _attend(select(implementation))
+    attend = find_attend(select(implementation))
     return attend(query, tuple(keys), tuple(values), extra, geometry)
 
 
-def _attend(implementation: str):
+def find_attend(implementation: str) -> Callable:
+    """`attend` of the module of that name: "reference", "xla", "tpu" or "gpu"."""
     # Pallas is imported where it is used: its TPU half needs seconds and is useless on a CPU.
     if implementation == "reference":
         from pallas_kernels.local_attention.reference import attend

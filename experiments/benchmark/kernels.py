@@ -1,0 +1,364 @@
+"""Local attention and masked sampling against what one would write without them, in one process run.
+
+Each call of `pallas_kernels.local_attention.shapes` goes through the form for this platform, dense masked
+attention in XLA and `jax.nn.dot_product_attention`; on a GPU where PyTorch is installed also through
+FlexAttention with the same mask and NATTEN. `masked_sampling` goes against the form that makes the logits.
+The forms take turns; times are medians. Memory is the compiled program's temporaries and results (PyTorch:
+the most that was allocated beside the inputs). The roofline's floor counts only pairs that see each other,
+two products forward and five backward, and each array once a pass; the peak is the data sheet's for bf16, on
+a CPU a measured fp32 product, and the bandwidth a measured copy.
+
+    python -m experiments.benchmark.kernels --out=runs/kernels    # all of it, on this machine's platform
+    python -m experiments.benchmark.kernels --platform=tpu-aot    # compiled for TPUs that are not there
+"""
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import apps
+from experiments.benchmark import attention_peers as peers
+from muse_jax.training.flops import peak_flops
+from pallas_kernels.local_attention import find_attend
+from pallas_kernels.local_attention.shapes import CASES, Case
+from pallas_kernels.masked_sampling import masked_sampling
+from pallas_kernels.selection import select
+
+_PLATFORM = flags.DEFINE_enum("platform", "here", ["here", "tpu-aot"], "Run here, or compile for TPUs.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the arrays; by default float32 on a CPU, else bfloat16."
+)
+_OUT = flags.DEFINE_string("out", "runs/kernels", "Folder for the plot.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each form, taken in turn.", lower_bound=1)
+_LIMIT = flags.DEFINE_float("limit_gib", 8.0, "Programs that need more memory than this are not run.")
+_SMALL = flags.DEFINE_bool("small", False, "Tiny shapes: whether the script works, not how fast.")
+
+_SIDES = (32, 48, 64, 96, 128)
+_SMALL_CASES = (
+    Case("12x12, window 3x3", (12, 12), (3, 3), heads=2, dim=32),
+    Case("12x12, window 3x5 and 4x4, 3x3, 3 text", (12, 12), (3, 5), None, False, (4, 4), (3, 3), 3, 2, 32),
+)
+_WIDTH = 1024  # of the hidden states that masked sampling reads
+_TOPOLOGIES = ("v5e", "v5p", "v6e", "tpu7x")
+
+
+class Run(NamedTuple):
+    """A form made ready: one call that waits for its end, and the bytes it needs beside its inputs."""
+
+    call: Callable[[], Any]
+    bytes: int
+
+
+def jax_run(function: Callable, *arguments: Any) -> Run:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    needed = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return Run(lambda: jax.block_until_ready(compiled(*arguments)), needed)
+
+
+def torch_run(function: Callable[[], Any]) -> Run:
+    import torch
+
+    def call() -> Any:
+        out = function()
+        torch.cuda.synchronize()
+        return out
+
+    call()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return Run(call, torch.cuda.max_memory_allocated() - before)
+
+
+def measure(runs: dict[str, Run]) -> dict[str, float]:
+    """Median seconds of a call of each; those over the limit are left out."""
+    runs = {name: run for name, run in runs.items() if run.bytes <= _LIMIT.value * 2**30}
+    calls, times = {}, {name: [] for name in runs}
+    for name, run in runs.items():
+        run.call()
+        start = time.perf_counter()
+        run.call()
+        calls[name] = int(np.clip(0.02 / (time.perf_counter() - start), 1, 50))
+    for _ in range(_REPEATS.value):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                run.call()
+            times[name].append((time.perf_counter() - start) / calls[name])
+    return {name: float(np.median(seconds)) for name, seconds in times.items()}
+
+
+def gradients(attend: Callable) -> Callable:
+    """The forward and the backward pass of `attend`, for a cotangent."""
+
+    def run(query, keys, values, extra, mask, cotangent):
+        def function(query, keys, values, pair):
+            return attend(query, keys, values, None if pair is None else (*pair, extra[2]), mask)
+
+        pair = None if extra is None else extra[:2]
+        return jax.vjp(function, query, keys, values, pair)[1](cotangent)
+
+    return run
+
+
+def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
+    """Our forms by name, and the two of XLA, as functions of query, keys, values, extra, mask and case."""
+
+    def ours(attend):
+        return lambda case: lambda q, k, v, extra, mask: attend(q, k, v, extra, case.geometry)
+
+    forms = {f"local_attention ({name})": ours(find_attend(name)) for name in names}
+    return forms | {
+        "dense, XLA": lambda case: peers.dense,
+        "dot_product_attention": lambda case: peers.dot_product,
+    }
+
+
+def random_arguments(case: Case, dtype: Any) -> list[Any]:
+    structs = case.arguments(dtype=dtype)
+    leaves, tree = jax.tree.flatten((*structs, structs[0]))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    *arrays, cotangent = jax.tree.unflatten(
+        tree,
+        [
+            jnp.ones(x.shape, x.dtype) if x.dtype == bool else jax.random.normal(key, x.shape, x.dtype)
+            for key, x in zip(keys, leaves)
+        ],
+    )
+    return [*arrays, jnp.asarray(peers.dense_mask(case)), cotangent]
+
+
+def floor_seconds(case: Case, arrays: list[Any], backward: bool, peak: float, bandwidth: float) -> float:
+    """The time below which this device cannot go: arithmetic, or each array read or written once a pass."""
+    pairs = int(arrays[-2].sum())
+    products = 7 if backward else 2
+    flops = 2.0 * products * pairs * case.heads * case.dim
+    query, keys = arrays[0].nbytes, sum(k.nbytes for k in jax.tree.leaves(arrays[1]))
+    keys += 0 if arrays[3] is None else arrays[3][0].nbytes
+    moved = 2 * query + 2 * keys  # query and output, keys and values
+    if backward:
+        moved += 4 * query + 4 * keys  # query, output and their gradients; keys, values and theirs
+    return max(flops / peak, moved / bandwidth)
+
+
+def measured_bandwidth(size: int = 2**26) -> float:
+    """Bytes a second that a copy of floats reads and writes."""
+    x = jnp.ones(size, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    jax.block_until_ready(copy(x))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(copy(x))
+        times.append(time.perf_counter() - start)
+    return 8.0 * size / min(times)
+
+
+def torch_forms(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
+    """FlexAttention's and NATTEN's passes; checks that FlexAttention gives what dense attention does."""
+    import torch
+
+    query, keys, values, extra, mask, cotangent = arrays
+    made = {
+        "FlexAttention": peers.flex_attention(case, query, keys, values, extra),
+        "NATTEN (moves windows at edges)": peers.neighborhood_attention(case, query, keys, values),
+    }
+    runs = {}
+    for name, form in made.items():
+        if form is None:
+            continue
+        function, tensors, order = form
+        out = function()
+        if order is not None:
+            difference = np.abs(
+                out.detach().float().permute(order).cpu().numpy()
+                - np.float32(peers.dense(query, keys, values, extra, mask))
+            ).max()
+            print(f"{case.name}: {name} differs from dense by at most {difference:.1e}", flush=True)
+        grad = torch.randn_like(out)
+        backward = functools.partial(_torch_gradients, function, tensors, grad)
+        runs[name] = torch_run(torch.no_grad()(function)), torch_run(backward)
+    return runs
+
+
+def _torch_gradients(function: Callable, tensors: list[Any], grad: Any) -> Any:
+    import torch
+
+    return torch.autograd.grad(function(), tensors, grad)
+
+
+def attention_table(cases: tuple[Case, ...], dtype: Any, peak: float | None, bandwidth: float) -> None:
+    """Prints time, memory and the roofline's share of each form in each case, as markdown."""
+    print("\n| case | form | forward | forward + backward | memory | of the roofline | against dense |")
+    print("|---|---|---|---|---|---|---|")
+    for case in cases:
+        arrays = random_arguments(case, dtype)
+        runs = both_passes(case, arrays)
+        if jax.default_backend() == "gpu" and peers.has_torch():
+            runs |= torch_forms(case, arrays)
+        forward = measure({name: pair[0] for name, pair in runs.items()})
+        backward = measure({name: pair[1] for name, pair in runs.items()})
+        floor = None if peak is None else floor_seconds(case, arrays, True, peak, bandwidth)
+        for name, (_, run) in runs.items():
+            seconds, base = backward.get(name), backward.get("dense, XLA")
+            share = f"{100 * floor / seconds:.1f} %" if floor and seconds else "?"
+            ratio = f"{base / seconds:.2f}x" if base and seconds else "?"
+            times = " | ".join(_milliseconds(s) for s in (forward.get(name), seconds))
+            print(f"| {case.name} | {name} | {times} | {_mib(run.bytes)} | {share} | {ratio} |", flush=True)
+
+
+def both_passes(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
+    """Every JAX form's forward pass and its forward with its backward pass."""
+    forms = {name: make(case) for name, make in attention_forms((select(None),)).items()}
+    return {
+        name: (jax_run(form, *arrays[:-1]), jax_run(gradients(form), *arrays)) for name, form in forms.items()
+    }
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "not run" if seconds is None else f"{1e3 * seconds:.2f} ms"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def time_by_side(dtype: Any) -> None:
+    """Prints and plots the time of both passes against the side of a square grid, window 9x9."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    times: dict[str, dict[int, float]] = {}
+    print("\n| side | form | forward + backward | a token | memory |\n|---|---|---|---|---|")
+    for side in (8, 16) if _SMALL.value else _SIDES:
+        case = Case(f"{side}x{side}", (side, side), (9, 9))
+        arrays = random_arguments(case, dtype)
+        runs = {name: pair[1] for name, pair in both_passes(case, arrays).items()}
+        if jax.default_backend() == "gpu" and peers.has_torch():
+            runs |= {name: pair[1] for name, pair in torch_forms(case, arrays).items()}
+        seconds = measure(runs)
+        for name, run in runs.items():
+            token = f"{1e6 * seconds[name] / side**2:.2f} us" if name in seconds else "not run"
+            print(
+                f"| {side} | {name} | {_milliseconds(seconds.get(name))} | {token} | {_mib(run.bytes)} |",
+                flush=True,
+            )
+        for name, value in seconds.items():
+            times.setdefault(name, {})[side] = value
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    for name, by_side in times.items():
+        axes.loglog(list(by_side), [1e3 * s for s in by_side.values()], marker="o", label=name)
+    sides = sorted({side for by_side in times.values() for side in by_side})
+    axes.set_xticks(sides, list(map(str, sides)))
+    axes.minorticks_off()
+    axes.set(xlabel="side of the grid", ylabel="forward + backward, ms")
+    axes.set_title(f"Window 9x9, 8 heads x 64, {jnp.dtype(dtype).name}\n{jax.devices()[0].device_kind}")
+    axes.legend()
+    path = Path(_OUT.value) / f"local_attention_{jax.default_backend()}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print(f"\nPlot: {path}")
+
+
+def draw_from_logits(hidden, table, bias, key, temperature):
+    """Masked sampling as one writes it in XLA: logits, noise of the same shape, argmax, log-softmax."""
+    logits = jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
+    logits = logits / temperature
+    token = jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+
+
+def sampling_table(dtype: Any) -> None:
+    """Prints time and memory of one decoding step's draw, with the logits and without."""
+    batch, tokens = (2, 16) if _SMALL.value else (256, 256) if jax.default_backend() == "gpu" else (4, 256)
+    print("\n| batch x tokens x vocabulary | form | time | memory |\n|---|---|---|---|")
+    for vocab in (512,) if _SMALL.value else (8192, 20_000):
+        key = jax.random.key(0)
+        hidden = jax.random.normal(key, (batch, tokens, _WIDTH), dtype)
+        table = jax.random.normal(key, (vocab, _WIDTH), dtype) * _WIDTH**-0.5
+        arguments = (hidden, table, jnp.zeros(vocab), key)
+        runs = {
+            f"masked_sampling ({select(None)})": jax_run(
+                lambda *a: masked_sampling(*a, temperature=1.0), *arguments
+            ),
+            "logits, XLA": jax_run(lambda *a: draw_from_logits(*a, 1.0), *arguments),
+        }
+        seconds = measure(runs)
+        for name, run in runs.items():
+            row = f"{batch} x {tokens} x {vocab} | {name} | {_milliseconds(seconds.get(name))}"
+            print(f"| {row} | {_mib(run.bytes)} |", flush=True)
+
+
+def tpu_tables(cases: tuple[Case, ...], dtype: Any) -> None:
+    """Prints what the TPU compiler says of each program: memory and cost."""
+    from pallas_kernels.aot import compile_for_tpu
+    from pallas_kernels.masked_sampling import tpu as sampling
+
+    def row(label: str, function: Callable, *arguments: Any) -> None:
+        for topology in _TOPOLOGIES:
+            try:
+                program = compile_for_tpu(function, *arguments, topology=topology)
+            except jax.errors.JaxRuntimeError as error:
+                print(
+                    f"| {label} | {topology} | refused: {str(error).splitlines()[0][:80]} | | | |", flush=True
+                )
+                continue
+            cost = [f"{program.cost.get(name, 0.0) / 1e9:.2f}" for name in ("flops", "bytes accessed")]
+            memory = f"{_mib(program.temporary_bytes)} | {_mib(program.output_bytes)}"
+            print(f"| {label} | {topology} | {memory} | {' | '.join(cost)} |", flush=True)
+
+    print("\n| program | form | chip | temporaries | results | GFLOP | GB accessed |")
+    print("|---|---|---|---|---|---|---|")
+    for case in cases:
+        structs = case.arguments(dtype=dtype)
+        keys = sum(window.tokens for window in case.geometry.windows) + case.extra
+        mask = jax.ShapeDtypeStruct((case.geometry.tokens, keys), jnp.bool_)
+        forms = attention_forms(("tpu",))
+        for name in ("local_attention (tpu)", "dense, XLA"):
+            form = forms[name](case)
+            row(f"{case.name}, forward | {name}", form, *structs, mask)
+            row(f"{case.name}, both | {name}", gradients(form), *structs, mask, structs[0])
+    rows = 64 if _SMALL.value else 65_536
+    for vocab in (512,) if _SMALL.value else (8192, 20_000):
+        struct = jax.ShapeDtypeStruct
+        hidden, table = struct((rows, _WIDTH), dtype), struct((vocab, _WIDTH), dtype)
+        rest = struct((vocab,), jnp.float32), struct((2,), jnp.uint32), struct((), jnp.float32)
+        row(f"masked_sampling, {rows} x {vocab} | tpu", sampling.sample, hidden, table, *rest)
+
+
+def main() -> None:
+    cases = _SMALL_CASES if _SMALL.value else CASES
+    if _PLATFORM.value == "tpu-aot":
+        tpu_tables(cases, jnp.dtype(_DTYPE.value or "bfloat16"))
+        return
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = jnp.dtype(_DTYPE.value or ("float32" if on_cpu else "bfloat16"))
+    device = jax.devices()[0]
+    peak, bandwidth = peak_flops(device), measured_bandwidth()
+    name = platform.processor() or platform.machine() if on_cpu else device.device_kind
+    print(
+        f"{name}, {os.cpu_count()} cores; jax {jax.__version__}, Python {platform.python_version()}; "
+        f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
+        f"copy {bandwidth / 1e9:.0f} GB/s"
+    )
+    attention_table(cases, dtype, peak, bandwidth)
+    sampling_table(dtype)
+    time_by_side(dtype)
+
+
+if __name__ == "__main__":
+    apps.run(main)

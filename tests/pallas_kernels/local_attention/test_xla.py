@@ -1,0 +1,142 @@
+import math
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from pallas_kernels.local_attention import reference, xla
+from pallas_kernels.local_attention.geometry import Geometry, make_window
+from pallas_kernels.local_attention.halos import choose_tiles
+from pallas_kernels.local_attention.shapes import CASES
+
+
+@st.composite
+def problems(draw):
+    """A geometry, whether there are extra keys, and a tile size; at most about 200 queries."""
+    axes = draw(st.integers(1, 3))
+    odd = st.sampled_from([1, 3, 5, 9])
+    grid, factors, windows = [], [], []
+    for _ in range(axes):
+        factor = draw(st.integers(1, 3))
+        factors.append(factor)
+        grid.append(factor * draw(st.integers(1, max(1, [40, 13, 5][axes - 1] // factor))))
+        windows.append((draw(odd), draw(odd)))
+    grid = tuple(grid)
+    fine, coarse = zip(*windows)
+    coarse_grid = tuple(n // f for n, f in zip(grid, factors))
+    kind = draw(st.sampled_from(["plain", "causal", "coarse", "both"]))
+    made = []
+    if kind != "coarse":
+        made.append(make_window("window", grid, fine, causal=kind == "causal"))
+    if kind in ("coarse", "both"):
+        made.append(make_window("coarse", grid, coarse, coarse_grid))
+    return Geometry(grid, tuple(made)), draw(st.booleans()), draw(st.sampled_from([4, 9, 30]))
+
+
+def _arrays(geometry, extra, batch=2, heads=2, dim=4, dtype=jnp.float32):
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+
+    def normal(tokens):
+        return jax.random.normal(next(keys), (batch, tokens, heads, dim), dtype)
+
+    query = normal(geometry.tokens)
+    key, value = (tuple(normal(window.tokens) for window in geometry.windows) for _ in "kv")
+    mask = jnp.arange(3) <= jnp.arange(batch)[:, None]  # a row sees one extra key, the next two
+    return query, key, value, (normal(3), normal(3), mask) if extra else None
+
+
+def _output_and_grads(attend, arrays, geometry):
+    *arrays, extra = arrays
+    mask = None if extra is None else extra[2]
+
+    def function(query, key, value, extra):
+        return attend(query, key, value, None if mask is None else (*extra, mask), geometry)
+
+    out, pull_back = jax.vjp(function, *arrays, () if extra is None else extra[:2])
+    return out, pull_back(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@hypothesis.given(problems())
+def test_values_and_gradients_are_the_references(problem):
+    geometry, extra, tile = problem
+    arrays = _arrays(geometry, extra)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "_TILE_TOKENS", tile)  # several tiles, and padding, in small grids
+        ours = _output_and_grads(xla.attend, arrays, geometry)
+    theirs = _output_and_grads(reference.attend, arrays, geometry)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def _superres():
+    grid = (6, 9)
+    windows = make_window("window", grid, (3, 5)), make_window("coarse", grid, (3, 3), (2, 3))
+    return Geometry(grid, windows)
+
+
+def test_gradients_agree_with_finite_differences():
+    geometry = Geometry((5,), (make_window("window", (5,), (3,), causal=True),))
+    query, key, value, (extra_key, extra_value, mask) = _arrays(geometry, True, batch=1, heads=1, dim=2)
+
+    def function(query, key, value, extra_key, extra_value):
+        return xla.attend(query, key, value, (extra_key, extra_value, mask), geometry)
+
+    check_grads(function, (query, key, value, extra_key, extra_value), order=1, modes=["rev"], rtol=2e-2)
+
+
+def test_bfloat16_keeps_its_type_and_sums_in_float32():
+    geometry = _superres()
+    narrow = _arrays(geometry, True, dim=32, dtype=jnp.bfloat16)
+    wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), narrow)
+    ours = _output_and_grads(xla.attend, narrow, geometry)
+    exact = _output_and_grads(reference.attend, wide, geometry)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact)):
+        assert a.dtype == jnp.bfloat16
+        # Two roundings to 8 bits (the weights, the result) of sums whose terms are at most about one.
+        np.testing.assert_allclose(np.float32(a), b, rtol=2**-7, atol=2**-6)
+
+
+def test_large_scores_stay_finite():
+    geometry = _superres()
+    query, key, value, extra = _arrays(geometry, True)
+    out, grads = _output_and_grads(xla.attend, (100 * query, key, value, extra), geometry)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out, grads)))
+    largest = max(float(jnp.abs(v).max()) for v in (*value, extra[1]))
+    assert float(jnp.abs(out).max()) <= largest * 1.001
+
+
+def test_memory_grows_with_the_tokens_and_stays_far_below_all_pairs():
+    def temporary_bytes(side):
+        geometry = Geometry((side, side), (make_window("window", (side, side), (5, 5)),))
+        arrays = jax.eval_shape(lambda: _arrays(geometry, False, batch=1))
+        compiled = jax.jit(lambda *a: _output_and_grads(xla.attend, a, geometry)).lower(*arrays).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(32), temporary_bytes(64)
+    all_scores = 2 * 4 * 64**4  # two heads of float32
+    assert large < 4.4 * small
+    assert large < all_scores / 20
+
+
+@pytest.mark.parametrize("grid", [(1,), (7,), (60, 60), (61, 5), (10, 20, 20), (128, 128)])
+def test_tiles_cover_the_grid_and_little_more(grid):
+    tiles = choose_tiles(grid, 128)
+    covered = [size * count for size, count in zip(tiles.sizes, tiles.counts)]
+    assert all(0 <= n - places < count for n, places, count in zip(covered, grid, tiles.counts))
+    assert math.prod(tiles.sizes) <= 160
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_real_shapes_trace_forward_and_backward(case):
+    query, keys, values, extra = case.arguments(batch=2, dtype=jnp.bfloat16)
+    out, grads = jax.eval_shape(
+        lambda *arrays: _output_and_grads(xla.attend, arrays, case.geometry), query, keys, values, extra
+    )
+    assert (out.shape, out.dtype) == (query.shape, query.dtype)
+    assert [g.shape for g in jax.tree.leaves(grads[1:3])] == [k.shape for k in (*keys, *values)]
