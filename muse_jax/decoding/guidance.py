@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from muse_jax.networks.layers import LinearLogits
+from pallas_kernels.masked_sampling import mix_guidance
+
+# Made, or left as a product from which `sample_with_log_prob` draws without making them.
+Logits = Array | LinearLogits
 # (tokens (batch, n), step fraction in (0, 1]) -> logits (batch, n, vocab)
-LogitsFn = Callable[[Array, Array], Array]
+LogitsFn = Callable[[Array, Array], Logits]
 
 
 def guided(
@@ -20,12 +25,11 @@ def guided(
 
     `scale` is a scalar or one number a sample (batch,), and may be traced.
     """
-    scale = jnp.asarray(scale, jnp.float32).reshape(-1, 1, 1)
-    return (1 + scale) * logits_cond.astype(jnp.float32) - scale * logits_uncond.astype(jnp.float32)
+    return mix_guidance(logits_cond.astype(jnp.float32), logits_uncond.astype(jnp.float32), scale)
 
 
 def guided_logits_fn(
-    apply: Callable[..., Array],
+    apply: Callable[..., Logits],
     params: Any,
     cond: tuple[Any, ...],
     uncond: tuple[Any, ...] | None = None,
@@ -33,8 +37,10 @@ def guided_logits_fn(
 ) -> LogitsFn:
     """Build the `logits_fn` of a decoder from a network and its conditions.
 
-    `apply(params, tokens, *cond) -> logits (batch, n, vocab)`; `cond` is the tuple of arrays that follow the
-    tokens, such as (text, text_mask) or (low_tokens, text, text_mask), each with a leading batch axis.
+    `apply(params, tokens, *cond) -> logits (batch, n, vocab)`, as an array or, better, as a network's
+    `linear_logits`: guidance is then that of the hidden states, which comes to the same. `cond` is the tuple
+    of arrays that follow the tokens, such as (text, text_mask) or (low_tokens, text, text_mask), each with a
+    leading batch axis.
     `uncond` has the same structure with the states of the empty text, or of a negative prompt, in place of
     the prompt's; an array in it may have a batch of 1, which is repeated. The scale grows linearly with the
     steps: it is guidance_scale * step_fraction, which at the last step is the whole of it. Both passes are
@@ -42,17 +48,25 @@ def guided_logits_fn(
     with None for the scale there is no guidance and one pass.
     """
     if uncond is None or guidance_scale is None:
-        return lambda tokens, step_fraction: apply(params, tokens, *cond).astype(jnp.float32)
+        return lambda tokens, step_fraction: apply(params, tokens, *cond)
     if isinstance(guidance_scale, int | float) and guidance_scale < 0:
         raise ValueError(f"guidance_scale must be 0 (no guidance) or greater, given {guidance_scale}.")
     pairs = jax.tree.map(_pair, tuple(cond), tuple(uncond))
 
-    def logits_fn(tokens: Int[Array, "batch n"], step_fraction: Array) -> Float[Array, "batch n vocab"]:
-        logits = apply(params, _pair(tokens, tokens), *pairs)
-        both = logits.reshape(tokens.shape[0], 2, *logits.shape[1:])
-        return guided(both[:, 0], both[:, 1], jnp.asarray(guidance_scale, jnp.float32) * step_fraction)
+    def logits_fn(tokens: Int[Array, "batch n"], step_fraction: Array) -> Logits:
+        scale = jnp.asarray(guidance_scale, jnp.float32) * step_fraction
+        both = apply(params, _pair(tokens, tokens), *pairs)
+        if isinstance(both, LinearLogits):
+            return both._replace(hidden=mix_guidance(*_halves(both.hidden), scale))
+        return guided(*_halves(both), scale)
 
     return logits_fn
+
+
+def _halves(both: Array) -> tuple[Array, Array]:
+    """Undoes `_pair`."""
+    pairs = both.reshape(-1, 2, *both.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _pair(cond: Array, uncond: Array) -> Array:

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.decoding.guidance import LogitsFn
+from muse_jax.decoding.guidance import Logits, LogitsFn
 from muse_jax.decoding.halton import masked_halton_ranks
 from muse_jax.decoding.progress import Progress, StepCallback, report_step
 from muse_jax.decoding.sampling import sample_with_log_prob, top_k_filter
 from muse_jax.decoding.schedules import ranks, remask_counts, reveal_counts
+from muse_jax.networks.layers import LinearLogits, unembed
 
 ORDERS = ("confidence", "halton")
 
@@ -59,7 +60,8 @@ def masked_decode(
       confidence and no choice noise. With `roll` the sequence of every sample begins at a random place.
 
     Args:
-      logits_fn: (tokens, step_fraction) -> logits (batch, n, vocab); step_fraction is (t+1)/T in (0, 1].
+      logits_fn: (tokens, step_fraction) -> logits (batch, n, vocab), or `LinearLogits`, from which tokens are
+        drawn without making them; step_fraction is (t+1)/T in (0, 1].
       tokens: codes in [0, vocab), and `mask_id` at the places to draw; samples may differ in how many.
       key: a key of `jax.random.key`.
       mask_id: outside [0, vocab), commonly vocab.
@@ -153,8 +155,9 @@ def mask_free_edit(
         lottery = jnp.where(editable, jax.random.uniform(choice_key, tokens.shape), jnp.inf)
         masked = editable & (ranks(lottery) < count)
         logits = logits_fn(jnp.where(masked, mask_id, tokens), jnp.float32(1))
-        logits = top_k_filter(_checked_logits(logits, tokens, mask_id), top_k)
-        drawn, _ = sample_with_log_prob(sample_key, logits, temperature)
+        logits = _checked_logits(logits, tokens, mask_id)
+        made = unembed(*logits) if isinstance(logits, LinearLogits) else logits
+        drawn, _ = sample_with_log_prob(sample_key, top_k_filter(made, top_k), temperature)
         edited = jnp.where(masked, drawn, tokens)
         # Nothing is masked between iterations; the count only ties the report to the iteration's end.
         report_step(on_step, t + 1, num_steps, jnp.sum(edited == mask_id))
@@ -188,8 +191,8 @@ def _checked_grid(grid: tuple[int, int] | None, n: int) -> tuple[int, int]:
     return grid
 
 
-def _checked_logits(logits: Array, tokens: Array, mask_id: int) -> Array:
-    if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+def _checked_logits(logits: Logits, tokens: Array, mask_id: int) -> Logits:
+    if len(logits.shape) != 3 or logits.shape[:2] != tokens.shape:
         raise ValueError(
             f"logits_fn must return logits of shape {(*tokens.shape, 'vocab')}, but returned {logits.shape}."
         )

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from muse_jax.networks.layers import LinearLogits
+from pallas_kernels.masked_sampling import masked_sampling, sample_logits
+
 # Below this a temperature counts as zero: the noise no longer changes which logit is the greatest.
 _LEAST_TEMPERATURE = 1e-6
 
@@ -22,17 +25,19 @@ def gumbel_argmax(key: Array, logits: Float[Array, "... vocab"]) -> Int[Array, "
 
 
 def sample_with_log_prob(
-    key: Array, logits: Float[Array, "... vocab"], temperature: Float[Array, ""] | float = 1.0
-) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
+    key: Array,
+    logits: Float[Array, "batch n vocab"] | LinearLogits,
+    temperature: Float[Array, ""] | float = 1.0,
+) -> tuple[Int[Array, "batch n"], Float[Array, "batch n"]]:
     """Draw tokens from softmax(logits / temperature) and return them with log p(token) under that softmax.
 
-    Everything that masked decoding needs of the vocabulary axis happens here, so that a kernel which never
-    writes the logits out can take this function's place.
+    `LinearLogits` are never made: the vocabulary is streamed, by the form of the kernel that fits the
+    platform (`pallas_kernels.masked_sampling`). Logits that are there, of any leading shape, are drawn from
+    with the same noise. A temperature of 0 is taken as 1e-6, which is greedy.
     """
-    scaled = apply_temperature(logits, temperature)
-    token = gumbel_argmax(key, scaled)
-    chosen = jnp.take_along_axis(scaled, token[..., None], axis=-1)[..., 0]
-    return token, chosen - jax.nn.logsumexp(scaled, axis=-1)
+    if isinstance(logits, LinearLogits):
+        return masked_sampling(*logits, key, temperature=temperature)
+    return sample_logits(logits, key, temperature=temperature)
 
 
 def top_k_filter(logits: Float[Array, "... vocab"], k: int) -> Float[Array, "... vocab"]:

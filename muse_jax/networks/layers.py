@@ -7,7 +7,7 @@ float32. Dense layers inside a block carry no bias, as in T5.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -337,6 +337,19 @@ class HeadTransform(nn.Module):
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         x = Dense((x.shape[-1],), ("embed", None), dtype=self.dtype, name="dense")(x)
         return RMSNorm(self.dtype, name="norm")(gelu(x))
+
+
+class LinearLogits(NamedTuple):
+    """Logits that are not multiplied out: `unembed(hidden, table, bias)`."""
+
+    hidden: Float[Array, "batch tokens width"]
+    table: Float[Array, "vocab width"]
+    bias: Float[Array, " vocab"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logits."""
+        return (*self.hidden.shape[:-1], self.table.shape[0])
 
 
 def unembed(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.networks.layers import (
     HeadTransform,
+    LinearLogits,
     TextProjection,
     TokenGrid,
     Transformer,
@@ -30,8 +31,8 @@ class MaskedTransformer(nn.Module):
       remat: recompute activations in the backward pass.
       dtype: of the computation; parameters, norms, softmaxes and logits are float32.
 
-    `hidden` followed by `logits` is `__call__`; `output_embedding` gives the last product's table and bias,
-    for code that fuses it with what comes next.
+    `hidden` followed by `logits` is `__call__`; `linear_logits` leaves the last product out, for code that
+    fuses it with what comes next, and `output_embedding` gives its table and bias.
     """
 
     vocab_size: int
@@ -87,6 +88,15 @@ class MaskedTransformer(nn.Module):
     def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
         """The output table (the token embedding without its mask row) and the output bias."""
         return self.embedding.embedding[: self.vocab_size], self.bias
+
+    def linear_logits(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+    ) -> LinearLogits:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block."""
+        return LinearLogits(self.hidden(tokens, text, text_mask), *self.output_embedding())
 
     def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""

@@ -12,6 +12,7 @@ from muse_jax.networks.layers import (
     Dense,
     HeadTransform,
     Layout,
+    LinearLogits,
     TextProjection,
     TokenGrid,
     Transformer,
@@ -163,6 +164,16 @@ class SuperResTransformer(nn.Module):
     def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
         """The output table (the token embedding without its mask row) and the output bias."""
         return self.embedding.embedding[: self.vocab_size], self.bias
+
+    def linear_logits(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        low_tokens: Int[Array, "batch low_tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+    ) -> LinearLogits:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block."""
+        return LinearLogits(self.hidden(tokens, low_tokens, text, text_mask), *self.output_embedding())
 
     def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""

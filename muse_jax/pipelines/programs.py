@@ -156,7 +156,7 @@ def _logits_fn(
     network: Any, params: Any, conditions: Conditions, scales: Scales, low: tuple[Any, ...] = ()
 ) -> LogitsFn:
     return guided_logits_fn(
-        lambda params, *arguments: network.apply({"params": params}, *arguments),
+        lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits"),
         params,
         (*low, *conditions[0]),
         (*low, *conditions[1]),

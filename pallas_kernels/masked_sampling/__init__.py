@@ -1,10 +1,9 @@
 """One decoding step of a masked transformer from its hidden states, without the logits in memory.
 
 The vocabulary is streamed in blocks: each gives its logits, Gumbel noise is added, and what is kept is the
-greatest sum and the log-sum-exp. `reference` makes the logits, `xla` is plain JAX, `tpu` and `gpu` are Pallas.
+greatest sum and the log-sum-exp. `reference` makes the logits, `xla` is plain JAX, `tpu` and `gpu` Pallas.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -32,8 +31,8 @@ def masked_sampling(
 ) -> tuple[Int[Array, "batch n"], Float[Array, "batch n"]]:
     """Draws tokens from softmax(logits / temperature), where logits = hidden @ table.T + bias in float32.
 
-    With guidance the logits are (1 + s) those of `hidden` - s those of `uncond_hidden`. Both are linear in the
-    hidden states, which are mixed instead: half the work. One key gives the same tokens in every
+    With guidance the logits are (1 + s) those of `hidden` - s those of `uncond_hidden`. Logits are linear in
+    hidden states, so that these are mixed instead: half the work. One key gives the same tokens in every
     implementation, up to near ties, whatever the batch's size; and those that `sample_logits` draws.
 
     Args:
@@ -78,7 +77,7 @@ def mix_guidance(
     uncond: Float[Array, "batch n features"] | None,
     scale: Float[Array, "..."] | float,
 ) -> Float[Array, "batch n features"]:
-    """(1 + scale) cond - scale uncond, computed in float32, in the type of `cond`; scale is () or (batch,)."""
+    """(1 + scale) cond - scale uncond, in float32, then in the type of `cond`; scale is () or (batch,)."""
     if uncond is None or uncond.shape != cond.shape:
         raise ValueError(
             f"uncond_hidden has shape {getattr(uncond, 'shape', None)}, but hidden {cond.shape}: "
@@ -109,8 +108,8 @@ def _sample(implementation: str):
 def _check(hidden: Array, table: Array, bias: Array) -> None:
     if hidden.ndim != 3 or table.ndim != 2 or hidden.shape[2] != table.shape[1]:
         raise ValueError(
-            f"hidden has shape {hidden.shape} and table {table.shape}, but they must be (batch, n, width) and "
-            "(vocab, width)."
+            f"hidden has shape {hidden.shape} and table {table.shape}, but they must be (batch, n, width) "
+            "and (vocab, width)."
         )
     if bias.shape != table.shape[:1]:
         raise ValueError(

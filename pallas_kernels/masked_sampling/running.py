@@ -34,6 +34,20 @@ class Running(NamedTuple):
             total=self.total * jnp.exp(self.peak - peak) + later.total * jnp.exp(later.peak - peak),
         )
 
+    def reduce(self, axis: int) -> "Running":
+        """Merges the draws along `axis`, which stays with length 1; between equals the least token wins."""
+        best = jnp.max(self.best, axis, keepdims=True)
+        most = jnp.iinfo(jnp.int32).max
+        token = jnp.min(jnp.where(self.best == best, self.token, most), axis, keepdims=True)
+        peak = jnp.max(self.peak, axis, keepdims=True)
+        return Running(
+            best=best,
+            token=token,
+            logit=jnp.max(jnp.where(self.token == token, self.logit, LEAST), axis, keepdims=True),
+            peak=peak,
+            total=jnp.sum(self.total * jnp.exp(self.peak - peak), axis, keepdims=True),
+        )
+
     def log_prob(self) -> Float[Array, "..."]:
         return self.logit - (self.peak + jnp.log(self.total))
 

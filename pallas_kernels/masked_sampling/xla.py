@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from pallas_kernels.masked_sampling.noise import LANES, PAIR, gumbel_pair
+from pallas_kernels.masked_sampling.reference import multiply
 from pallas_kernels.masked_sampling.running import LEAST, Running, nothing
 
 BLOCK = 1024  # vocabulary indices at a time
@@ -30,8 +31,8 @@ def sample(
 
     def step(running: Running, part: tuple[Array, Array, Array]) -> tuple[Running, None]:
         start, rows, added = part
-        logits = jnp.einsum("rd,vd->rv", hidden, rows, preferred_element_type=jnp.float32) + added
-        return running.merge(_draw_block(logits / temperature, seed, start)), None
+        scaled = (multiply(hidden, rows) + added) / temperature
+        return running.merge(_draw_block(scaled, seed, start)), None
 
     starts = jnp.arange(bias.shape[0], dtype=jnp.int32) * block
     running, _ = jax.lax.scan(step, nothing(hidden.shape[:1]), (starts, table, bias))
@@ -56,7 +57,7 @@ def _draw_block(scaled: Float[Array, "rows block"], seed: Array, start: Int[Arra
     column = jnp.arange(block // 2, dtype=jnp.uint32).reshape(-1, LANES) + (start // 2).astype(jnp.uint32)
     first, second = gumbel_pair((seed[0], seed[1]), row, column)
     first, second = pairs[:, :, 0] + first, pairs[:, :, 1] + second
-    # Behind the barrier lies one array of winners of two: a reduction would compute the noise anew, unvectorised.
+    # Without the barrier a CPU computes the noise inside the loop of a reduction, which is not vectorised.
     winners, is_second = jax.lax.optimization_barrier((jnp.maximum(first, second), second > first))
     winners, is_second = winners.reshape(rows, -1), is_second.reshape(rows, -1)
     place = jnp.argmax(winners, axis=-1).astype(jnp.int32)[:, None]

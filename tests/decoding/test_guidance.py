@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.decoding import guided, guided_logits_fn, masked_decode
+from muse_jax.decoding import guided, guided_logits_fn, mask_free_edit, masked_decode
+from muse_jax.networks.layers import LinearLogits, unembed
 
 BATCH, N, VOCAB = 3, 4, 5
 RNG = np.random.default_rng(0)
@@ -38,6 +39,35 @@ def test_doubled_batch_equals_two_passes_and_grows_linearly(fraction):
     np.testing.assert_allclose(
         logits_fn(TOKENS, jnp.float32(fraction)), (1 + scale) * cond - scale * uncond, rtol=1e-4, atol=1e-5
     )
+
+
+def linear(params, tokens, text, text_mask):
+    """A network with a linear head, whose hidden states are the logits of `apply`."""
+    return LinearLogits(apply(params, tokens, text, text_mask), params["table"], params["bias"])
+
+
+def test_linear_logits_decode_as_what_they_stand_for():
+    """Guided on the hidden states and drawn block by block, or made, guided and drawn from."""
+    rng = np.random.default_rng(1)
+    params = PARAMS | {"table": rng.normal(size=(VOCAB, VOCAB)), "bias": rng.normal(size=VOCAB)}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    cond, uncond = (TEXT, MASK), (-TEXT, MASK)
+    product = guided_logits_fn(linear, params, cond, uncond, 1.5)
+    made = guided_logits_fn(lambda *arguments: unembed(*linear(*arguments)), params, cond, uncond, 1.5)
+    np.testing.assert_allclose(
+        unembed(*product(TOKENS, jnp.float32(0.5))), made(TOKENS, jnp.float32(0.5)), rtol=1e-4, atol=1e-5
+    )
+
+    @jax.jit
+    def drawn(key):
+        start = jnp.full((BATCH, N), VOCAB)
+        tokens = [masked_decode(fn, start, key, mask_id=VOCAB, num_steps=3) for fn in (product, made)]
+        edit = {"mask_id": VOCAB, "num_steps": 3, "share": 0.5}
+        return tokens, [mask_free_edit(fn, tokens[0], key, **edit) for fn in (product, made)]
+
+    for seed in range(3):
+        for a, b in drawn(jax.random.key(seed)):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_unconditional_text_of_one_sample_serves_the_batch():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from muse_jax.decoding import mask_free_edit, masked_decode
+from pallas_kernels.masked_sampling.noise import gumbel, seed_words
 from tests.decoding.test_halton import halton_by_hand
 
 VOCAB, GRID = 11, (4, 4)
@@ -31,6 +32,7 @@ def network(tokens, step_fraction):
 
 
 network_once = jax.jit(network)
+gumbel_once = jax.jit(gumbel, static_argnums=(1, 2))
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "order", "roll"))
@@ -77,7 +79,9 @@ def by_hand(tokens, key, temperature, choice_temperature, num_steps, order, roll
         offsets = np.array(jax.random.randint(jax.random.fold_in(key, num_steps), (batch, 1), 0, N))
     for t in range(num_steps):
         sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))
-        sample_noise = np.array(jax.random.gumbel(sample_key, (batch, N, VOCAB)))
+        sample_noise = np.array(gumbel_once(seed_words(sample_key), batch * N, VOCAB)).reshape(
+            batch, N, VOCAB
+        )
         choice_noise = np.array(jax.random.gumbel(choice_key, (batch, N)))
         logits = np.array(network_once(tokens, jnp.float32((t + 1) / num_steps)))
         for b in range(batch):

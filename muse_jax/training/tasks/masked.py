@@ -222,7 +222,9 @@ class MaskedTask(Task):
         tokens, given, states, text_mask = self.inputs(frozen, batch)
         decoding = self.config.decoding
         logits_fn = guided_logits_fn(
-            lambda params, *arguments: self.network.apply({"params": params}, *arguments),
+            lambda params, *arguments: self.network.apply(
+                {"params": params}, *arguments, method="linear_logits"
+            ),
             params,
             (*given, states, text_mask),
             (*given, frozen["null_text"], frozen["null_mask"]),

@@ -9,10 +9,12 @@ from scipy import stats
 from pallas_kernels.masked_sampling.noise import LANES, gumbel, gumbel_from_bits, seed_words, threefry_2x32
 
 ONES = 0xFFFFFFFF
+generate = jax.jit(threefry_2x32)
+noise_of = jax.jit(gumbel, static_argnums=(1, 2))
 
 
 def words(key, counter):
-    pair = threefry_2x32(*(tuple(jnp.uint32(word) for word in words) for words in (key, counter)))
+    pair = generate(*(tuple(jnp.uint32(word) for word in words) for words in (key, counter)))
     return tuple(int(word) for word in pair)
 
 
@@ -35,14 +37,14 @@ def test_words_are_those_of_jax():
     with jax.threefry_partitionable(True):
         bits = jax.random.bits(key, (1000,), jnp.uint32)
     first, second = jax.random.key_data(key)
-    x, y = threefry_2x32((first, second), (jnp.uint32(0), jnp.arange(1000, dtype=jnp.uint32)))
+    x, y = generate((first, second), (jnp.uint32(0), jnp.arange(1000, dtype=jnp.uint32)))
     np.testing.assert_array_equal(x ^ y, bits)
 
 
 def test_an_entry_is_the_word_of_its_own_counter():
     rows, vocab = 3, 600  # not a multiple of the 256 entries that a vector of counters serves
     seed = seed_words(jax.random.key(1, impl="rbg"))
-    noise = gumbel(seed, rows, vocab)
+    noise = noise_of(seed, rows, vocab)
     assert noise.shape == (rows, vocab) and noise.dtype == jnp.float32
     for row, index in [(0, 0), (0, 127), (1, 128), (2, 255), (2, 256), (1, 511), (2, 599)]:
         counter = index // 256 * LANES + index % LANES
@@ -51,7 +53,7 @@ def test_an_entry_is_the_word_of_its_own_counter():
 
 
 def test_noise_is_gumbel_distributed_along_both_axes():
-    noise = np.array(jax.jit(gumbel, static_argnums=(1, 2))(seed_words(jax.random.key(3)), 256, 2048))
+    noise = np.array(noise_of(seed_words(jax.random.key(3)), 256, 2048))
     assert stats.kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
     # Neighbours in either axis, and the two words of a call, are not correlated.
     for a, b in [(noise[:, 1:], noise[:, :-1]), (noise[1:], noise[:-1]), (noise[:, :-128], noise[:, 128:])]:

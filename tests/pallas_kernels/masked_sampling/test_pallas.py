@@ -1,0 +1,78 @@
+"""The Pallas forms interpreted, compiled for TPUs that are not there, and lowered for CUDA."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import aot
+from pallas_kernels.masked_sampling import gpu, reference, tpu
+
+FORMS = {"tpu": tpu.sample, "gpu": gpu.sample}
+
+
+def inputs(rows, width, vocab, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    hidden, table = rng.normal(size=(rows, width)) / np.sqrt(width), rng.normal(size=(vocab, width))
+    return (
+        jnp.asarray(hidden, dtype),
+        jnp.asarray(table, dtype),
+        jnp.asarray(rng.normal(size=vocab), jnp.float32),
+    )
+
+
+def shapes(rows, width, vocab, dtype):
+    array = jax.ShapeDtypeStruct
+    hidden, table, bias = (
+        array((rows, width), dtype),
+        array((vocab, width), dtype),
+        array((vocab,), jnp.float32),
+    )
+    return hidden, table, bias, array((2,), jnp.uint32), array((), jnp.float32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "rows, width, vocab, dtype",
+    [
+        (140, 24, 1100, jnp.float32),  # nothing divides: several blocks of each kind, all padded
+        pytest.param(64, 64, 512, jnp.bfloat16, marks=pytest.mark.slow),
+        pytest.param(3, 130, 11, jnp.float32, marks=pytest.mark.slow),
+    ],
+)
+def test_draws_the_reference_s_tokens(form, rows, width, vocab, dtype):
+    arrays = inputs(rows, width, vocab, dtype)
+    seed, temperature = jnp.array([3, 5], jnp.uint32), jnp.float32(0.7)
+    token, log_prob = jax.jit(functools.partial(FORMS[form], interpret=True))(*arrays, seed, temperature)
+    expected, expected_log_prob = jax.jit(reference.sample)(*arrays, seed, temperature)
+    np.testing.assert_array_equal(token, expected)
+    np.testing.assert_allclose(log_prob, expected_log_prob, rtol=1e-5, atol=1e-5)
+
+
+needs_libtpu = pytest.mark.skipif(aot.missing() is not None, reason=str(aot.missing()))
+SIZES = [(256 * 256, 1024, 8192, jnp.bfloat16), (4 * 400, 2048, 20_000, jnp.bfloat16)]
+SIZES += [(4 * 256, 1024, 8192, jnp.float32), (4 * 400, 2048, 20_000, jnp.float32)]
+
+
+@needs_libtpu
+@pytest.mark.parametrize("rows, width, vocab, dtype", SIZES)
+@pytest.mark.parametrize(
+    "topology", [topology if topology == "v5e" else pytest.param(topology, marks=pytest.mark.slow)
+                 for topology in aot.TOPOLOGIES],
+)  # fmt: skip
+def test_compiles_for_tpu_without_logits(topology, rows, width, vocab, dtype):
+    compiled = aot.compile_for_tpu(tpu.sample, *shapes(rows, width, vocab, dtype), topology=topology)
+    assert compiled.temporary_bytes < 4 * rows * vocab / 100
+    assert compiled.output_bytes < 16 * rows
+
+
+@pytest.mark.parametrize("rows, width, vocab, dtype", SIZES[:2])
+def test_lowers_for_cuda_through_triton(rows, width, vocab, dtype):
+    check = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    exported = jax.export.export(jax.jit(gpu.sample), platforms=["cuda"], disabled_checks=[check])(
+        *shapes(rows, width, vocab, dtype)
+    )
+    assert "__gpu$xla.gpu.triton" in exported.mlir_module()
+    assert [out.shape for out in exported.out_avals] == [(rows,), (rows,)]
