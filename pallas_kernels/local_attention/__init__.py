@@ -4,6 +4,7 @@ Equations and semantics: CogView2 (arXiv 2204.14217), section 3.3 and its kernel
 is the same on three axes. `reference` is brute force, `xla` plain JAX in tiles, `tpu` and `gpu` are Pallas.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.local_attention.geometry import Geometry, Window, make_window, show
+from pallas_kernels.local_attention.mesh import split_over_mesh
 from pallas_kernels.selection import select
 
 __all__ = ["Geometry", "LocalKeys", "Window", "find_attend", "local_attention"]
@@ -57,7 +59,8 @@ def local_attention(
       extra_key, extra_value: keys that every query sees (text), in the same softmax.
       extra_mask: True where an extra key is visible; by default everywhere.
       implementation: "reference", "xla", "tpu" or "gpu"; by default the variable MUSE_JAX_KERNELS, or else
-        the form for the platform.
+        the form for the platform. Under a mesh (`jax.set_mesh`) the Pallas forms split the batch over it,
+        and the heads over its axis "tensor".
 
     Raises:
       ValueError: if shapes or types disagree, a window is even, a key grid does not divide, causal is asked
@@ -76,8 +79,11 @@ def local_attention(
         _check(k, f"{prefix}key", expected, query, f"key grid {show(one.grid)}")
         _check(v, f"{prefix}value", expected, query, f"key grid {show(one.grid)}")
     extra = _extra(query, extra_key, extra_value, extra_mask)
-    attend = find_attend(select(implementation))
-    return attend(query, tuple(keys), tuple(values), extra, geometry)
+    form = select(implementation)
+    attend = functools.partial(find_attend(form), geometry=geometry)
+    if form in ("tpu", "gpu"):
+        return split_over_mesh(attend, query, tuple(keys), tuple(values), extra)
+    return attend(query, tuple(keys), tuple(values), extra)
 
 
 def find_attend(implementation: str) -> Callable:
