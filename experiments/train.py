@@ -9,10 +9,10 @@ Exit status: 0 at the end; 1 after a sentence that says what is wrong; 143 after
 the same command goes on from it.
 """
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import apps
-from muse_jax.training import Stopped, train, validate_config
+from muse_jax.training import Stopped, distributed, train, validate_config
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
     "workdir", "", "Where checkpoints, curves and previews go."
@@ -25,7 +25,10 @@ def main() -> None:
         raise ValueError(
             "Give --config=FILE and --workdir=DIR, for instance configs/emoji/base.py and runs/base."
         )
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # else each checkpoint tells of its doings in dozens of lines
     config = validate_config(flags.FLAGS.config)
+    distributed.initialize()
     from muse_jax.training.tasks import make_task
 
     try:

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import gc
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -197,24 +199,33 @@ def _newest_good(workdir: Path, read: Callable[[Path], T], pass_over: Callable[[
     """What `read` gives for the newest checkpoint that every process can read, saying which were not."""
     steps = _steps(workdir)
     for step in reversed(steps):
-        error: Exception | None = None
-        try:
-            found = read(workdir / "checkpoints" / str(step))
-        except _Other:
-            raise
-        except Exception as caught:  # what a damaged file makes of its readers has no common type
-            error = caught
-        if agreed(error is None):
-            return found
-        reason = (str(error).splitlines() or [""])[0][:200]
-        logging.warning(
-            "The checkpoint of step %d in %s is damaged and passed over: %s", step, workdir, reason
-        )
+        reason, found = "another process could not read it", None
+        with _without_echoes():
+            try:
+                found = read(workdir / "checkpoints" / str(step))
+            except _Other:
+                raise
+            except Exception as error:  # what a damaged file makes of its readers has no common type
+                reason = (str(error).splitlines() or [""])[0][:200]
+        if agreed(found is not None):
+            return cast(T, found)
+        logging.warning("The checkpoint of step %d of %s is damaged, passed over: %s", step, workdir, reason)
         pass_over(step)
     raise ValueError(
         f"None of the checkpoints of {workdir} (steps {', '.join(map(str, steps))}) can be read: "
         "start again in another --workdir."
     )
+
+
+@contextlib.contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Where a read fails, others that it had begun would each be reported as they are thrown away."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
 
 
 def latest_step(workdir: str | Path) -> int:
