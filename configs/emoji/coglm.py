@@ -2,7 +2,7 @@
 
 First `python -m experiments.train --config=configs/emoji/vqgan64.py --workdir=runs/vqgan64`, then
 
-python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=64
+python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=128
 python -m experiments.train_text_pieces --source=emoji --pieces=1000 --out=runs/text_pieces/emoji.model
 python -m experiments.prepare_features --config=configs/emoji/coglm.py --out=runs/features/coglm
 """
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.tokenizer = "runs/vqgan64"
     config.text_pieces = "runs/text_pieces/emoji.model"
     config.model = {
-        "vocab_size": 3051,  # 2048 codes, 1000 pieces, 3 special tokens
+        "vocab_size": 5099,  # 4096 codes, 1000 pieces, 3 special tokens
         "grid": (8, 8),
         "text_length": 32,
         "image_position": 32,

@@ -1,216 +1,17 @@
-"""CogLM: one transformer that reads and predicts text pieces and image codes alike (CogView2, section 3.1).
+"""CogLM: one transformer that reads and predicts text pieces and image codes (CogView2, section 3.1)."""
 
-What may see what is said by one integer a token, its *rank*: a token sees those of its own rank and of lower
-ones, and a negative rank is absent. Tokens of one rank are context that sees itself both ways; ranks that
-grow by one are a causal region. `muse_jax.networks.coglm_sequence` makes the ranks.
-
-`SandwichLayer` and `Projections` serve the super-resolution networks too: there several streams share a
-layer's norms and MLP, and each may have its own attention weights.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from muse_jax.networks.layers import EMBED_STD, MLP, Dense, check_width, unembed
-
-_ABSENT = -1e9
-
-QKV = tuple[Array, Array, Array]
-"""Query, key and value of a stream, each (batch, heads, tokens, head_dim)."""
-Attend = Callable[[tuple[QKV, ...], Any, Any], tuple[tuple[Array, ...], Any]]
-"""(qkv of each stream, a layer's memory, what all layers share) -> (results of each stream, what to keep)."""
-
-
-def visible(
-    query_ranks: Int[Array, "batch queries"], key_ranks: Int[Array, "batch keys"]
-) -> Bool[Array, "batch queries keys"]:
-    """The attention rule: keys that are there and of no higher rank than the query."""
-    keys = key_ranks[:, None, :]
-    return (keys >= 0) & (keys <= query_ranks[:, :, None])
-
-
-@struct.dataclass
-class Ranks:
-    """What attention by rank needs besides queries, keys and values."""
-
-    query: Int[Array, "batch queries"]
-    key: Int[Array, "batch keys"]
-    weight: Float[Array, "batch keys"] | Float[Array, ""]
-    """Added to the logits of each key (`attn_plus`)."""
-
-
-def _logits(query: Array, key: Array, mask: Array, weight: Array) -> Array:
-    """Float32 (batch, heads, queries, keys); `mask` (batch, queries, keys), `weight` broadcast over keys."""
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    weight = jnp.broadcast_to(weight, (mask.shape[0], mask.shape[2]))[:, None, None, :]
-    return jnp.where(mask[:, None], logits * query.shape[-1] ** -0.5 + weight, _ABSENT)
-
-
-def _mix(weights: Array, value: Array) -> Array:
-    return jnp.einsum(
-        "bhqk,bhkd->bhqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-    )
-
-
-def attend_by_rank(streams: tuple[QKV, ...], memory: None, ranks: Ranks) -> tuple[tuple[Array, ...], Any]:
-    """Attention of one stream to itself by the rule of `visible`; nothing is kept."""
-    ((query, key, value),) = streams
-    logits = _logits(query, key, visible(ranks.query, ranks.key), ranks.weight)
-    return (_mix(jax.nn.softmax(logits), value).astype(value.dtype),), None
-
-
-def remember(streams: tuple[QKV, ...], memory: None, ranks: Ranks) -> tuple[tuple[Array, ...], Any]:
-    """`attend_by_rank` that keeps the keys and values."""
-    _, key, value = streams[0]
-    return attend_by_rank(streams, memory, ranks)[0], (key, value)
-
-
-def attend_to_memory(
-    streams: tuple[QKV, ...], memory: tuple[Array, Array], ranks: Ranks
-) -> tuple[tuple[Array, ...], Any]:
-    """Attention of one new token to the remembered ones and to itself; its own key and value are kept.
-
-    The memory is only read: the caller writes the new token of all layers at once, in place.
-    """
-    ((query, key, value),) = streams
-    old_key, old_value = memory
-    old = _logits(query, old_key, visible(ranks.query, ranks.key), ranks.weight)
-    itself = _logits(query, key, jnp.ones((len(query), 1, 1), bool), jnp.float32(0))
-    weights = jax.nn.softmax(jnp.concatenate([old, itself], axis=-1))
-    out = _mix(weights[..., :-1], old_value) + _mix(weights[..., -1:], value)
-    return (out.astype(value.dtype),), (key, value)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation in float32 with scale and bias; `scale` is the initial scale."""
-
-    scale: float = 1.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-        constant = nn.initializers.constant(self.scale)
-        return nn.LayerNorm(
-            epsilon=1e-5,
-            dtype=self.dtype,
-            scale_init=nn.with_logical_partitioning(constant, ("embed",)),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-            name="norm",
-        )(x)
-
-
-class Projections(nn.Module):
-    """A stream's attention weights: to queries, keys and values, and back."""
-
-    width: int
-    heads: int
-    dtype: Any = jnp.float32
-
-    def setup(self):
-        head_dim = self.width // self.heads
-        names = ("embed", None, "heads", "kv")
-        self.qkv = Dense((3, self.heads, head_dim), names, dtype=self.dtype)
-        self.dense = Dense((self.width,), ("heads", "embed"), dtype=self.dtype)
-
-    def split(self, x: Float[Array, "batch tokens width"]) -> QKV:
-        query, key, value = rearrange(self.qkv(x), "b n parts h d -> parts b h n d")
-        return query, key, value
-
-    def join(self, x: Float[Array, "batch heads tokens head_dim"]) -> Float[Array, "batch tokens width"]:
-        return self.dense(rearrange(x, "b h n d -> b n (h d)"))
-
-
-class SandwichLayer(nn.Module):
-    """A transformer layer with a norm before and one after each branch (Sandwich-LN; CogView, section 2.4).
-
-    `streams` names the attention weights of each stream of tokens; a name given twice is shared. Norms and
-    the MLP are one for all. `branch_scale` is the initial scale of the norms behind the branches.
-    """
-
-    width: int
-    heads: int
-    mlp_dim: int
-    streams: tuple[str, ...] = ("attention",)
-    branch_scale: float = 1.0
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, xs: tuple[Array, ...], memory: Any, attend: Attend, shared: Any, deterministic: bool
-    ) -> tuple[tuple[Array, ...], Any]:
-        """`xs` are (batch, tokens, width); returns them and what `attend` keeps of this layer."""
-        own = {
-            name: Projections(self.width, self.heads, self.dtype, name=name)
-            for name in dict.fromkeys(self.streams)
-        }
-        before = LayerNorm(1.0, self.dtype, name="attention_in")
-        after = LayerNorm(self.branch_scale, self.dtype, name="attention_out")
-        mlp_before = LayerNorm(1.0, self.dtype, name="mlp_in")
-        mlp_after = LayerNorm(self.branch_scale, self.dtype, name="mlp_out")
-        mlp = MLP(self.mlp_dim, dtype=self.dtype, name="mlp")
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
-
-        qkv = tuple(own[name].split(before(x)) for name, x in zip(self.streams, xs, strict=True))
-        outs, kept = attend(qkv, memory, shared)
-        xs = tuple(x + drop(after(own[name].join(y))) for name, x, y in zip(self.streams, xs, outs))
-        xs = tuple(x + drop(mlp_after(mlp(mlp_before(x)))) for x in xs)
-        return tuple(nn.with_logical_constraint(x, ("batch", None, None)) for x in xs), kept
-
-
-class SandwichStack(nn.Module):
-    """`depth` sandwich layers under one `nn.scan`, and a norm at the end."""
-
-    depth: int
-    width: int
-    heads: int
-    mlp_dim: int
-    streams: tuple[str, ...] = ("attention",)
-    dropout: float = 0.0
-    remat: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        xs: tuple[Array, ...],
-        attend: Attend,
-        shared: Any,
-        memory: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[tuple[Array, ...], Any]:
-        """The leaves of `memory` have the layers as first axis; so has what comes back beside the states."""
-        layer = SandwichLayer
-        if self.remat:
-            layer = nn.remat(SandwichLayer, prevent_cse=False, static_argnums=(3, 5))
-        layers = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.depth,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(
-            self.width,
-            self.heads,
-            self.mlp_dim,
-            self.streams,
-            # All branches together start as large as the embeddings of tokens and positions.
-            EMBED_STD * self.depth**-0.5,
-            self.dropout,
-            self.dtype,
-            name="layers",
-        )
-        xs, kept = layers(xs, memory, attend, shared, deterministic)
-        norm = LayerNorm(1.0, self.dtype, name="final_norm")
-        return tuple(norm(x) for x in xs), kept
+from muse_jax.networks.layers import EMBED_STD, check_width, unembed
+from muse_jax.networks.rank_attention import Ranks, attend_by_rank, attend_to_memory, remember
+from muse_jax.networks.sandwich import SandwichStack
+from pallas_kernels.cross_entropy import large_vocab_cross_entropy
 
 
 @struct.dataclass
@@ -383,12 +184,6 @@ class CogLM(nn.Module):
     ) -> Float[Array, "batch length"]:
         """`-log p(label)` in nats over the whole vocabulary, whose logits are never held all at once."""
         return large_vocab_cross_entropy(hidden, *self.output_embedding(), labels)
-
-
-def large_vocab_cross_entropy(hidden, table, bias, targets):
-    logits = unembed(hidden, table, bias)
-    hit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - hit
 
 
 def tile_positions(

@@ -1,9 +1,9 @@
 """CogLM's vocabulary and sequences: tokens, ranks, labels and where the loss counts (CogView2, section 3.1).
 
 Every sequence has the layout of `CogLM`: text slots, `<start_of_image>`, image tokens row by row. Labels are
-the next token. The attention rule is that of `muse_jax.networks.coglm`: context attends to context both ways,
-a predicted region attends to all context and causally to itself. A run of a region begins with a token that
-is given, the one before the first that is predicted.
+the next token. The attention rule, which ranks express (`muse_jax.networks.rank_attention`): context attends
+to context both ways, a predicted region attends to all context and causally to itself. A run of a region
+begins with a token that is given, the one before the first that is predicted.
 """
 
 import dataclasses

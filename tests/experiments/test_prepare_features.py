@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.prepare_features import image_tokens, text_states
+from experiments.prepare_features import captions_of, image_tokens, text_states
 from muse_jax.data import load_source
 from muse_jax.images import to_unit_range
 from muse_jax.training import validate_config
@@ -29,10 +29,10 @@ def test_tokens_of_both_sizes_are_in_the_order_of_the_source(task):
 
 def test_the_first_caption_is_the_plain_one_and_all_are_masked_alike(task):
     source = load_source(task.config.data.source, "train")
-    stored = text_states(task, source, "train", count=2)
-    assert stored["text_states"].shape == (8, 2, 24, 384) and stored["text_mask"].shape == (8, 2, 24)
+    stored = text_states(task, captions_of(source, "train", 2, 0), "train")
+    assert stored["text_states"].shape == (16, 24, 384) and stored["text_mask"].shape == (16, 24)
     encoder = task.text_encoder
     ids, mask = encoder.tokenize(source[3]["captions"])
     expected = jax.jit(encoder.apply)(encoder.params, ids, mask)[0]
-    np.testing.assert_array_equal(stored["text_mask"][3, 0], mask[0])
-    np.testing.assert_allclose(stored["text_states"][3, 0][mask[0]], np.asarray(expected)[mask[0]], atol=2e-3)
+    np.testing.assert_array_equal(stored["text_mask"][6], mask[0])
+    np.testing.assert_allclose(stored["text_states"][6][mask[0]], np.asarray(expected)[mask[0]], atol=2e-3)

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.tokenizers import cluster_codebook, load_clusters
+from muse_jax.tokenizers.clusters import kmeans
+
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(size=(6, 4)) * 10
+CODEBOOK = (CENTRES[np.arange(60) % 6] + RNG.normal(size=(60, 4)) * 0.1).astype(np.float32)
+
+
+def test_groups_that_lie_apart_are_found():
+    clusters = cluster_codebook(CODEBOOK, 6)
+    groups = {tuple(np.flatnonzero(clusters.of_code == cluster) % 6) for cluster in range(6)}
+    assert groups == {(group,) * 10 for group in range(6)}
+
+
+def test_each_code_is_in_its_nearest_cluster_and_each_centre_is_the_mean_of_its_codes():
+    vectors = RNG.normal(size=(60, 4)).astype(np.float32)
+    centres, nearest = (np.array(a) for a in kmeans(jnp.asarray(vectors), 6, jax.random.key(1)))
+    distances = ((vectors[:, None] - centres[None]) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(nearest, distances.argmin(axis=1))
+    for cluster in range(6):
+        np.testing.assert_allclose(centres[cluster], vectors[nearest == cluster].mean(axis=0), atol=1e-5)
+
+
+def test_clusters_are_read_for_their_codebook_alone(tmp_path):
+    clusters = cluster_codebook(CODEBOOK, 6)
+    file = tmp_path / "clusters.npz"
+    clusters.save(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["clusters.npz"]
+    half = CODEBOOK.astype(np.float16).astype(np.float32)  # as a checkpoint stores it
+    for codebook in (CODEBOOK, half):
+        np.testing.assert_array_equal(load_clusters(file, codebook).of_code, clusters.of_code)
+    with pytest.raises(ValueError, match="are those of another codebook: make them with"):
+        load_clusters(file, CODEBOOK[::-1])
+    with pytest.raises(ValueError, match="are of 60 codes of width 4, but this tokenizer has 50 of 4"):
+        load_clusters(file, CODEBOOK[:50])
+    with pytest.raises(ValueError, match="There are no clusters in"):
+        load_clusters(tmp_path / "none.npz", CODEBOOK)
+    file.write_bytes(b"PK broken")
+    with pytest.raises(ValueError, match="are damaged"):
+        load_clusters(file, CODEBOOK)
+
+
+def test_more_clusters_than_codes_are_refused():
+    with pytest.raises(ValueError, match="60 clusters of 60 codes"):
+        cluster_codebook(CODEBOOK, 60)

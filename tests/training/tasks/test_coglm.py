@@ -1,0 +1,153 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.data import write_precomputed
+from muse_jax.networks.coglm_sequence import image_to_text, text_to_image
+from muse_jax.text import train_text_pieces
+from muse_jax.tokenizers import cluster_codebook, codebook_rows
+from muse_jax.training import validate_config
+from muse_jax.training.pretrained import tokenizer_params
+from muse_jax.training.tasks import make_task
+from tests.training.tasks.conftest import tiny_config
+
+PIECES = 40
+MODEL = {
+    "vocab_size": 16 + PIECES + 3,
+    "grid": (4, 4),
+    "text_length": 12,
+    "image_position": 12,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "mlp_dim": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def config(pictures, tokenizer, tmp_path_factory):
+    file = tmp_path_factory.mktemp("pieces") / "tiny.model"
+    lines = (pictures / "captions.jsonl").read_text().splitlines()
+    train_text_pieces([json.loads(line)["caption"] for line in lines] * 4, file, PIECES)
+    config = tiny_config("coglm", pictures)
+    config.model = MODEL
+    config.loss = {"patch": 2}
+    config.tokenizer, config.text_pieces = tokenizer, str(file)
+    return config
+
+
+@pytest.fixture(scope="module")
+def ready(config):
+    task = make_task(validate_config(config))
+    return (
+        task,
+        nn.unbox(jax.jit(task.init)(jax.random.key(0))),
+        task.frozen(),
+        next(task.make_loader("train", 0)),
+    )
+
+
+def test_the_loss_is_that_of_a_uniform_guess_and_the_mean_of_its_two_parts(ready):
+    task, params, frozen, batch = ready
+    loss, scalars = jax.jit(task.loss)(params, frozen, batch, jax.random.key(1), 0)
+    np.testing.assert_allclose(loss, np.log(MODEL["vocab_size"]), rtol=0.1)
+    image, text = scalars["image_cross_entropy"], scalars["text_cross_entropy"]
+    assert min(image, text) <= loss <= max(image, text) and image != text
+    # Of four pairs one predicts its caption, and so do patches of its image; three predict 16 image tokens.
+    assert 3 * 16 < scalars["weight"] <= 3 * 16 + 12 + 16
+
+
+def test_every_batch_has_the_kinds_shares(ready):
+    task, _, _, batch = ready
+    text, mask = (np.repeat(batch[name], 5, axis=0) for name in ("caption_ids", "caption_mask"))
+    image = np.zeros((20, 16), np.int32)
+    plain = text_to_image(task.vocabulary, text, mask, image)
+    caption = image_to_text(task.vocabulary, text, mask, image)
+    samples = jax.jit(task.samples)
+    for seed in range(3):
+        tokens = samples(jax.random.key(seed), image, text, mask).tokens
+        kind = [
+            int(np.array_equal(row, b)) - int(np.array_equal(row, a))
+            for row, a, b in zip(tokens, plain.tokens, caption.tokens)
+        ]
+        assert kind.count(1) == 6 and kind.count(-1) == 14  # 30 % of 20
+
+
+def test_stored_features_give_the_same_loss_as_pictures_and_captions(ready):
+    task, params, frozen, batch = ready
+    stored = {name: value for name, value in batch.items() if name != "image"}
+    stored |= task.features(frozen, batch["image"])
+    loss = jax.jit(task.loss)
+    expected = loss(params, frozen, batch, jax.random.key(1), 0)[0]
+    np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-5)
+
+
+def test_the_task_describes_its_batches_and_frozen_weights_without_reading_them(ready):
+    task, _, frozen, batch = ready
+    shapes = {name: value.shape for name, value in task.batch_shapes().items()}
+    assert shapes == {name: np.shape(value) for name, value in batch.items()}
+    described = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(task.frozen_shapes()))
+    assert described == jax.tree.map(np.shape, frozen)
+
+
+def test_preview_and_scores_with_cluster_sampling(config, ready, tmp_path):
+    task, params, frozen, batch = ready
+    task.clusters = cluster_codebook(
+        codebook_rows(task.tokenizer, tokenizer_params("tokenizer", config.tokenizer)), 4
+    )
+    with task.config.unlocked():
+        task.config.sampling.top_clusters = 2
+    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
+    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+    scores = jax.jit(task.evaluate)(params, frozen, batch, jax.random.key(0))
+    for name in ("image_cross_entropy", "text_cross_entropy"):
+        np.testing.assert_allclose(scores[name], np.log(MODEL["vocab_size"]), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": {"grid": (2, 2)}}, r"config.model.grid is \(2, 2\), but the tokenizer"),
+        ({"model": {"vocab_size": 18}}, "vocab_size is 18, but the vocabulary has 18 tokens, of which 16"),
+        ({"loss": {"image_to_text": 1.5}}, "config.loss.image_to_text is 1.5: it must be between 0 and 1"),
+        ({"loss": {"patch": 9}}, "config.loss.patch is 9: it must be between 1 and 4"),
+        ({"loss": {"patchs": 2}}, "did you mean loss.patch"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_one_sentence(config, change, message):
+    changed = config.copy_and_resolve_references()
+    for section, values in change.items():
+        changed[section] = {**config[section], **values}
+    with pytest.raises(ValueError, match=message):
+        make_task(validate_config(changed))
+
+
+def test_pieces_that_do_not_fit_are_refused_before_training(config, tmp_path):
+    changed = config.copy_and_resolve_references()
+    changed.model = {**MODEL, "vocab_size": 30}
+    with pytest.raises(
+        ValueError, match="leaves room for 11 beside image codes and special tokens: set it to"
+    ):
+        make_task(validate_config(changed)).make_loader("train", 0)
+    changed = config.copy_and_resolve_references()
+    changed.text_pieces = str(tmp_path / "none.model")
+    with pytest.raises(ValueError, match="There is no sentencepiece model"):
+        make_task(validate_config(changed)).make_loader("train", 0)
+
+
+def test_features_of_other_pieces_are_refused(config, tmp_path):
+    arrays = {
+        "tokens": np.zeros((2, 16), np.uint16),
+        "caption_ids": np.zeros((2, 1, 11), np.int32),
+        "caption_mask": np.ones((2, 1, 11), bool),
+    }
+    changed = config.copy_and_resolve_references()
+    changed.data.features = str(tmp_path)
+    meta = {"tokenizer": config.tokenizer, "text_pieces": "elsewhere.model"}
+    write_precomputed(tmp_path / "train", arrays, meta)
+    with pytest.raises(ValueError, match="were made with text_pieces 'elsewhere.model', but the config has"):
+        make_task(validate_config(changed)).make_loader("train", 0)
