@@ -127,5 +127,5 @@ def _draw_lanes(words_ref, scaled: Array, row: Array, lane: Array, start: Array)
                 peak=jnp.maximum(winners.peak, logit),
             )
             logits.append(logit)
-    total = sum(jnp.exp(logit - winners.peak) for logit in logits)
-    return winners._replace(total=total)
+    terms = [jnp.exp(logit - winners.peak) for logit in logits]
+    return winners._replace(total=functools.reduce(jnp.add, terms))

@@ -1,11 +1,16 @@
 """The Pallas forms interpreted, compiled for TPUs that are not there, and lowered for CUDA."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pallas_kernels import aot
 from pallas_kernels.masked_sampling import gpu, reference, tpu
@@ -66,6 +71,49 @@ def test_compiles_for_tpu_without_logits(topology, rows, width, vocab, dtype):
     compiled = aot.compile_for_tpu(tpu.sample, *shapes(rows, width, vocab, dtype), topology=topology)
     assert compiled.temporary_bytes < 4 * rows * vocab / 100
     assert compiled.output_bytes < 16 * rows
+
+
+@needs_libtpu
+def test_compiles_for_four_chips_whose_rows_are_split():
+    mesh = Mesh(np.array(aot.devices("v5e")).reshape(2, 2), ("data", "tensor"))
+    with jax.set_mesh(mesh):
+        arguments = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+            for x in shapes(1022, 256, 2048, jnp.bfloat16)
+        ]
+        program = jax.jit(tpu.sample).lower(*arguments).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * 1022 * 2048 / 4
+
+
+SPLIT = """
+import functools, sys
+import jax, jax.numpy as jnp, numpy as np
+from pallas_kernels.masked_sampling import gpu, reference, tpu
+from tests.pallas_kernels.masked_sampling.test_pallas import inputs
+
+arguments = *inputs(10, 16, 300), jnp.array([3, 5], jnp.uint32), jnp.float32(0.7)
+expected = jax.jit(reference.sample)(*arguments)
+with jax.set_mesh(jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)):
+    for form in (tpu, gpu):
+        got = jax.jit(functools.partial(form.sample, interpret=True))(*arguments)
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_allclose(got[1], expected[1], rtol=1e-5, atol=1e-5)
+print("split over", jax.device_count())
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_draw_the_tokens_of_one():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", SPLIT],
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "split over 4", done.stderr
 
 
 @pytest.mark.parametrize("rows, width, vocab, dtype", SIZES[:2])
