@@ -38,6 +38,8 @@ TEST = [
     "ruff==0.17.6",
     "mypy==2.4.1",
 ]
+# Carries the TPU compiler, with which tests compile kernels and whole steps without a TPU.
+TPU_COMPILER = ["libtpu==0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
 setup(
     name="muse_jax",
@@ -54,6 +56,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "data": DATA,
-        "test": DATA + TEST,
+        "test": DATA + TEST + TPU_COMPILER,
     },
 )

@@ -229,6 +229,7 @@ def _align(dtype) -> int:
 
 
 def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, carries: bool, interpret: bool):
+    """`carries`: a step adds to what the one before it left in the output."""
     semantics = "arbitrary" if carries else "parallel"
     return pl.pallas_call(
         kernel,
