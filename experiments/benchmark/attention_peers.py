@@ -15,6 +15,8 @@ import numpy as np
 from pallas_kernels.local_attention.geometry import Window
 from pallas_kernels.local_attention.shapes import Case
 
+_DEVICE = "cuda"  # of the PyTorch peers
+
 
 def dense_mask(case: Case) -> np.ndarray:
     """Bool `(tokens, all keys)`: the windows' keys, then the extra ones."""
@@ -68,7 +70,7 @@ def _tensors(arrays: list[Any], order: tuple[int, ...], shape: tuple[int, ...] |
     tensors = []
     for array in arrays:
         dtype = getattr(torch, str(array.dtype))
-        tensor = torch.from_numpy(np.array(array, np.float32)).to("cuda", dtype)
+        tensor = torch.from_numpy(np.array(array, np.float32)).to(_DEVICE, dtype)
         tensor = tensor.permute(order).contiguous() if shape is None else tensor.reshape(shape)
         tensors.append(tensor.requires_grad_())
     return tensors
@@ -101,7 +103,7 @@ def flex_attention(case: Case, query, keys, values, extra) -> tuple[Callable[[],
             seen, first = seen | (here & place), first + window.tokens
         return seen
 
-    blocks = create_block_mask(mask, None, None, tensors[0].shape[2], tensors[1].shape[2], device="cuda")
+    blocks = create_block_mask(mask, None, None, tensors[0].shape[2], tensors[1].shape[2], device=_DEVICE)
     compiled = torch.compile(flex)
     return lambda: compiled(*tensors, block_mask=blocks), tensors, (0, 2, 1, 3)
 

@@ -48,6 +48,7 @@ _SMALL_CASES = (
     Case("12x12, window 3x5 and 4x4, 3x3, 3 text", (12, 12), (3, 5), None, False, (4, 4), (3, 3), 3, 2, 32),
 )
 _WIDTH = 1024  # of the hidden states that masked sampling reads
+_TEMPERATURE = 1.3
 _TOPOLOGIES = ("v5e", "v5p", "v6e", "tpu7x")
 
 
@@ -60,7 +61,7 @@ class Run(NamedTuple):
 
 def jax_run(function: Callable, *arguments: Any) -> Run:
     compiled = jax.jit(function).lower(*arguments).compile()
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     needed = memory.temp_size_in_bytes + memory.output_size_in_bytes
     return Run(lambda: jax.block_until_ready(compiled(*arguments)), needed)
 
@@ -83,7 +84,8 @@ def torch_run(function: Callable[[], Any]) -> Run:
 def measure(runs: dict[str, Run]) -> dict[str, float]:
     """Median seconds of a call of each; those over the limit are left out."""
     runs = {name: run for name, run in runs.items() if run.bytes <= _LIMIT.value * 2**30}
-    calls, times = {}, {name: [] for name in runs}
+    calls: dict[str, int] = {}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         run.call()
         start = time.perf_counter()
@@ -264,7 +266,7 @@ def time_by_side(dtype: Any) -> None:
     axes.set_xticks(sides, list(map(str, sides)))
     axes.minorticks_off()
     axes.set(xlabel="side of the grid", ylabel="forward + backward, ms")
-    axes.set_title(f"Window 9x9, 8 heads x 64, {jnp.dtype(dtype).name}\n{jax.devices()[0].device_kind}")
+    axes.set_title(f"Window 9x9, 8 heads x 64, {jnp.dtype(dtype).name}\n{_device_name()}")
     axes.legend()
     path = Path(_OUT.value) / f"local_attention_{jax.default_backend()}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,10 +274,10 @@ def time_by_side(dtype: Any) -> None:
     print(f"\nPlot: {path}")
 
 
-def draw_from_logits(hidden, table, bias, key, temperature):
+def draw_from_logits(hidden, table, bias, key):
     """Masked sampling as one writes it in XLA: logits, noise of the same shape, argmax, log-softmax."""
     logits = jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
-    logits = logits / temperature
+    logits = logits / _TEMPERATURE
     token = jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
@@ -292,9 +294,9 @@ def sampling_table(dtype: Any) -> None:
         arguments = (hidden, table, jnp.zeros(vocab), key)
         runs = {
             f"masked_sampling ({select(None)})": jax_run(
-                lambda *a: masked_sampling(*a, temperature=1.0), *arguments
+                lambda *a: masked_sampling(*a, temperature=_TEMPERATURE), *arguments
             ),
-            "logits, XLA": jax_run(lambda *a: draw_from_logits(*a, 1.0), *arguments),
+            "logits, XLA": jax_run(draw_from_logits, *arguments),
         }
         seconds = measure(runs)
         for name, run in runs.items():
@@ -339,9 +341,21 @@ def tpu_tables(cases: tuple[Case, ...], dtype: Any) -> None:
         row(f"masked_sampling, {rows} x {vocab} | tpu", sampling.sample, hidden, table, *rest)
 
 
+def _device_name() -> str:
+    """The accelerator, or the processor with its number of threads."""
+    if jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    return f"{name}, {os.cpu_count()} threads"
+
+
 def main() -> None:
     cases = _SMALL_CASES if _SMALL.value else CASES
     if _PLATFORM.value == "tpu-aot":
+        jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
         tpu_tables(cases, jnp.dtype(_DTYPE.value or "bfloat16"))
         return
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
@@ -349,9 +363,8 @@ def main() -> None:
     dtype = jnp.dtype(_DTYPE.value or ("float32" if on_cpu else "bfloat16"))
     device = jax.devices()[0]
     peak, bandwidth = peak_flops(device), measured_bandwidth()
-    name = platform.processor() or platform.machine() if on_cpu else device.device_kind
     print(
-        f"{name}, {os.cpu_count()} cores; jax {jax.__version__}, Python {platform.python_version()}; "
+        f"{_device_name()}; jax {jax.__version__}, Python {platform.python_version()}; "
         f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
         f"copy {bandwidth / 1e9:.0f} GB/s"
     )

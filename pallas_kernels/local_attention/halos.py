@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ class Halo:
     def read(self, x: Float[Array, "..."], start: Sequence[Array]) -> Float[Array, "..."]:
         """The box of `x`, `(leading, *window.grid, dim)`, as `(leading, box, dim)`."""
         leading = x.shape[: -len(self.sizes) - 1]
-        at = (*(0 for _ in leading), *start, 0)
+        at: Sequence[Any] = (*(0 for _ in leading), *start, 0)
         box = jax.lax.dynamic_slice(x, at, (*leading, *self.sizes, x.shape[-1]))
         return box.reshape(*leading, self.tokens, x.shape[-1])
 
@@ -101,7 +102,7 @@ class Halo:
     ) -> Float[Array, "..."]:
         """`x` with `box` added where `read` finds it."""
         leading = x.shape[: -len(self.sizes) - 1]
-        at = (*(0 for _ in leading), *start, 0)
+        at: Sequence[Any] = (*(0 for _ in leading), *start, 0)
         box = (self.read(x, start) + box).reshape(*leading, *self.sizes, x.shape[-1])
         return jax.lax.dynamic_update_slice(x, box, at)
 

@@ -32,12 +32,11 @@ def attend(
 ) -> Float[Array, "batch tokens heads dim"]:
     """Softmax over the keys of all windows and the extra keys, in float32; all scores at once in memory."""
     batch, tokens = query.shape[:2]
-    keys, values = list(keys), list(values)
-    masks = [np.broadcast_to(visible(geometry.grid, w), (batch, tokens, w.tokens)) for w in geometry.windows]
+    masks = [jnp.asarray(visible(geometry.grid, window)) for window in geometry.windows]
+    masks = [jnp.broadcast_to(mask, (batch, *mask.shape)) for mask in masks]
     if extra is not None:
         extra_key, extra_value, extra_mask = extra
-        keys.append(extra_key)
-        values.append(extra_value)
+        keys, values = (*keys, extra_key), (*values, extra_value)
         masks.append(jnp.broadcast_to(extra_mask[:, None], (batch, tokens, extra_mask.shape[1])))
     query = query.astype(jnp.float32)
     key, value = (jnp.concatenate(parts, axis=1).astype(jnp.float32) for parts in (keys, values))
