@@ -6,10 +6,11 @@ python -m experiments.evaluate --workdir=runs/base [--split=heldout_concepts] [-
 import json
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from experiments import apps
-from muse_jax.training import evaluate_run, load_config, validate_config
+from muse_jax.training import distributed, evaluate_run, load_config, validate_config
 from muse_jax.training.evaluate import write_scores
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
@@ -27,9 +28,12 @@ def main() -> None:
         raise ValueError("Give --workdir=DIR, the workdir of a run.")
     given = flags.FLAGS.config or load_config(WORKDIR.value)
     config = validate_config({**given.to_dict(), "eval_batches": BATCHES.value})
+    distributed.initialize()
     from muse_jax.training.tasks import make_task
 
     result = evaluate_run(config, make_task(config), WORKDIR.value, SPLIT.value, STEP.value)
+    if jax.process_index():
+        return
     out = OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json"
     write_scores(out, result)
     print(json.dumps(result["scores"]))

@@ -16,6 +16,7 @@ from muse_jax.training.partitioning import (
     fits,
     make_mesh,
     put_batch,
+    put_tree,
     replicated,
     tree_shardings,
 )
@@ -52,9 +53,7 @@ def evaluate(
         frozen = put_frozen(task, mesh)
         score = jit_on_batch(task.evaluate, shardings, frozen, mesh)
         batches = eval_batches(task, config, mesh, split)
-        scores = mean_scores(
-            score, task.summarize, jax.device_put(params, shardings), frozen, batches, config.seed
-        )
+        scores = mean_scores(score, task.summarize, put_tree(params, shardings), frozen, batches, config.seed)
     return {"task": config.task, "step": step, "split": split, "scores": scores}
 
 
@@ -65,7 +64,7 @@ def write_scores(path: str | Path, result: dict[str, Any]) -> None:
 
 def put_frozen(task: Task, mesh: Any) -> Any:
     """The task's frozen weights on the devices, laid out by their axis names where they have some."""
-    return jax.device_put(task.frozen(), tree_shardings(task.frozen_shapes(), mesh))
+    return put_tree(task.frozen(), tree_shardings(task.frozen_shapes(), mesh))
 
 
 def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: Any) -> Any:

@@ -71,8 +71,8 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
     there = len({getattr(device, granule, 0) for device in devices})
     if slices != there and (slices != 1 or tpu):
         raise ValueError(
-            f"config.mesh.slices is {slices}, but the number of slices that the {len(devices)} devices lie in is "
-            f"{there}: set it to that."
+            f"config.mesh.slices is {slices}, but the slices that the {len(devices)} devices lie in are "
+            f"{there}: set it to their number."
         )
     if sizes[0] % slices:
         raise ValueError(
@@ -100,8 +100,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
     if batch_size % (shards * accumulate):
         raise ValueError(
-            f"config.optim.accumulate is {accumulate}, which does not divide the {batch_size // shards} images "
-            f"that config.data.batch_size={batch_size} gives each of {shards} devices: choose one that does."
+            f"config.optim.accumulate is {accumulate}, but it must divide the {batch_size // shards} images "
+            f"that config.data.batch_size={batch_size} gives to each of {shards} parts of the mesh."
         )
 
 
@@ -121,7 +121,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
-    if not isinstance(leaf, meta.Partitioned):
+    # A vector a layer (a norm's scale, a bias) stays whole: gathering it costs a latency and saves nothing.
+    if not isinstance(leaf, meta.Partitioned) or sum(name != "layers" for name in leaf.names) < 2:
         return replicated(mesh)
     # An axis that the mesh axis does not divide (a vocabulary with one more row, say) stays whole.
     names = nn.logical_to_mesh_axes(leaf.names, rules=RULES) or ()
@@ -198,6 +199,16 @@ def process_rows(batch_size: int) -> np.ndarray:
     if mesh.empty:
         return places
     return places.reshape(batch_shards(mesh), -1)[_shards_here(mesh)].reshape(-1)
+
+
+def put_tree(tree: Any, shardings: Any) -> Any:
+    """Whole arrays that every process holds to the devices, each process cutting out its own parts."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
