@@ -80,7 +80,7 @@ def compile_for_tpu(function: Callable, *arguments: Any, topology: str = "v5e") 
     # Pallas asks the mesh for the kind of TPU; without one it sees the CPU.
     with jax.set_mesh(mesh):
         executable = jax.jit(function).lower(*shapes).compile()
-    memory = executable.memory_analysis()
+    memory: Any = executable.memory_analysis()
     cost = executable.cost_analysis() or {}
     return Compiled(
         executable=executable,

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int
 
 from pallas_kernels.local_attention.geometry import Window
 
-Axes = tuple[int, int, int]
+Axes = tuple[int, ...]  # three
 Places = Sequence[Int[Array, "..."]]  # their three coordinates
 Scalar = Any  # an integer, traced or not
 
@@ -60,7 +60,7 @@ class Tiling:
 
     tile: Axes
     counts: Axes
-    boxes: tuple[tuple[Span, Span, Span], ...]
+    boxes: tuple[tuple[Span, ...], ...]
 
     @property
     def padded(self) -> Axes:
@@ -140,7 +140,7 @@ def find_tiling(
     return best[1]
 
 
-def _box(tile: Axes, counts: Axes, window: Window, transposed: bool, align: int) -> tuple[Span, Span, Span]:
+def _box(tile: Axes, counts: Axes, window: Window, transposed: bool, align: int) -> tuple[Span, ...]:
     keys, radii = three_axes(window.grid), three_axes(window.radii, 0)
     factors = three_axes(window.factor)
     places = _finer(keys, factors) if transposed else keys

@@ -12,6 +12,7 @@ HBM holds the padded inputs, the outputs, and two statistics a query: no scores,
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,14 +231,14 @@ def _align(dtype) -> int:
 
 def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, carries: bool, interpret: bool):
     """`carries`: a step adds to what the one before it left in the output."""
-    semantics = "arbitrary" if carries else "parallel"
+    semantics: Any = ("parallel", *["arbitrary" if carries else "parallel"] * 3)
     return pl.pallas_call(
         kernel,
         grid=(rows, *tiling.counts),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", *[semantics] * 3)),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
         interpret=interpret,
     )
 
