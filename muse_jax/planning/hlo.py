@@ -1,8 +1,8 @@
 """What a compiled program does, read from its HLO text: collectives and memory traffic, loops multiplied out.
 
 XLA's own cost analysis counts the body of a loop once. Here each computation's figures are taken as often as
-its callers run it: a `while` as often as the trip count that XLA found (once, and said so, where it found
-none), of a conditional the heaviest branch.
+its callers run it: a `while` as often as its counter goes (once, and said so, where no counter is found),
+of a conditional the heaviest branch.
 """
 
 import functools
@@ -60,7 +60,7 @@ class Traffic:
 
     collectives: how often each is run. hbm_bytes: read and written in HBM, an estimate from shapes: what a
     fusion keeps inside is not counted, nor is what XLA placed in on-chip memory.
-    unknown_loops: loops whose trip count XLA did not find, counted as one.
+    unknown_loops: loops whose trip count was not found, counted as one.
     """
 
     collectives: Counter = field(default_factory=Counter)
@@ -129,24 +129,68 @@ class Program:
     def _traffic(self, name: str) -> Traffic:
         total = Traffic()
         shapes = {each.name: each.shape for each in self.computations[name]}
+        for collective in self._own_collectives(name).values():
+            total.collectives[collective] += 1
         for each in self.computations[name]:
-            if kind := _kind(each.op):
-                total.collectives[self._collective(name, kind, each, shapes)] += 1
             total.hbm_bytes += self._bytes(each, shapes)
             if each.op == "while":
-                trips = _trip_count(each.attributes)
+                trips = self._trip_count(name, each)
                 total.unknown_loops += trips is None
                 total.add(self.traffic(_called(each, "body")), trips or 1)
                 total.add(self.traffic(_called(each, "condition")), trips or 1)
             elif each.op == "conditional":
                 total.add(self._heaviest(each))
-            elif each.op == "fusion" or each.op.endswith("-start"):
-                for called in self._calls(each):  # its memory traffic is the caller's
-                    total.add(Traffic(self.traffic(called).collectives))
             elif each.op == "call":
                 for called in self._calls(each):
                     total.add(self.traffic(called))
         return total
+
+    def _own_collectives(self, name: str) -> dict[str, Collective]:
+        """Those of a computation and of its fusions, by channel.
+
+        A TPU spreads one collective over several fusions, so that other work goes on beside it: one that
+        starts it, one that awaits it, and between them any number of "async_collective_fusion"s, in inner
+        loops too.
+        """
+        found = {}
+        shapes = {each.name: each.shape for each in self.computations[name]}
+        for each in self.computations[name]:
+            if kind := _kind(each.op):
+                channel = re.search(r"channel_id=(\d+)", each.attributes)
+                key = f"{kind} {channel.group(1)}" if channel else each.name
+                found[key] = self._collective(name, kind, each, shapes)
+            elif each.op == "fusion" or each.op.endswith("-start"):
+                for called in self._calls(each):
+                    if not called.startswith("async_collective_fusion"):
+                        found |= self._own_collectives(called)
+        return found
+
+    def _trip_count(self, name: str, loop: Instruction) -> int | None:
+        """How often a loop runs: as XLA says, or the bound that its condition compares a counter with."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known.group(1))
+        condition = {each.name: each for each in self.computations[_called(loop, "condition")]}
+        bounds = [each for each in condition.values() if each.op == "constant" and each.arguments.isdigit()]
+        test = re.search(r"direction=(LT|LE)", " ".join(self._text_of(each) for each in condition.values()))
+        if len(bounds) != 1 or test is None:
+            return None
+        return int(bounds[0].arguments) + (test.group(1) == "LE") - self._start(name, loop, condition)
+
+    def _text_of(self, each: Instruction) -> str:
+        inner = " ".join(x.attributes for called in self._calls(each) for x in self.computations[called])
+        return each.attributes + inner
+
+    def _start(self, name: str, loop: Instruction, condition: dict[str, Instruction]) -> int:
+        """Where a loop's counter starts: 0 unless it is another constant."""
+        around = {each.name: each for each in self.computations[name]}
+        indices = [_index(each) for each in condition.values() if each.op == "get-tuple-element"]
+        state = around.get(loop.operands[0])
+        if len(indices) != 1 or state is None or state.op != "tuple":
+            return 0
+        start = around.get(state.operands[indices[0]])
+        while start is not None and start.op in ("copy", "bitcast"):
+            start = around.get(start.operands[0])
+        return int(start.arguments) if start and start.op == "constant" and start.arguments.isdigit() else 0
 
     def _calls(self, each: Instruction) -> list[str]:
         return [name for name in _CALLED.findall(each.attributes) if name in self.computations]
@@ -196,7 +240,9 @@ class Program:
                 for user in users
             ):
                 written_in_place = True
-                whole = sum(_bytes(body[user.operands[1]].shape) for user in users if user.operands[1] in body)
+                whole = sum(
+                    _bytes(body[user.operands[1]].shape) for user in users if user.operands[1] in body
+                )
                 whole = 2 * whole if _hbm(each.shape) else 0.0
             total += whole
         return total + (0.0 if written_in_place else _hbm(each.shape))
@@ -226,9 +272,9 @@ def _called(each: Instruction, name: str) -> str:
     return found.group(1) if found else ""
 
 
-def _trip_count(attributes: str) -> int | None:
-    found = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
-    return int(found.group(1)) if found else None
+def _index(each: Instruction) -> int:
+    found = re.search(r"index=(\d+)", each.attributes)
+    return int(found.group(1)) if found else 0
 
 
 def _array_bytes(kind: str, sizes: str) -> float:
@@ -244,7 +290,9 @@ def _bytes(shape: str) -> float:
 def _hbm(shape: str) -> float:
     """Likewise of the parts that lie in HBM, whose layout names no other memory space."""
     parts = _ARRAY.findall(shape)
-    return sum(_array_bytes(kind, sizes) for kind, sizes, layout in parts if not re.search(r"S\([1-9]", layout))
+    return sum(
+        _array_bytes(kind, sizes) for kind, sizes, layout in parts if not re.search(r"S\([1-9]", layout)
+    )
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
@@ -257,10 +305,33 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
         groups, dims = ([int(n) for n in iota.group(i).split(",")] for i in (1, 2))
         order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else list(range(len(dims)))
         return tuple(_transposed(dims, order)[: math.prod(groups[1:])])
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
-    if pairs:
-        return int(pairs.group(1)), int(pairs.group(2))
+    if mesh := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:\s*,?\s*device_ids=\(([^)]*)\))?\s*\{([^}]*)\}", attributes
+    ):
+        return _mesh_group(*mesh.groups())
+    if pairs := dict(re.findall(r"\{(\d+),(\d+)\}", attributes.partition("source_target_pairs=")[2])):
+        ring = [next(iter(pairs))]
+        while (following := pairs.get(ring[-1])) is not None and following not in ring:
+            ring.append(following)
+        return tuple(int(place) for place in ring)
     return tuple(range(devices))
+
+
+def _mesh_group(axes: str, order: str | None, chosen: str) -> tuple[int, ...]:
+    """The first group along some axes of a named mesh, or along factors of them, `'axis':(before)size`."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+    names = list(sizes)
+    places = [0]
+    for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
+        inner = math.prod(sizes[each] for each in names[names.index(name) + 1 :])
+        count = int(part) if part else sizes[name]
+        stride = inner * (sizes[name] // (int(before) * count) if part else 1)
+        places = [place + step * stride for place in places for step in range(count)]
+    if transposed := re.fullmatch(r"\[([\d,]+)\]T\(([\d,]+)\)", order or ""):
+        dims, axes_order = ([int(n) for n in part.split(",")] for part in transposed.groups())
+        numbers = _transposed(dims, axes_order)
+        places = [numbers[place] for place in places]
+    return tuple(places)
 
 
 def _transposed(dims: list[int], order: list[int]) -> list[int]:

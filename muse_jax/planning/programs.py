@@ -55,8 +55,8 @@ class Traced(NamedTuple):
 def planned(config: Any, find_config: FindConfig):
     """The config with the parts that it builds on described, where they are not there yet.
 
-    A tokenizer's workdir that does not exist is described by the config of its name, which `find_config` finds
-    ("runs/vqgan_f16_256": that of "vqgan_f16_256"); T5 by its directory's name.
+    A tokenizer's workdir that does not exist is described by the config of its name, which `find_config`
+    finds ("runs/vqgan_f16_256": that of "vqgan_f16_256"); T5 by its directory's name.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
     Raises:
       ValueError: a batch that the mesh does not divide, or what the task refuses.
     """
-    check_batch_size(config.data.batch_size, mesh, config.optim.get("accumulate", 1))
+    check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
     task = make_task(config)
     optimizer = make_optimizer(config.optim, config.total_steps)
     schedule = make_schedule(config.optim, config.total_steps)
@@ -89,7 +89,7 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
     frozen = _placed(meta.unbox(boxed), tree_shardings(boxed, mesh))
     batch = {name: _on(leaf, batch_sharding(mesh)) for name, leaf in task.batch_shapes().items()}
     arguments = (_placed(shapes, shardings), frozen, batch)
-    step = make_train_step(task, optimizer, schedule, config)
+    step = make_train_step(task, optimizer, schedule, config, shardings)
     flops = model_flops = count_flops(step, *arguments)
     if config.model.get("remat"):
         plain = ml_collections.ConfigDict(config.to_dict())

@@ -55,8 +55,8 @@ def group_bandwidth(chip: Chip, sides: Sequence[int], spanned: Sequence[int]) ->
       sides: of the whole topology.
       spanned: along how many places of each dimension the group's devices lie.
 
-    A dimension that the group fills has both of its links at work if it is a ring, one if it is a line. A group
-    on a part of a dimension is a line. Groups within one chip (two devices of it) count as one link.
+    A dimension that the group fills has both of its links at work if it is a ring, one if it is a line. A
+    group on a part of a dimension is a line. Groups within one chip (two devices of it) count as one link.
     """
     if chip.dimensions == 0:
         return chip.link

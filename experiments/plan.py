@@ -1,0 +1,180 @@
+"""Says what a run would need on a pod that is not there: memory, communication, a roofline.
+
+python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16
+python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16 --search
+python -m experiments.plan --config=configs/muse/base_3b.py --superres=configs/muse/superres_268m.py \
+    --program=generate --topology=v6e:4x4 --config.data.batch_size=16
+python -m experiments.plan --all      every paper-size config on every pod of docs/scale.md, and its tables
+
+The real programs are compiled for the pod by libtpu's compiler (pip install libtpu); no weight is read.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+
+from experiments import apps
+from muse_jax.planning import (
+    Plan,
+    choices,
+    describe,
+    load_topology,
+    markdown_table,
+    markdown_weak_scaling,
+    plan_generate,
+    plan_train,
+    plan_until_it_fits,
+    ranked,
+)
+from muse_jax.training import validate_config
+
+TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or v5p:4x4x4.")
+PROGRAM = flags.DEFINE_enum("program", "train", ["train", "generate"], "Which program to plan.")
+SUPERRES = flags.DEFINE_string(
+    "superres", "", "The config file of the second stage, where generating has one."
+)
+SEARCH = flags.DEFINE_bool("search", False, "Try every mesh, with remat and without, and rank them.")
+ALL = flags.DEFINE_bool("all", False, "Plan all paper-size configs on all pods, and write docs/scale.md.")
+OUT = flags.DEFINE_string("out", "", "Where to write the plans as JSON, a line each; nowhere by default.")
+
+PODS = (
+    "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8",
+    "v6e:4x4", "v6e:8x8", "v6e:16x16", "tpu7x:2x2x4", "tpu7x:4x4x4", "tpu7x:4x8x8",
+)  # fmt: skip
+WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
+FOLDERS = ("muse", "cogview2")
+# The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
+PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
+SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
+
+
+def main() -> None:
+    """Checks the flags, plans, prints and writes."""
+    jax.config.update("jax_platforms", None if TOPOLOGY.value.startswith("h") else "cpu")
+    if ALL.value:
+        return plan_all()
+    config = flags.FLAGS.config
+    if not config or not TOPOLOGY.value:
+        raise ValueError(
+            "Give --config=FILE and --topology=POD, for instance configs/muse/base_3b.py and v5e:16x16."
+        )
+    topology = load_topology(TOPOLOGY.value)
+    name = config_name()
+
+    def plan(config: Any) -> Plan:
+        if PROGRAM.value == "train":
+            return plan_train(name, config, topology, find_config)
+        second = validate_config(apps.load_config_file(SUPERRES.value)) if SUPERRES.value else None
+        return plan_generate(name, config, second, topology, find_config)
+
+    if not SEARCH.value:
+        plans = [plan(validate_config(config))]
+    else:
+        plans = []
+        for choice in choices(validate_config(config), len(topology.devices)):
+            plans.append(plan(validate_config(choice)))
+            print(markdown_table(plans[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+        plans = ranked(plans)
+    print(describe(plans[0]))
+    print(markdown_table(plans))
+    if OUT.value:
+        Path(OUT.value).write_text("".join(json.dumps(dataclasses.asdict(plan)) + "\n" for plan in plans))
+
+
+def config_name() -> str:
+    """The name of the file that --config gave."""
+    given = next(arg for arg in sys.argv if arg.lstrip("-").partition("=")[0] == "config")
+    file = given.partition("=")[2] or sys.argv[sys.argv.index(given) + 1]
+    return Path(file.partition(":")[0]).stem
+
+
+def find_config(name: str) -> Any:
+    """The config of the run that is called `name`, wherever under configs it is."""
+    files = sorted(Path("configs").glob(f"*/{name}.py"))
+    return apps.load_config_file(str(files[0])) if files else None
+
+
+def plan_all() -> None:
+    """Plans what ROWS lacks, a line at a time, so that a stopped run goes on; then the tables."""
+    done = {}
+    if ROWS.exists():
+        for line in ROWS.read_text().splitlines():
+            row = json.loads(line)
+            done[row["key"]] = row
+    plans = []
+    for key, title, make in all_plans():
+        if key not in done:
+            print(title, file=sys.stderr, flush=True)
+            done[key] = {"key": key, "table": title.split()[0], **dataclasses.asdict(make())}
+            with ROWS.open("a") as file:
+                file.write(json.dumps(done[key]) + "\n")
+        row = {name: value for name, value in done[key].items() if name not in ("key", "table")}
+        plans.append((title.split()[0], Plan(**row)))
+    write_tables(plans)
+
+
+def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
+    """(a key that changes with the config, a title, how to make the plan) of every row."""
+    files = [file for folder in FOLDERS for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
+    for file in files:
+        config = validate_config(apps.load_config_file(str(file)))
+        for pod in PODS:
+            yield (
+                _key(config, pod),
+                f"train {file.stem} {pod}",
+                lambda file=file, config=config, pod=pod: plan_until_it_fits(
+                    file.stem, config, load_topology(pod), find_config
+                ),
+            )
+    base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
+    for pod in PODS:
+
+        def generate(pod: str = pod) -> Plan:
+            topology = load_topology(pod)
+            config = ml_collections.ConfigDict(base.to_dict())
+            config.data.batch_size = len(topology.devices)
+            return plan_generate("t5_xxl+3b+268m", config, superres, topology, find_config)
+
+        yield _key(base, pod, superres), f"generate {pod}", generate
+    for pod in WEAK_PODS:
+
+        def weak(pod: str = pod) -> Plan:
+            topology = load_topology(pod)
+            config = ml_collections.ConfigDict(base.to_dict())
+            config.data.batch_size = 2 * len(topology.devices)
+            config.mesh.update(data=1, fsdp=-1, tensor=1)
+            return plan_train("base_3b", config, topology, find_config)
+
+        yield _key(base, pod, "weak"), f"weak {pod}", weak
+
+
+def _key(config: Any, pod: str, *more: Any) -> str:
+    text = " ".join(each.to_json() if hasattr(each, "to_json") else str(each) for each in (config, *more))
+    return f"{pod} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def write_tables(plans: list[tuple[str, Plan]]) -> None:
+    """Puts the tables between the marks of docs/scale.md."""
+    text = SCALE.read_text()
+    tables = {
+        name: markdown_table([plan for table, plan in plans if table == name])
+        for name in ("train", "generate")
+    }
+    tables["weak"] = markdown_weak_scaling([plan for table, plan in plans if table == "weak"])
+    for name, table in tables.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end {name} -->")
+        text = before + start + table + "\n" + end + after
+    SCALE.write_text(text)
+
+
+if __name__ == "__main__":
+    apps.run(main, stopped="Stopped; rows that are done are kept.")

@@ -1,0 +1,105 @@
+"""The reader of HLO texts: on a program compiled here for eight virtual devices, and on texts written out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muse_jax.planning.hlo import Collective, Program
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+put = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
+def step(layers, x):
+    def layer(x, w):
+        return jax.lax.with_sharding_constraint(x @ w, NamedSharding(mesh, P(("data", "fsdp")))), None
+    return jax.lax.scan(layer, x, layers)[0].sum()
+lowered = jax.jit(step).lower(put((5, 64, 64), None, "fsdp"), put((2048, 64), ("data", "fsdp")))
+print(lowered.compile().as_text())
+"""
+
+
+def test_weights_gathered_in_a_scan_count_once_a_layer():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    traffic = Program(done.stdout, 8).total()
+    # Each of 5 layers: the 16 rows of 64 floats that a device has go to the 4 devices along fsdp.
+    gathers = {each: times for each, times in traffic.collectives.items() if each.kind == "all-gather"}
+    assert sum(times * each.operand_bytes for each, times in gathers.items()) == 5 * 16 * 64 * 4
+    assert {each.group for each in gathers} == {(0, 1, 2, 3)}
+    sums = [each for each in traffic.collectives if each.kind == "all-reduce"]
+    assert [(each.operand_bytes, sorted(each.group)) for each in sums] == [(4, list(range(8)))]
+    assert traffic.unknown_loops == 0
+    # At least each layer's input and output pass through memory, and each gathered weight.
+    assert traffic.hbm_bytes > 5 * 4 * (2 * 256 * 64 + 64 * 64)
+
+
+LOOP = """HloModule loop
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %r = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups=REPLICAS, to_apply=%add
+  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %r)
+}
+
+%condition (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %bound = s32[]{:T(128)} constant(9)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %c = pred[] compare(%i, %bound), direction=LT
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %first = s32[] constant(FIRST)
+  %t = (s32[], f32[8]{0}) tuple(%first, %x)
+  %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body
+  %fast = f32[8]{0:T(8)S(1)} negate(%x)
+  ROOT %out = f32[8]{0} get-tuple-element(%w), index=1
+}
+"""
+
+
+@pytest.mark.parametrize("first, trips", [("0", 9), ("4", 5)])
+def test_a_loop_runs_from_its_counters_start_to_the_bound(first, trips):
+    text = LOOP.replace("FIRST", first).replace("REPLICAS", "{{0,1},{2,3}}")
+    assert Program(text, 4).total().collectives == {Collective("all-reduce", 32, (0, 1)): trips}
+
+
+def test_on_chip_memory_is_no_memory_traffic():
+    traffic = Program(LOOP.replace("FIRST", "0").replace("REPLICAS", "{}"), 4).total()
+    assert traffic.hbm_bytes == 32 + 9 * 64  # negate reads 8 floats; each of 9 sums reads and writes 8
+
+
+@pytest.mark.parametrize(
+    "written, group",
+    [
+        ("{}", (0, 1, 2, 3, 4, 5, 6, 7)),
+        ("{{0,2,4},{1,3,5}}", (0, 2, 4)),
+        ("[2,4]<=[8]", (0, 1, 2, 3)),
+        ("[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("mesh['a'=8] {'a':(2)4}", (0, 1, 2, 3)),
+        ("mesh['a'=8] {'a':(1)2}", (0, 4)),
+    ],
+)
+def test_each_way_to_write_a_group(written, group):
+    traffic = Program(LOOP.replace("FIRST", "0").replace("REPLICAS", written), 8).total()
+    assert next(iter(traffic.collectives)).group == group
+
+
+def test_a_text_without_entry_is_refused():
+    with pytest.raises(ValueError, match="no entry computation"):
+        Program("HloModule empty")
