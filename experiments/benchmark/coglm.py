@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def main() -> None:
     print(f"{where}; jax {jax.__version__}; Python {platform.python_version()}")
 
 
-def make_cached(network: CogLM) -> Callable[..., jax.Array]:
+def make_cached(network: CogLM) -> Any:
     """The library's own decoder."""
 
     @jax.jit

@@ -142,10 +142,11 @@ class CogLM(nn.Module):
         It sees what the cache holds up to its rank, and itself. A slot is written once.
         """
         x = self._embed(token[:, None], slot[:, None])
-        ranks = Ranks(rank[:, None], cache.ranks, cache.weight)
+        sample = jnp.arange(len(token))
+        weight = jnp.concatenate([cache.weight, cache.weight[sample, slot][:, None]], axis=1)
+        ranks = Ranks(rank[:, None], cache.ranks, weight)
         memory = (cache.key, cache.value)
         (x,), (key, value) = self.transformer((x,), attend_to_memory, ranks, memory)
-        sample = jnp.arange(len(token))
         cache = cache.replace(  # type: ignore[attr-defined]
             key=cache.key.at[:, sample, :, slot].set(rearrange(key, "l b h 1 d -> b l h d")),
             value=cache.value.at[:, sample, :, slot].set(rearrange(value, "l b h 1 d -> b l h d")),

@@ -32,7 +32,7 @@ class Ranks:
     query: Int[Array, "batch queries"]
     key: Int[Array, "batch keys"]
     weight: Float[Array, "batch keys"] | Float[Array, ""]
-    """Added to the logits of each key (`attn_plus`)."""
+    """Added to the logits of each key (`attn_plus`); beside a memory, the last is of the new token itself."""
 
 
 def _logits(query: Array, key: Array, mask: Array, weight: Array) -> Array:
@@ -70,8 +70,8 @@ def attend_to_memory(
     """
     ((query, key, value),) = streams
     old_key, old_value = memory
-    old = _logits(query, old_key, visible(ranks.query, ranks.key), ranks.weight)
-    itself = _logits(query, key, jnp.ones((len(query), 1, 1), bool), jnp.float32(0))
+    old = _logits(query, old_key, visible(ranks.query, ranks.key), ranks.weight[:, :-1])
+    itself = _logits(query, key, jnp.ones((len(query), 1, 1), bool), ranks.weight[:, -1:])
     weights = jax.nn.softmax(jnp.concatenate([old, itself], axis=-1))
     out = _mix(weights[..., :-1], old_value) + _mix(weights[..., -1:], value)
     return (out.astype(value.dtype),), (key, value)

@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
-from muse_jax.networks.coglm import tile_positions
+from muse_jax.networks.coglm import CogLM, tile_positions
 from muse_jax.networks.coglm_sequence import draw_patches, draw_spans, image_to_text, text_only, text_to_image
 from muse_jax.networks.rank_attention import Ranks, attend_by_rank, attend_to_memory, visible
 from tests.networks.coglm_tiny import NETWORK, VOCABULARY, batch, params
@@ -39,10 +40,10 @@ def test_attention_is_softmax_over_what_the_rule_allows_plus_the_weights():
     # The last token alone, over a memory of the others.
     new = tuple(jnp.asarray(part[:, :, 5:]) for part in qkv)
     memory = tuple(jnp.asarray(part[:, :, :5]) for part in qkv[1:])
-    ranks = Ranks(jnp.array([[3]]), ranks[:, :5], jnp.asarray(weight[:, :5]))
+    ranks = Ranks(jnp.array([[3]]), ranks[:, :5], jnp.asarray(weight))
     (last,), _ = attend_to_memory((new,), memory, ranks)
     for head in range(2):
-        expected = by_hand(*qkv[:, 0, head], mask, np.append(weight[0, :5], 0))
+        expected = by_hand(*qkv[:, 0, head], mask, weight[0])
         np.testing.assert_allclose(last[0, head, 0], expected[5], atol=1e-5)
 
 
@@ -126,6 +127,30 @@ def test_a_text_weight_moves_the_image_and_not_the_text():
 
 def _plain(sequence):
     return sequence.tokens, sequence.ranks, jnp.zeros(sequence.ranks.shape)
+
+
+def sizes(jaxpr):
+    """Of all arrays that a traced program makes, inner programs included."""
+    for eqn in jaxpr.eqns:
+        yield from (variable.aval.size for variable in eqn.outvars if hasattr(variable.aval, "size"))
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from sizes(inner)
+
+
+def test_the_step_of_a_large_vocabulary_never_holds_all_logits():
+    network = CogLM(vocab_size=150_000, width=32, depth=2, heads=2, mlp_dim=64)
+    tokens = jax.ShapeDtypeStruct((4, network.length), jnp.int32)
+    shapes = meta.unbox(jax.eval_shape(network.init, jax.random.key(0), tokens, tokens))
+
+    def loss(variables, tokens):
+        hidden = network.apply(variables, tokens, tokens, method="hidden")
+        return network.apply(variables, hidden, tokens, method="cross_entropy").mean()
+
+    every = list(sizes(jax.make_jaxpr(jax.grad(loss))(shapes, tokens).jaxpr))
+    assert max(every) >= 150_000 * 32  # the table's gradient is seen
+    assert max(every) < 0.05 * 4 * 512 * 150_000
 
 
 def test_tiled_positions_repeat_the_grid_side_by_side():

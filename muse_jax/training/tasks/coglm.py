@@ -133,10 +133,14 @@ class CogLMTask(Task):
         return {**batch, "caption_ids": ids, "caption_mask": mask}
 
     def frozen(self) -> Any:
-        return {"tokenizers": self.frozen_tokenizers()}
+        frozen = {"tokenizers": self.frozen_tokenizers()}
+        return {**frozen, "clusters": self.clusters.of_code} if self.config.sampling.top_clusters else frozen
 
     def frozen_shapes(self) -> Any:
-        return {"tokenizers": {"tokenizer": parameter_shapes(self.tokenizer)}}
+        shapes = {"tokenizers": {"tokenizer": parameter_shapes(self.tokenizer)}}
+        if not self.config.sampling.top_clusters:
+            return shapes
+        return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
 
     def frozen_tokenizers(self) -> dict[str, Any]:
         """Weights of the tokenizer."""
@@ -204,14 +208,14 @@ class CogLMTask(Task):
             "text_cross_entropy": jnp.mean(captions),
         }
 
-    def sampling(self) -> Sampling:
+    def sampling(self, frozen: Any) -> Sampling:
         """How `config.sampling` draws image codes."""
         given = self.config.sampling
         sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
         if not given.top_clusters:
             return sampling
         return sampling.replace(  # type: ignore[attr-defined]
-            clusters=jnp.asarray(self.clusters.of_code),
+            clusters=frozen["clusters"],
             num_clusters=len(self.clusters),
             top_clusters=given.top_clusters,
         )
@@ -227,7 +231,7 @@ class CogLMTask(Task):
             text,
             text_mask,
             key,
-            sampling=self.sampling(),
+            sampling=self.sampling(frozen),
             text_weight=self.config.sampling.text_weight,
         )
         grid = rearrange(jnp.concatenate([image, drawn]), "b (h w) -> b h w", h=self.network.grid[0])
