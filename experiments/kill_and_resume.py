@@ -1,4 +1,4 @@
-"""Kills runs at random moments, also while they write a checkpoint, and compares what they come to bit for bit.
+"""Kills runs at random moments, also while they write a checkpoint, and compares how they end bit for bit.
 
 python -m experiments.kill_and_resume --runs=20
 
@@ -115,7 +115,7 @@ def kill(config: Any, workdir: Path, moments: random.Random, lasted: float, in_c
             time.sleep(0.001)
         time.sleep(moments.uniform(0.0, 0.03))
     else:
-        time.sleep(moments.uniform(0.2, 1.0) * lasted)
+        time.sleep(moments.uniform(0.2, 0.95) * lasted)
     os.kill(child, signal.SIGKILL)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
         shutil.rmtree(workdir)
@@ -127,13 +127,20 @@ def runs_still(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
+def read_numpy(path: Path) -> Any:
+    """One item of a checkpoint, as numpy arrays."""
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
+    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
 def same_files(left: Path, right: Path) -> bool:
     """Whether the last checkpoints of two runs hold the same bits."""
 
     def read(workdir: Path) -> Any:
         path = workdir / "checkpoints" / str(STEPS)
-        items = [ocp.PyTreeCheckpointHandler().restore(path / name) for name in ("params", "ema", "rest")]
-        return items, json.loads((path / "data" / "metadata").read_text())
+        position = json.loads((path / "data" / "metadata").read_text())
+        return [read_numpy(path / name) for name in ("params", "ema", "rest")], position
 
     (one, position), (other, other_position) = read(left), read(right)
     equal = jax.tree.map(lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), one, other)

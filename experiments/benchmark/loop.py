@@ -3,8 +3,8 @@
 python -m experiments.benchmark.loop --config=configs/emoji/base.py [--steps=200]
 
 The same step is run on one batch that lies on the device, before and after `train` runs it with its loader,
-log and watchdog; medians over blocks of steps. Evaluation, previews and checkpoints are left out, as they are in
-the steps a second of the log.
+log and watchdog; medians over blocks of steps. Evaluation, previews and checkpoints are left out, as they are
+in the steps a second of the log.
 """
 
 import json

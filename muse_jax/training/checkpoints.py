@@ -5,6 +5,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,8 +153,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             folder = self._workdir / "damaged"
             folder.mkdir(exist_ok=True)
-            taken = len(list(folder.glob(f"{step}*")))
-            (self._workdir / "checkpoints" / str(step)).rename(folder / f"{step}{'_again' * taken}")
+            shutil.rmtree(folder / str(step), ignore_errors=True)
+            (self._workdir / "checkpoints" / str(step)).rename(folder / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("a damaged checkpoint is set aside")
         self._manager.reload()
@@ -195,11 +196,14 @@ def _in_words(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else f"of shape {shape}"
 
 
-def _newest_good(workdir: Path, read: Callable[[Path], T], pass_over: Callable[[int], None]) -> T:
-    """What `read` gives for the newest checkpoint that every process can read, saying which were not."""
-    steps = _steps(workdir)
-    for step in reversed(steps):
-        reason, found = "another process could not read it", None
+def _newest_good(workdir: Path, read: Callable[[Path], T], set_aside: Callable[[int], None]) -> T:
+    """What `read` gives for the newest checkpoint that every process can read; says which were not.
+
+    Those are set aside only when another could be read: where none can, the fault may lie elsewhere.
+    """
+    passed: dict[int, str] = {}
+    for step in reversed(_steps(workdir)):
+        found, reason = None, "another process could not read it"
         with _without_echoes():
             try:
                 found = read(workdir / "checkpoints" / str(step))
@@ -207,13 +211,18 @@ def _newest_good(workdir: Path, read: Callable[[Path], T], pass_over: Callable[[
                 raise
             except Exception as error:  # what a damaged file makes of its readers has no common type
                 reason = (str(error).splitlines() or [""])[0][:200]
-        if agreed(found is not None):
-            return cast(T, found)
-        logging.warning("The checkpoint of step %d of %s is damaged, passed over: %s", step, workdir, reason)
-        pass_over(step)
+        if not agreed(found is not None):
+            passed[step] = reason
+            continue
+        for damaged, reason in passed.items():
+            logging.warning(
+                "The checkpoint of step %d is damaged, passed over for %d: %s", damaged, step, reason
+            )
+            set_aside(damaged)
+        return cast(T, found)
     raise ValueError(
-        f"None of the checkpoints of {workdir} (steps {', '.join(map(str, steps))}) can be read: "
-        "start again in another --workdir."
+        f"None of the checkpoints of {workdir} (steps {', '.join(map(str, passed))}) can be read: "
+        f"{next(iter(passed.values()))}"
     )
 
 

@@ -62,6 +62,6 @@ class Prefetch:
         return self._state
 
     def close(self) -> None:
-        """Ends the thread; the loader may be closed afterwards."""
+        """Ends the thread, unless a loader holds it for longer than ten seconds."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(10.0)

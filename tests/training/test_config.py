@@ -18,7 +18,7 @@ def test_missing_keys_get_their_defaults_and_given_ones_stay():
         ({"optim": {"weigth_decay": 0.1}}, "'optim.weigth_decay': did you mean optim.weight_decay?"),
         ({"totl_steps": 3}, "'totl_steps': did you mean total_steps?"),
         ({"data": {"batchsize": 3}}, "did you mean data.batch_size?"),
-        ({"mesh": {"zzz": 3}}, "allowed here are data, fsdp, tensor."),
+        ({"mesh": {"zzz": 3}}, "allowed here are data, fsdp, slices, tensor."),
         ({"optim": 3}, "'optim' is 3, but it must be a section"),
         ({"optim": {"lr": "fast"}}, "'optim.lr' is 'fast' (str), but it must be of type float"),
         ({"total_steps": 1.5}, "'total_steps' is 1.5 (float), but it must be of type int"),
@@ -28,6 +28,14 @@ def test_missing_keys_get_their_defaults_and_given_ones_stay():
         ({"optim": {"name": "sgd"}}, "one of adamw, adam, adafactor"),
         ({"optim": {"ema": 1.5}}, "'optim.ema' is 1.5, but it must be between 0 and 1."),
         ({"keep_checkpoints": 0}, "must be at least 1."),
+        (
+            {"profile_steps": (15, 10)},
+            "the first and the last step to trace, between 1 and total_steps=10000",
+        ),
+        ({"profile_steps": (10,)}, "'profile_steps' is (10,), but it must be the first and the last"),
+        ({"profile_steps": ("a", 2)}, "--config.profile_steps=10,15, for instance."),
+        ({"profile_steps": 10}, "'profile_steps' is 10 (int), but it must be of type tuple"),
+        ({"optim": {"rollback_after": -1}}, "'optim.rollback_after' is -1, but it must be at least 0."),
         ({"optim": {"name": "adam", "weight_decay": 0.1}}, "set it to 0 or use adamw"),
     ],
 )
