@@ -9,6 +9,7 @@ from scipy import special
 from muse_jax.decoding import masked_decode, sample_with_log_prob, top_k_filter, top_p_filter
 
 LOGITS = np.array([1.5, -0.5, 0.0, 2.0, -2.0], np.float32)
+draw = jax.jit(sample_with_log_prob)
 
 
 def key(seed):
@@ -22,7 +23,7 @@ def chi_square(tokens, probabilities):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_and_log_probs_are_those_of_the_softmax(temperature):
-    token, log_prob = sample_with_log_prob(key(0), jnp.tile(LOGITS, (20_000, 1)), temperature)
+    token, log_prob = draw(key(0), jnp.tile(LOGITS, (20_000, 1)), temperature)
     expected = special.log_softmax(LOGITS.astype(np.float64) / temperature)
     assert chi_square(np.array(token), np.exp(expected)) < 23.5  # 4 degrees of freedom, p = 1e-4
     np.testing.assert_allclose(log_prob, expected[token], rtol=1e-5, atol=1e-6)
@@ -31,7 +32,7 @@ def test_frequencies_and_log_probs_are_those_of_the_softmax(temperature):
 
 def test_low_precision_logits_are_sampled_in_float32():
     """bfloat16 noise has too few values to tell 4096 equal codes apart: the draws would crowd together."""
-    token, log_prob = sample_with_log_prob(key(1), jnp.zeros((4000, 4096), jnp.bfloat16))
+    token, log_prob = draw(key(1), jnp.zeros((4000, 4096), jnp.bfloat16))
     assert log_prob.dtype == jnp.float32
     assert len(np.unique(token)) > 2300  # 4096 (1 - exp(-4000/4096)) = 2553 expected
 
