@@ -17,6 +17,9 @@ _BITS |= {"f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply)=%?([\w.\-]+)")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\]T\([\d,]+\)|[^)]*)\))?\s*\{([^}]*)\}"
+)
 # These move nothing: they name, view or await what another instruction makes.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id",
@@ -305,9 +308,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
         groups, dims = ([int(n) for n in iota.group(i).split(",")] for i in (1, 2))
         order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else list(range(len(dims)))
         return tuple(_transposed(dims, order)[: math.prod(groups[1:])])
-    if mesh := re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:\s*,?\s*device_ids=\(([^)]*)\))?\s*\{([^}]*)\}", attributes
-    ):
+    if mesh := _MESH.search(attributes):
         return _mesh_group(*mesh.groups())
     if pairs := dict(re.findall(r"\{(\d+),(\d+)\}", attributes.partition("source_target_pairs=")[2])):
         ring = [next(iter(pairs))]
@@ -328,8 +329,8 @@ def _mesh_group(axes: str, order: str | None, chosen: str) -> tuple[int, ...]:
         stride = inner * (sizes[name] // (int(before) * count) if part else 1)
         places = [place + step * stride for place in places for step in range(count)]
     if transposed := re.fullmatch(r"\[([\d,]+)\]T\(([\d,]+)\)", order or ""):
-        dims, axes_order = ([int(n) for n in part.split(",")] for part in transposed.groups())
-        numbers = _transposed(dims, axes_order)
+        dims, permutation = ([int(n) for n in part.split(",")] for part in transposed.groups())
+        numbers = _transposed(dims, permutation)
         places = [numbers[place] for place in places]
     return tuple(places)
 

@@ -113,7 +113,9 @@ def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
     """
     check_batch_size(config.data.batch_size, mesh)
     stages = [config] + ([superres] if superres else [])
-    encoder = load_text_encoder(config.data.text_encoder, dtype=jnp.dtype(config.model.dtype))
+    encoder = load_text_encoder(
+        config.data.text_encoder, dtype=jnp.dtype(config.model.get("dtype", "float32"))
+    )
     modules, inits = _modules(stages, encoder)
     params = {}
     for name, init in inits.items():

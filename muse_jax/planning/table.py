@@ -47,7 +47,8 @@ def describe(plan: Plan) -> str:
         f"  roofline (estimate) MXU {1e3 * plan.mxu_seconds:.2f} ms, HBM {1e3 * plan.hbm_seconds:.2f} ms, "
         f"ICI {1e3 * plan.ici_seconds:.2f} ms: {plan.bound} bounds it",
         f"  step time           {1e3 * plan.seconds:.2f} ms if all overlaps, "
-        f"{1e3 * plan.serial_seconds:.2f} ms if nothing does: utilisation {plan.utilisation:.1%}, {plan.images_per_second:.1f} images/s",
+        f"{1e3 * plan.serial_seconds:.2f} ms if nothing does: "
+        f"utilisation {plan.utilisation:.1%}, {plan.images_per_second:.1f} images/s",
         *(f"  note: {note}" for note in plan.notes),
     ]
     return "\n".join(lines)
