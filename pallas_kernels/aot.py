@@ -1,6 +1,7 @@
-"""Compiles a function for a TPU that is not there, with the compiler that libtpu carries.
+"""Compiles a function for an accelerator that is not there: a TPU with libtpu, a GPU with JAX's CUDA plugin.
 
-It says whether a program fits the chip and what it costs, on any linux machine with `pip install libtpu`.
+It says whether a program fits the chip and what it costs, on any linux machine with `pip install libtpu`, or
+`pip install "jax[cuda12]"`.
 """
 
 import dataclasses
@@ -26,6 +27,22 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
+
+# What XLA asks a GPU about itself, here of an H100 SXM, in the text form of XLA's GpuTargetConfigProto.
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  l2_cache_size: 52428800 memory_bandwidth: 3352320000000 device_memory_size: 84978434048
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +91,39 @@ def compile_for_tpu(function: Callable, *arguments: Any, topology: str = "v5e") 
       ValueError: if libtpu is missing.
       jax.errors.JaxRuntimeError: if the compiler refuses, as for want of VMEM or HBM.
     """
-    mesh = Mesh(np.array(devices(topology)[:1]), ("chip",))
+    return _compile(function, arguments, devices(topology)[0])
+
+
+@functools.cache
+def h100() -> Any:
+    """An NVIDIA H100 to compile for.
+
+    Raises:
+      ValueError: if JAX's CUDA plugin is missing or did not load.
+    """
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        raise ValueError('The GPU compiler is in JAX\'s CUDA plugin: pip install "jax[cuda12]".')
+    try:
+        return topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1").devices[0]
+    except NotImplementedError:
+        raise ValueError(
+            "JAX's CUDA plugin did not load, as happens where there is no GPU to use; "
+            "set JAX_PLATFORMS=cpu before Python starts."
+        ) from None
+
+
+def compile_for_gpu(function: Callable, *arguments: Any) -> Compiled:
+    """Compiles `function(*arguments)` for one NVIDIA H100, down to its machine code.
+
+    Raises:
+      ValueError: see `h100`.
+      jax.errors.JaxRuntimeError: if the compiler refuses, as for want of shared memory.
+    """
+    return _compile(function, arguments, h100())
+
+
+def _compile(function: Callable, arguments: Any, device: Any) -> Compiled:
+    mesh = Mesh(np.array([device]), ("chip",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
     # Pallas asks the mesh for the kind of TPU; without one it sees the CPU.

@@ -7,6 +7,7 @@ import pytest
 from jax import export
 from jax.test_util import check_grads
 
+from pallas_kernels import aot
 from pallas_kernels.local_attention import gpu
 from pallas_kernels.local_attention.shapes import CASES, Case
 from tests.pallas_kernels.local_attention.problems import (
@@ -19,6 +20,7 @@ from tests.pallas_kernels.local_attention.problems import (
 )
 
 TRITON = "__gpu$xla.gpu.triton"
+FAST = ("60x60, window 9x9", "60x60, window 9x5 and 20x20, 5x5", "10x20x20, window 3x3x3, 77 text")
 
 
 @pytest.fixture
@@ -67,16 +69,36 @@ def test_gradients_agree_with_finite_differences(small_steps):
     check_grads(function, (*windows, extra_key, extra_value), order=1, modes=["rev"], rtol=2e-2)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_real_sizes_lower_for_cuda_forward_and_backward(case):
-    def both(*arguments):
-        return output_and_grads(gpu.attend, arguments, case.geometry)
+def _both(case: Case):
+    return lambda *arguments: output_and_grads(gpu.attend, arguments, case.geometry)
 
+
+REAL = [
+    pytest.param(case, id=case.name, marks=() if case.name in FAST else pytest.mark.slow) for case in CASES
+]
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_real_sizes_lower_for_cuda_forward_and_backward(case):
     lowered = export.export(
-        jax.jit(both),
+        jax.jit(_both(case)),
         platforms=["cuda"],
         disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
     )(*case.arguments(1, jnp.bfloat16))
     # Forward, the gradient of the queries, and one kernel for each set of keys.
     kernels = 2 + len(case.geometry.windows) + (case.extra > 0)
     assert lowered.mlir_module().count(TRITON) == kernels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_real_sizes_compile_for_an_h100(case, dtype):
+    try:
+        aot.h100()
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    arguments = case.arguments(1, dtype)
+    compiled = aot.compile_for_gpu(_both(case), *arguments)
+    # The cotangent of this test and two statistics a query.
+    assert compiled.temporary_bytes < 8 * arguments[0].size
