@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +115,60 @@ def test_the_command_exits_with_143_after_sigterm(tmp_path):
     assert child.wait() == 143
     (step,) = (tmp_path / "checkpoints").iterdir()
     assert f"Stopped at step {step.name}, with a checkpoint of step {step.name}: run the same command" in rest
+
+
+TWO = """
+import sys
+from muse_jax.training import Stopped, distributed, train
+from muse_jax.training.partitioning import process_rows
+from tests.training.least_squares import LeastSquares, Loader
+from tests.training.test_survival import make_config
+
+distributed.initialize()
+
+class PartLoader(Loader):
+    def __next__(self):
+        return {"x": super().__next__()["x"][self.rows]}
+
+class Task(LeastSquares):
+    def make_loader(self, split, seed):
+        loader = PartLoader(self.config.data.batch_size, seed)
+        loader.rows = process_rows(self.config.data.batch_size)
+        return loader
+
+config = make_config(total_steps=10**6, checkpoint_every=10**6, mesh__data=1, mesh__fsdp=2)
+try:
+    train(config, Task(config), sys.argv[1])
+except Stopped as stop:
+    sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_processes_stop_together_when_one_is_told_to_and_one_process_goes_on_from_there(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    common = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    common |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / "run")],
+            cwd=ROOT,
+            env={**common, "JAX_PROCESS_ID": str(number)},
+            stderr=(tmp_path / f"{number}.log").open("w"),
+        )
+        for number in range(2)
+    ]
+    while "\nstep " not in (tmp_path / "0.log").read_text() and all(c.poll() is None for c in children):
+        time.sleep(0.2)
+    children[1].send_signal(signal.SIGTERM)  # the one that does not log
+    said = lambda: [(tmp_path / f"{number}.log").read_text() for number in range(2)]  # noqa: E731
+    assert [child.wait() for child in children] == [143, 143], said()
+    (step,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"Stopped at step {step}, with a checkpoint of step {step}" in said()[0]
+    state = run(tmp_path / "run", total_steps=step + 2)
+    assert int(state.step) == step + 2 and int(state.skipped) == 0
 
 
 def damage(path):
