@@ -41,25 +41,27 @@ class RMSNorm(nn.Module):
 
 
 @jax.custom_vjp
-def project(
-    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"]
-) -> Float[Array, "... outputs"]:
+def project(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs *outputs"]) -> Float[Array, "..."]:
     """`x @ kernel`, whose kernel gradient transposes the narrower of its two factors.
 
     JAX's own always transposes the output's cotangent. XLA on a CPU merges that with whatever produces it and
     then reads memory with a stride: in a wide layer it took as long as all the matrix products of the block.
+    Output axes (parts, heads, ...) stay apart: merged, a cut along the heads is lost, and XLA gathers them.
     """
-    return x @ kernel
+    return jnp.tensordot(x, kernel, 1)
 
 
 def _project_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    rows, columns = (rearrange(a, "... d -> (...) d") for a in (x, cotangent))
-    if rows.shape[-1] <= columns.shape[-1]:
-        grad = jnp.einsum("ni,no->io", rows, columns)
+    rows = rearrange(x, "... d -> (...) d")
+    columns = cotangent.reshape(len(rows), *kernel.shape[1:])
+    if rows.shape[-1] <= math.prod(kernel.shape[1:]):
+        grad = jnp.tensordot(rows, columns, (0, 0))
     else:
-        grad = jnp.einsum("no,ni->oi", columns, rows).T
-    return cotangent @ kernel.T, grad
+        grad = jnp.moveaxis(jnp.tensordot(columns, rows, (0, 0)), -1, 0)
+    outputs = range(1, kernel.ndim)
+    back = jnp.tensordot(cotangent, kernel, ([axis - kernel.ndim for axis in outputs], list(outputs)))
+    return back, grad
 
 
 project.defvjp(lambda x, kernel: (project(x, kernel), (x, kernel)), _project_backward)
@@ -83,8 +85,7 @@ class Dense(nn.Module):
             return init(key, (inputs, outputs), dtype).reshape(shape)
 
         kernel = self.param("kernel", _init(flat_init, *self.names), (inputs, *self.features))
-        out = project(x.astype(self.dtype), kernel.astype(self.dtype).reshape(inputs, outputs))
-        return out.reshape(*x.shape[:-1], *self.features)
+        return project(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 def attend(

@@ -60,15 +60,19 @@ def test_gelu_and_its_gradient_are_jax_own():
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), want, atol=1e-5)
 
 
-@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3)])
+@pytest.mark.parametrize("inputs, outputs", [(3, (7,)), (7, (3,)), (5, (3, 2, 4)), (9, (2, 1, 3))])
 def test_project_is_a_matrix_product_with_its_gradient(inputs, outputs):
-    x, kernel = normal(2, 5, inputs), normal(inputs, outputs, seed=1)
-    np.testing.assert_allclose(project(x, kernel), x @ kernel, atol=1e-5)
-    found = jax.grad(lambda *a: jnp.sum(jnp.sin(project(*a))), (0, 1))(x, kernel)
-    for got, want in zip(
-        found, jax.grad(lambda x, k: jnp.sum(jnp.sin(x @ k)), (0, 1))(x, kernel), strict=True
-    ):
-        np.testing.assert_allclose(got, want, atol=1e-4)
+    def product(x, kernel):
+        return (x @ kernel.reshape(inputs, -1)).reshape(*x.shape[:-1], *outputs)
+
+    x, kernel = normal(2, 5, inputs), normal(inputs, *outputs, seed=1)
+    np.testing.assert_allclose(project(x, kernel), product(x, kernel), atol=1e-5)
+
+    def gradients(function):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a))), (0, 1))(x, kernel)
+
+    for got, expected in zip(gradients(project), gradients(product), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_dense_starts_with_the_variance_of_its_inputs():

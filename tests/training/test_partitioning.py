@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.networks import CogLM, MaskedTransformer, SuperResTransformer
 from muse_jax.networks.uvit import UVit2D
 from muse_jax.text.bert import BertEncoder
 from muse_jax.text.t5 import T5_SIZES, T5Encoder
@@ -164,6 +164,7 @@ NETWORKS = {
         (TOKENS, TEXT, MASK),
     ),
     "superres": (SuperResTransformer(8192, 8192), (jnp.zeros((1, 4096), jnp.int32), TOKENS, TEXT, MASK)),
+    "coglm": (CogLM(150_000), (jnp.zeros((1, 512), jnp.int32),) * 2),
     "uvit": (UVit2D(), (TOKENS, TEXT[..., :768], TEXT[:, 0, :768], jnp.zeros((1, 5)))),
     "t5": (T5Encoder(list(T5_SIZES.values())[-1]), (TOKENS[:, :8], TOKENS[:, :8] > 0)),
     "minilm": (BertEncoder(), (TOKENS[:, :8], TOKENS[:, :8] > 0)),
