@@ -151,8 +151,11 @@ def launch(layout: Layout, runs: list[str]) -> None:
             (f"localhost:{port}", str(layout.processes), str(index)) if layout.processes > 1 else ("", "", "")
         )
         environment = {**common, **dict(zip(distributed.EXPLICIT, joined))}
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, env=environment, **pipes))
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        )
     words = [process.communicate()[1] for process in processes]
     for process, said in zip(processes, words):
         if process.returncode:

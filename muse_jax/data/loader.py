@@ -135,7 +135,7 @@ def make_loader(
     shuffle: bool = True,
     num_epochs: int | None = None,
     drop_remainder: bool = True,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 2,
     cache_bytes: int = 1 << 30,
 ) -> Loader | PrecomputedLoader:
@@ -166,10 +166,10 @@ def make_loader(
     Raises:
       ValueError: an argument is out of range.
     """
-    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
-    _check(source, batch_size, num_epochs, drop_remainder, rows)
+    places = np.arange(batch_size) if rows is None else np.asarray(rows)
+    _check(source, batch_size, num_epochs, drop_remainder, places)
     if isinstance(source, PrecomputedSource):
-        return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, drop_remainder, rows)
+        return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, drop_remainder, places)
     if image_size is None or image_size < 1:
         raise ValueError(f"image_size is {image_size}: give the side of the pictures in pixels, at least 1.")
     reader = _Reader(source, image_size, augment, caption or CaptionTemplate(), cache_bytes)
@@ -179,9 +179,9 @@ def make_loader(
     records = records.repeat(num_epochs).random_map(reader, seed=seed % 2**32)
     if num_epochs is not None and drop_remainder:
         records = records[: len(source) * num_epochs // batch_size * batch_size]
-    if len(rows) < batch_size:
-        records = _rows_of_batches(records, batch_size, rows)
-    batches = records.batch(len(rows), drop_remainder=drop_remainder, batch_fn=_collate(encoder_tokenize))
+    if len(places) < batch_size:
+        records = _rows_of_batches(records, batch_size, places)
+    batches = records.batch(len(places), drop_remainder=drop_remainder, batch_fn=_collate(encoder_tokenize))
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     identity = {"records": len(source), "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
     return Loader(batches.to_iter_dataset(options), reader, identity)

@@ -165,7 +165,7 @@ def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
             if names[start:] not in known:
                 continue
             shape, spec = known[names[start:]]
-            axes = [*spec, *[None] * (len(shape) - len(spec))]
+            axes = (*spec, *[None] * (len(shape) - len(spec)))
             if shape != leaf.shape and start and names[start - 1] in _FACTORED and len(shape) > 1:
                 dropped = np.argsort(shape)[_FACTORED[names[start - 1]]]
                 shape, axes = (tuple(np.delete(each, dropped)) for each in (shape, np.array(axes, object)))
@@ -218,7 +218,7 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     def put(value: np.ndarray) -> jax.Array:
         rows = len(value) // len(here)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first = here.index((index[0].start or 0) // rows) * rows
             return value[first : first + rows]
 
