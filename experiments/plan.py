@@ -127,13 +127,11 @@ def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
     for file in files:
         config = validate_config(apps.load_config_file(str(file)))
         for pod in PODS:
-            yield (
-                _key(config, pod),
-                f"train {file.stem} {pod}",
-                lambda file=file, config=config, pod=pod: plan_until_it_fits(
-                    file.stem, config, load_topology(pod), find_config
-                ),
-            )
+
+            def train(file: Path = file, config: Any = config, pod: str = pod) -> Plan:
+                return plan_until_it_fits(file.stem, config, load_topology(pod), find_config)
+
+            yield _key(config, pod), f"train {file.stem} {pod}", train
     base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
     for pod in PODS:
 

@@ -66,11 +66,11 @@ class Traffic:
     unknown_loops: loops whose trip count was not found, counted as one.
     """
 
-    collectives: Counter = field(default_factory=Counter)
+    collectives: Counter[Collective] = field(default_factory=Counter)
     hbm_bytes: float = 0.0
     unknown_loops: int = 0
 
-    def add(self, other: "Traffic", times: float = 1) -> None:
+    def add(self, other: "Traffic", times: int = 1) -> None:
         for collective, count in other.collectives.items():
             self.collectives[collective] += count * times
         self.hbm_bytes += other.hbm_bytes * times

@@ -142,7 +142,7 @@ def analyse(plan: Plan, compiled: Any, topology: Topology, mesh: Mesh) -> Plan:
         why = str(error).splitlines()[0][:120]
         note = f"The compiler could not print the program ({why}): no collectives, no memory traffic."
         return _timed(plan, topology, mesh, Counter(), 0.0, (note,))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if traffic.unknown_loops:
         notes = (f"{traffic.unknown_loops} loops of unknown trip count are counted once.",)
     return _timed(plan, topology, mesh, traffic.collectives, traffic.hbm_bytes, notes)

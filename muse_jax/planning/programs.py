@@ -81,7 +81,7 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
       ValueError: a batch that the mesh does not divide, or what the task refuses.
     """
     check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
-    task = make_task(config)
+    task: Any = make_task(config)
     optimizer = make_optimizer(config.optim, config.total_steps)
     schedule = make_schedule(config.optim, config.total_steps)
     _, shapes, shardings = create_state(task, optimizer, config.seed, mesh)
@@ -94,7 +94,8 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
     if config.model.get("remat"):
         plain = ml_collections.ConfigDict(config.to_dict())
         plain.model.remat = False
-        plain_step = make_train_step(make_task(plain), optimizer, schedule, plain)
+        plain_task: Any = make_task(plain)
+        plain_step = make_train_step(plain_task, optimizer, schedule, plain)
         model_flops = count_flops(plain_step, *arguments)
 
     def lower() -> Any:
@@ -180,7 +181,7 @@ def _on_mesh(mesh: Mesh):
         yield
 
 
-def _on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _on(leaf: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

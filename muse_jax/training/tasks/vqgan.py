@@ -91,7 +91,7 @@ class VQGANTask(Task):
         return {"perceptual": perceptual_params, "generator": {}}
 
     def frozen_shapes(self) -> Any:
-        perceptual = {}
+        perceptual: Any = {}
         if self.weights["perceptual"] > 0:
             perceptual, self._perceptual = perceptual_shapes()
         return {"perceptual": perceptual, "generator": {}}
