@@ -53,6 +53,6 @@ def test_a_tokenizer_that_is_not_trained_is_described_by_the_config_of_its_name(
     assert asked == ["vqgan_f16_256"] and module.downsampling == 4 and module.codebook_size == 16
     assert described.data.text_encoder == "shapes:t5-v1_1-xxl"
     assert config.tokenizer == "runs/vqgan_f16_256"
-    with planned(config, lambda name: None) as described:
-        with pytest.raises(ValueError, match="no tokenizer was trained"):
-            tokenizer_module("tokenizer", described.tokenizer)
+    nothing = planned(config, lambda name: None)
+    with nothing as described, pytest.raises(ValueError, match="no tokenizer was trained"):
+        tokenizer_module("tokenizer", described.tokenizer)
