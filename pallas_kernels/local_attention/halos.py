@@ -1,6 +1,8 @@
 """Tiles of queries, and the box of keys that each of them sees."""
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +12,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from pallas_kernels.local_attention.geometry import Window
+from pallas_kernels.local_attention.geometry import Geometry, Window
+
+# Reading a tile's keys and adding their gradients takes the time of this many queries: fitted on a CPU.
+_MOVE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +52,6 @@ class Tiles:
     def origin(self, index: Array) -> tuple[Array, ...]:
         """The first place of tile `index`."""
         return tuple(i * size for i, size in zip(jnp.unravel_index(index, self.counts), self.sizes))
-
-
-def choose_tiles(grid: tuple[int, ...], tokens: int) -> Tiles:
-    """Tiles of about `tokens` places, near to cubes, so balanced that little lies beyond the grid."""
-    sizes = [0] * len(grid)
-    for left, axis in zip(range(len(grid), 0, -1), sorted(range(len(grid)), key=grid.__getitem__)):
-        most = max(1, round(tokens ** (1 / left)))
-        count = -(-grid[axis] // most)
-        sizes[axis] = -(-grid[axis] // count)
-        tokens //= sizes[axis]
-    return Tiles(grid, tuple(sizes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,3 +116,20 @@ class Halo:
         if self.window.causal:
             near &= ~later
         return near.reshape(math.prod(self.tiles.sizes), self.tokens)
+
+
+@functools.lru_cache(maxsize=256)
+def choose_tiles(geometry: Geometry, extra: int, most_tokens: int) -> Tiles:
+    """The tiles of at most `most_tokens` places with the least work, where every query sees `extra` keys too.
+
+    A small tile wastes few products on pairs that do not see each other, a large one moves each key less
+    often; what overhangs the grid is wasted on either.
+    """
+
+    def work(tiles: Tiles) -> int:
+        seen = extra + sum(Halo(window, tiles).tokens for window in geometry.windows)
+        return math.prod(tiles.counts) * seen * (math.prod(tiles.sizes) + _MOVE)
+
+    lengths = (sorted({-(-places // count) for count in range(1, places + 1)}) for places in geometry.grid)
+    options = (Tiles(geometry.grid, sizes) for sizes in itertools.product(*lengths))
+    return min((tiles for tiles in options if math.prod(tiles.sizes) <= most_tokens), key=work)

@@ -18,7 +18,7 @@ from pallas_kernels.local_attention.halos import Halo, Tiles, choose_tiles
 from pallas_kernels.local_attention.reference import Extra
 
 _NEGATIVE = -1e30  # finite, so that queries beyond the grid, which see nothing, stay numbers
-_TILE_TOKENS = 128
+_MOST_TOKENS = 256  # in a tile
 
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
@@ -41,7 +41,8 @@ class _Problem:
     def __init__(
         self, keys: tuple[Array, ...], values: tuple[Array, ...], extra: Extra | None, geometry: Geometry
     ):
-        self.tiles: Tiles = choose_tiles(geometry.grid, _TILE_TOKENS)
+        extra_tokens = 0 if extra is None else extra[0].shape[1]
+        self.tiles: Tiles = choose_tiles(geometry, extra_tokens, _MOST_TOKENS)
         self.halos = [Halo(window, self.tiles) for window in geometry.windows]
         self.pools = [_pool(k, v, w.grid) for k, v, w in zip(keys, values, geometry.windows)]
         batch, _, heads, dim = keys[0].shape
@@ -116,8 +117,8 @@ def _backward(geometry, residuals, d_out):
     delta = (d_out.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
 
     def one_tile(sums, inputs):
-        # Scores are transposed here: of the three products that give gradients one reads them across its
-        # rows and not two, and on a CPU that product takes twice the time.
+        # Scores are transposed here: so one of the three products that give gradients reads them across its
+        # rows and not two. That product is the slow kind on a CPU: up to twice the time.
         index, q, do, log_sum, delta = inputs
         (k, v), mask, starts = problem.read(index)
         scores = _dot("bhkd,bhqd->bhkq", k, q) * scale
