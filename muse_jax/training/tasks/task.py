@@ -27,7 +27,11 @@ class Task:
         return scores
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
-        """Batches of `split`, with `get_state` and `set_state`."""
+        """This process's rows of batches of `split`, with `get_state` and `set_state`."""
+        return self.read(split, seed, process_rows(self.config.data.batch_size))
+
+    def read(self, split: str, seed: int, rows: Any = None) -> Iterator[Batch]:
+        """Rows `rows` of batches of `split`: by default all, the same in every process."""
         data = self.config.data
         return make_loader(
             load_source(data.source, split, data.get("data_dir")),
@@ -37,7 +41,7 @@ class Task:
             workers=data.workers,
             seed=seed,
             num_epochs=self.num_epochs(split),
-            rows=process_rows(data.batch_size),
+            rows=rows,
         )
 
     def batch_shapes(self) -> Batch:

@@ -76,7 +76,7 @@ class VQGANTask(Task):
 
     def codebook_of_images(self, key: Array, params: Any) -> Any:
         """A codebook of the means of clusters of what the fresh encoder makes of real pictures."""
-        loader = self.make_loader(self.config.data.split, self.config.seed)
+        loader = self.read(self.config.data.split, self.config.seed)
         batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
         images = np.concatenate([batch["image"] for batch in batches])
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")

@@ -1,0 +1,16 @@
+"""What a task reads in one of several processes."""
+
+import numpy as np
+
+from configs.smoke.vqgan import get_config
+from muse_jax.training import validate_config
+from muse_jax.training.tasks import make_task, task
+
+
+def test_a_process_trains_on_its_rows_and_may_read_all_of_them(monkeypatch):
+    monkeypatch.setattr(task, "process_rows", lambda batch_size: np.arange(batch_size)[1::2])
+    vqgan = make_task(validate_config(get_config()))
+    whole, part = next(vqgan.read("train", 3)), next(vqgan.make_loader("train", 3))
+    assert whole["image"].shape == (4, 16, 16, 3)
+    np.testing.assert_array_equal(part["index"], whole["index"][1::2])
+    np.testing.assert_array_equal(part["image"], whole["image"][1::2])
