@@ -75,9 +75,12 @@ def _compile(case: Case, topology: str, dtype) -> aot.Compiled:
 
 
 def _check_fits(case: Case, topology: str, dtype) -> None:
-    """The compiler refuses what VMEM cannot hold; HBM must not hold the scores."""
+    """The compiler refuses what VMEM cannot hold. HBM must hold less than one array of all pairs' scores.
+
+    Dense attention makes three of them, forward and backward.
+    """
     all_scores = 4 * case.heads * case.geometry.tokens**2
-    assert _compile(case, topology, dtype).temporary_bytes < all_scores / 3
+    assert _compile(case, topology, dtype).temporary_bytes < all_scores
 
 
 @needs_libtpu
