@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["muse_jax*", "pallas_kernels*"]),
-    package_data={"muse_jax": ["checkpoints/*/*", "py.typed"]},
+    package_data={"muse_jax": ["checkpoints/*/*", "py.typed"], "pallas_kernels": ["*/tuning.json"]},
     install_requires=RUNTIME,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
