@@ -91,8 +91,8 @@ def _shapes_alone(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
     size = spec.removeprefix("shapes:")
     if size != "minilm" and size not in T5_SIZES:
         raise ValueError(
-            f"The sizes of the text encoder {size!r} are not known: give minilm or a T5 directory that is named "
-            f"as published ({', '.join(T5_SIZES)})."
+            f"The sizes of the text encoder {size!r} are not known: give minilm or a T5 directory that is "
+            f"named as published ({', '.join(T5_SIZES)})."
         )
     module: Any = BertEncoder(dtype=dtype) if size == "minilm" else T5Encoder(T5_SIZES[size], dtype)
     dim = module.width if size == "minilm" else module.config.width

@@ -78,7 +78,7 @@ class VQGANTask(Task):
         """A codebook of the means of clusters of what the fresh encoder makes of real pictures."""
         loader = self.read(self.config.data.split, self.config.seed)
         batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
-        images = np.concatenate([batch["image"] for batch in batches])
+        images = jnp.asarray(np.concatenate([batch["image"] for batch in batches]))
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
         vectors = rearrange(vectors, "b h w d -> (b h w) d")
         codebook = kmeans(key, vectors, self.vqgan.codebook_size)
