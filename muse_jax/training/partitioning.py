@@ -60,13 +60,14 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
     """`devices` in an array of shape `sizes` (data, fsdp, tensor), the data axis outermost over the slices.
 
     A slice is what a fast network joins: the devices of one `slice_index` (TPU slices; hosts, or NVLink
-    domains, of GPUs); where they have none, all TPUs together, else those of one process. Gradients cross the
-    slow network once a step; what fsdp and tensor exchange for each layer stays inside a slice.
+    domains, of GPUs); where they have none, all TPUs together, else (and on CPUs) those of one process.
+    Gradients cross the slow network once a step; what fsdp and tensor exchange stays inside a slice.
 
     Raises:
       ValueError: if there are not `slices` slices, or the data axis cannot be split over them.
     """
-    tpu, numbered = devices[0].platform == "tpu", hasattr(devices[0], "slice_index")
+    tpu = devices[0].platform == "tpu"
+    numbered = hasattr(devices[0], "slice_index") and devices[0].platform != "cpu"
     granule = "slice_index" if numbered or tpu else "process_index"
     there = len({getattr(device, granule, 0) for device in devices})
     if slices != there and (slices != 1 or tpu):
