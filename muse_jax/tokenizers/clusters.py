@@ -1,6 +1,5 @@
 """Groups of alike codes: K-means clusters of a codebook, for cluster sampling (CogView2, section 3.1)."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from muse_jax.tokenizers.kmeans import kmeans
 from muse_jax.tokenizers.quantizer import squared_distances
 from muse_jax.tokenizers.vqgan import VQGAN
 
@@ -17,41 +17,6 @@ FILE = "clusters.npz"
 """Its name beside a tokenizer's other files."""
 # Weights that were stored in half precision put a few codes on the other side of a border.
 _AGREEMENT = 0.98
-
-
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def kmeans(
-    vectors: Float[Array, "n dim"], num_clusters: int, key: Array, num_steps: int = 50
-) -> tuple[Float[Array, "clusters dim"], Int[Array, "n"]]:
-    """Lloyd's K-means from k-means++ seeds: centres, and the nearest centre of each vector.
-
-    A cluster that loses all its vectors keeps its centre.
-    """
-    seed_key, first_key = jax.random.split(key)
-    centres = (
-        jnp.zeros((num_clusters, vectors.shape[1]))
-        .at[0]
-        .set(vectors[jax.random.randint(first_key, (), 0, len(vectors))])
-    )
-
-    def seed(index: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        centres, nearest = state
-        newest = squared_distances(vectors, centres[index - 1][None])[:, 0]
-        nearest = jnp.minimum(nearest, jnp.maximum(newest, 0))
-        # A draw in proportion to the squared distance; vectors that are a centre already are never drawn.
-        noise = jax.random.gumbel(jax.random.fold_in(seed_key, index), nearest.shape)
-        return centres.at[index].set(vectors[jnp.argmax(jnp.log(nearest) + noise)]), nearest
-
-    centres, _ = jax.lax.fori_loop(1, num_clusters, seed, (centres, jnp.full(len(vectors), jnp.inf)))
-
-    def move(_: Array, centres: Array) -> Array:
-        nearest = jnp.argmin(squared_distances(vectors, centres), axis=1)
-        counts = jnp.bincount(nearest, length=num_clusters)[:, None]
-        sums = jax.ops.segment_sum(vectors, nearest, num_segments=num_clusters)
-        return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), centres)
-
-    centres = jax.lax.fori_loop(0, num_steps, move, centres)
-    return centres, jnp.argmin(squared_distances(vectors, centres), axis=1).astype(jnp.int32)
 
 
 @dataclass(frozen=True, eq=False)

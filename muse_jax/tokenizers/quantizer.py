@@ -71,32 +71,6 @@ def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
     return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
 
 
-def kmeans(
-    key: Array, vectors: Float[Array, "n dim"], clusters: int, steps: int = 10
-) -> Float[Array, "clusters dim"]:
-    """Lloyd's algorithm from `clusters` different rows of `vectors`; a cluster left empty stays where it is.
-
-    Rows that occur many times would start many clusters in one place: the start is drawn from the distinct
-    ones, which come first in a sort by their distance from the mean.
-    """
-    projection = vectors @ jax.random.normal(key, (vectors.shape[1],))
-    order = jnp.argsort(projection)
-    fresh = jnp.diff(projection[order], prepend=-jnp.inf) > 1e-6
-    score = jax.random.uniform(jax.random.fold_in(key, 1), fresh.shape) + fresh
-    start = vectors[order[jax.lax.top_k(score, clusters)[1]]]
-    size = 256
-    blocks = jnp.pad(vectors, ((0, -len(vectors) % size), (0, 0))).reshape(-1, size, vectors.shape[1])
-
-    def step(centres: Array, _: None) -> tuple[Array, None]:
-        nearest = jax.lax.map(lambda block: jnp.argmin(squared_distances(block, centres), -1), blocks)
-        nearest = nearest.reshape(-1)[: len(vectors)]
-        sums = jax.ops.segment_sum(vectors, nearest, clusters)
-        counts = jax.ops.segment_sum(jnp.ones(len(vectors)), nearest, clusters)[:, None]
-        return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), centres), None
-
-    return jax.lax.scan(step, start, None, length=steps)[0]
-
-
 class VectorQuantizer(nn.Module):
     """A learned codebook (van den Oord et al. 2017; entropy term of MaskGIT).
 

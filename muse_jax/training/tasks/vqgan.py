@@ -18,13 +18,15 @@ from muse_jax.tokenizers.discriminator import (
     generator_loss,
     r1_penalty,
 )
+from muse_jax.tokenizers.kmeans import kmeans
 from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_shapes
-from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, kmeans
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
 KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
+KMEANS_STEPS = 10
 # Weights of the loss terms: MaskGIT's. `adversarial_start` is a step; R1 is taken every `r1_every` steps.
 LOSS = {
     "reconstruction": 1.0,
@@ -81,7 +83,7 @@ class VQGANTask(Task):
         images = jnp.asarray(np.concatenate([batch["image"] for batch in batches]))
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
         vectors = rearrange(vectors, "b h w d -> (b h w) d")
-        codebook = kmeans(key, vectors, self.vqgan.codebook_size)
+        codebook, _ = kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)
         return jax.tree.map(lambda _: codebook, params["quantizer"]["codebook"])
 
     def frozen(self) -> Any:
