@@ -10,6 +10,7 @@ The real programs are compiled for the pod by libtpu's compiler (pip install lib
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -46,9 +47,15 @@ ALL = flags.DEFINE_bool("all", False, "Plan all paper-size configs on all pods, 
 OUT = flags.DEFINE_string("out", "", "Where to write the plans as JSON, a line each; nowhere by default.")
 
 PODS = (
-    "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8",
-    "v6e:4x4", "v6e:8x8", "v6e:16x16", "tpu7x:2x2x4", "tpu7x:4x4x4", "tpu7x:4x8x8",
-)  # fmt: skip
+    "v5e:16x16",
+    "v5p:4x4x4",
+    "v6e:8x8",
+    "tpu7x:4x4x4",
+    "v5e:8x8",
+    "v5p:4x8x8",
+    "v6e:16x16",
+    "tpu7x:2x2x4",
+)
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
 FOLDERS = ("muse", "cogview2")
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
@@ -103,7 +110,7 @@ def find_config(name: str) -> Any:
 
 
 def plan_all() -> None:
-    """Plans what ROWS lacks, a line at a time, so that a stopped run goes on; then the tables."""
+    """Plans what ROWS lacks, a line at a time, so that a stopped run goes on; the tables grow with it."""
     done = {}
     if ROWS.exists():
         for line in ROWS.read_text().splitlines():
@@ -118,40 +125,37 @@ def plan_all() -> None:
                 file.write(json.dumps(done[key]) + "\n")
         row = {name: value for name, value in done[key].items() if name not in ("key", "table")}
         plans.append((title.split()[0], Plan(**row)))
-    write_tables(plans)
+        write_tables(plans)
 
 
 def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
     """(a key that changes with the config, a title, how to make the plan) of every row."""
     files = [file for folder in FOLDERS for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
-    for file in files:
-        config = validate_config(apps.load_config_file(str(file)))
-        for pod in PODS:
-
-            def train(file: Path = file, config: Any = config, pod: str = pod) -> Plan:
-                return plan_until_it_fits(file.stem, config, load_topology(pod), find_config)
-
-            yield _key(config, pod), f"train {file.stem} {pod}", train
+    configs = {file.stem: validate_config(apps.load_config_file(str(file))) for file in files}
     base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
+
+    def train(name: str, pod: str) -> Plan:
+        return plan_until_it_fits(name, configs[name], load_topology(pod), find_config)
+
+    def generate(pod: str) -> Plan:
+        topology = load_topology(pod)
+        config = ml_collections.ConfigDict(base.to_dict())
+        config.data.batch_size = len(topology.devices)
+        return plan_generate("t5_xxl+3b+268m", config, superres, topology, find_config)
+
+    def weak(pod: str) -> Plan:
+        topology = load_topology(pod)
+        config = ml_collections.ConfigDict(base.to_dict())
+        config.data.batch_size = 2 * len(topology.devices)
+        config.mesh.update(data=1, fsdp=-1, tensor=1)
+        return plan_train("base_3b", config, topology, find_config)
+
     for pod in PODS:
-
-        def generate(pod: str = pod) -> Plan:
-            topology = load_topology(pod)
-            config = ml_collections.ConfigDict(base.to_dict())
-            config.data.batch_size = len(topology.devices)
-            return plan_generate("t5_xxl+3b+268m", config, superres, topology, find_config)
-
-        yield _key(base, pod, superres), f"generate {pod}", generate
+        for name, config in configs.items():
+            yield _key(config, pod), f"train {name} {pod}", functools.partial(train, name, pod)
+        yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
     for pod in WEAK_PODS:
-
-        def weak(pod: str = pod) -> Plan:
-            topology = load_topology(pod)
-            config = ml_collections.ConfigDict(base.to_dict())
-            config.data.batch_size = 2 * len(topology.devices)
-            config.mesh.update(data=1, fsdp=-1, tensor=1)
-            return plan_train("base_3b", config, topology, find_config)
-
-        yield _key(base, pod, "weak"), f"weak {pod}", weak
+        yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
 
 
 def _key(config: Any, pod: str, *more: Any) -> str:
