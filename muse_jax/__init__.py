@@ -2,13 +2,13 @@
 
 from typing import Any
 
-__all__ = ["MusePipeline"]
+__all__ = ["CogView2Pipeline", "MusePipeline"]
 
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `import muse_jax.networks` does not pull in every part.
-    if name == "MusePipeline":
-        from muse_jax.pipelines import MusePipeline
+    if name in __all__:
+        from muse_jax import pipelines
 
-        return MusePipeline
+        return getattr(pipelines, name)
     raise AttributeError(f"module 'muse_jax' has no attribute {name!r}")

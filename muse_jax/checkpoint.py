@@ -1,10 +1,18 @@
-"""The directory that holds a Muse pipeline: config.json and one safetensors file a network.
+"""The directory that holds a pipeline: config.json, one safetensors file a network, and what else it reads.
 
+Of Muse:
 config.json                  format; text encoder; a stage's network, tokenizer and decoding defaults
 base.safetensors             the base transformer
 vqgan.safetensors            the tokenizer of its tokens
 superres.safetensors         the super-resolution transformer     } where there is
 vqgan_superres.safetensors   the tokenizer of its tokens          } a second stage
+
+Of CogView2, whose stages share one tokenizer:
+config.json                  system and format; a stage's network and decoding defaults; the tokenizer
+coglm.safetensors            CogLM
+vqgan.safetensors            the tokenizer
+text.model                   the sentencepiece model
+clusters.npz                 clusters of the tokenizer's codes, where there are
 """
 
 import dataclasses
@@ -20,14 +28,54 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from muse_jax.interop.name_table import abstract_params
-from muse_jax.networks import SuperResTransformer
+from muse_jax.networks import CogLM, SuperResTransformer
 from muse_jax.tokenizers import VQGAN
-from muse_jax.weights import weights_to_bytes
+from muse_jax.weights import read_weights, weights_to_bytes
 
 FORMAT = 1
 CONFIG = "config.json"
-FILES = {"base": ("base", "vqgan"), "superres": ("superres", "vqgan_superres")}
-"""Of each stage, the files of its network and of its tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What the checkpoints of a system hold.
+
+    sections: those of config.json, and the keys that each must have.
+    optional: the sections that may be null.
+    files: of each stage and its parts ("network", "tokenizer") the safetensors file.
+    others: files that are no weights.
+    """
+
+    sections: Mapping[str, tuple[str, ...]]
+    optional: tuple[str, ...]
+    files: Mapping[str, Mapping[str, str]]
+    others: tuple[str, ...] = ()
+
+    @property
+    def file_names(self) -> set[str]:
+        """Every file that may be there beside config.json."""
+        weights = {f"{file}.safetensors" for parts in self.files.values() for file in parts.values()}
+        return weights | set(self.others)
+
+
+_WHOLE_STAGE = ("network", "tokenizer", "decoding")
+SYSTEMS = {
+    "muse": System(
+        sections={"text_encoder": ("name", "max_length"), "base": _WHOLE_STAGE, "superres": _WHOLE_STAGE},
+        optional=("superres",),
+        files={
+            "base": {"network": "base", "tokenizer": "vqgan"},
+            "superres": {"network": "superres", "tokenizer": "vqgan_superres"},
+        },
+    ),
+    "cogview2": System(
+        sections={"coarse": _WHOLE_STAGE},
+        optional=(),
+        files={"coarse": {"network": "coglm", "tokenizer": "vqgan"}},
+        others=("text.model", "clusters.npz"),
+    ),
+}
+"""By the name that config.json has under "system"; without one it is Muse's."""
 
 _PACKAGED = Path(__file__).parent / "checkpoints"
 # Of training, or of the machine at hand: no part of what a network is.
@@ -57,30 +105,41 @@ def find_checkpoint(name: str | Path) -> Path:
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The config of a checkpoint.
+def read_config(directory: Path, system: str | None = None) -> dict[str, Any]:
+    """The config of a checkpoint; its key "system" says of what.
+
+    Args:
+      system: what it must be of; None for any.
 
     Raises:
-      ValueError: one sentence, for a file that is damaged or of another format.
+      ValueError: one sentence, for a file that is damaged or of another format or system.
     """
     path = directory / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format"]
-        config["text_encoder"] = {key: config["text_encoder"][key] for key in ("name", "max_length")}
-        for stage in FILES:
-            if config[stage] is not None or stage == "base":
-                config[stage] = {
-                    key: dict(config[stage][key]) for key in ("network", "tokenizer", "decoding")
-                }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        version, name = stored["format"], stored.get("system", "muse")
+        known = SYSTEMS.get(name)
+        config = {"system": name}
+        for section, keys in known.sections.items() if known else ():
+            empty = stored[section] is None and section in known.optional
+            # Of a stage every part is a mapping.
+            of = dict if section in known.files else lambda value: value
+            config[section] = None if empty else {key: of(stored[section][key]) for key in keys}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The checkpoint's {path} is damaged ({error!r}): fetch or export it again."
         ) from error
-    if version != FORMAT:
+    if version != FORMAT or known is None:
+        what = f"format {version!r}" if version != FORMAT else f"the system {name!r}"
+        reads = FORMAT if version != FORMAT else ", ".join(SYSTEMS)
         raise ValueError(
-            f"The checkpoint {directory} has format {version!r}, but this muse_jax reads {FORMAT}: install "
-            " the version that wrote it, or export it again."
+            f"The checkpoint {directory} has {what}, but this muse_jax reads {reads}: install "
+            "the version that wrote it, or export it again."
+        )
+    if system not in (None, name):
+        raise ValueError(
+            f"The checkpoint {directory} is of {name}, not of {system}: load it with "
+            "muse_jax.pipelines.load_pipeline, or take another."
         )
     return config
 
@@ -109,20 +168,47 @@ def module_from(kind: type, fields: Mapping[str, Any], where: Path, dtype: Any =
         ) from error
 
 
+def read_part(
+    directory: Path, config: Mapping[str, Any], stage: str, part: str, kind: type, dtype: Any = jnp.float32
+) -> tuple[Any, dict[str, Any]]:
+    """The module and weights of a stage's "network" or "tokenizer".
+
+    Raises:
+      ValueError: one sentence, for fields or weights that do not make a `kind`.
+    """
+    module = module_from(kind, config[stage][part], directory, dtype)
+    try:
+        shapes = parameter_shapes(module)
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"The {stage} networks of {directory / CONFIG} cannot be built: {error}") from error
+    file = SYSTEMS[config["system"]].files[stage][part]
+    return module, read_weights(directory / f"{file}.safetensors", shapes)
+
+
 @functools.lru_cache(maxsize=16)
 def parameter_shapes(module: Any) -> dict[str, Any]:
     """The tree of shapes of a network's or tokenizer's parameters."""
     if isinstance(module, VQGAN):
         return abstract_params(module, jnp.zeros((1, module.downsampling, module.downsampling, 3)))
+    if isinstance(module, CogLM):
+        tokens = jnp.zeros((1, module.length), jnp.int32)
+        return abstract_params(module, tokens, tokens)
     grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])
-    tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
-    return abstract_params(module, *tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
+    grid_tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
+    return abstract_params(module, *grid_tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
 
 
 def write_checkpoint(
-    directory: str | Path, config: Mapping[str, Any], weights: Mapping[str, Any], dtype: str
+    directory: str | Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    dtype: str,
+    others: Mapping[str, bytes] | None = None,
 ) -> dict[str, int]:
     """Writes a checkpoint, and returns the bytes of each of its files.
+
+    `weights` are parameters by the names of `System.files`, `others` the contents of further files. Files of
+    a checkpoint that was there before and that this one lacks go.
 
     Everything is written under other names first, so that a full disk leaves the checkpoint that was there;
     config.json goes first and comes back last, so that a crash never leaves a mixture that can be read.
@@ -133,6 +219,7 @@ def write_checkpoint(
     """
     directory = Path(directory)
     contents = {f"{name}.safetensors": weights_to_bytes(params, dtype) for name, params in weights.items()}
+    contents |= others or {}
     contents[CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
     staged = {name: directory / f".{name}.{os.getpid()}.tmp" for name in contents}
     try:
@@ -143,8 +230,8 @@ def write_checkpoint(
                 file.flush()
                 os.fsync(file.fileno())
         (directory / CONFIG).unlink(missing_ok=True)
-        for name in (name for files in FILES.values() for name in files if name not in weights):
-            (directory / f"{name}.safetensors").unlink(missing_ok=True)
+        for name in set().union(*(system.file_names for system in SYSTEMS.values())) - set(contents):
+            (directory / name).unlink(missing_ok=True)
         for name, path in staged.items():  # config.json is the last
             path.replace(directory / name)
     except OSError as error:

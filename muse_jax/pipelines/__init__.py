@@ -1,6 +1,24 @@
 """What a person holds: a pipeline with its weights, loaded by one call."""
 
-from muse_jax.pipelines.muse import MusePipeline, Stage
-from muse_jax.pipelines.settings import Decoding
+from pathlib import Path
 
-__all__ = ["Decoding", "MusePipeline", "Stage"]
+from muse_jax import checkpoint
+from muse_jax.pipelines.cogview2 import CogView2Pipeline
+from muse_jax.pipelines.muse import MusePipeline
+from muse_jax.pipelines.settings import CogLMDecoding, Decoding
+from muse_jax.pipelines.stages import Stage
+
+__all__ = ["CogLMDecoding", "CogView2Pipeline", "Decoding", "MusePipeline", "Stage", "load_pipeline"]
+
+PIPELINES: dict[str, type] = {"muse": MusePipeline, "cogview2": CogView2Pipeline}
+"""By the name of their system in a checkpoint's config."""
+
+
+def load_pipeline(name: str | Path) -> MusePipeline | CogView2Pipeline:
+    """The pipeline of a packaged checkpoint or a directory, of the system that its config names.
+
+    Raises:
+      ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
+    """
+    system = checkpoint.read_config(checkpoint.find_checkpoint(name))["system"]
+    return PIPELINES[system].from_pretrained(name)

@@ -16,29 +16,11 @@ from muse_jax.decoding import DecodeStep, listening
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines import programs, settings
 from muse_jax.pipelines.settings import Decoding
+from muse_jax.pipelines.stages import Stage, read_stage
 from muse_jax.text import TextEncoder, load_text_encoder
-from muse_jax.tokenizers import VQGAN
-from muse_jax.weights import read_weights
 
 Images = UInt8[np.ndarray, "batch height width 3"]
 StepCallback = Callable[[DecodeStep], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """A token network, the tokenizer of its tokens, their weights, and how tokens are drawn by default."""
-
-    network: Any  # MaskedTransformer or SuperResTransformer
-    params: Any
-    tokenizer: VQGAN
-    tokenizer_params: Any
-    decoding: Decoding = Decoding()
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        height, width = self.network.grid
-        return height * self.tokenizer.downsampling, width * self.tokenizer.downsampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +55,11 @@ class MusePipeline:
           ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
         """
         directory = checkpoint.find_checkpoint(name)
-        config = checkpoint.read_config(directory)
+        config = checkpoint.read_config(directory, "muse")
+        kinds = {"base": MaskedTransformer, "superres": SuperResTransformer}
         stages = {
-            stage: _read_stage(directory, stage, config[stage], dtype)
-            for stage in checkpoint.FILES
+            stage: read_stage(directory, config, stage, kind, Decoding, dtype)
+            for stage, kind in kinds.items()
             if config[stage] is not None
         }
         if not isinstance(text_encoder, TextEncoder):
@@ -99,18 +82,15 @@ class MusePipeline:
         encoder = self.text_encoder
         config: dict[str, Any] = {
             "format": checkpoint.FORMAT,
+            "system": "muse",
             "text_encoder": {"name": encoder.name, "max_length": encoder.max_length},
         }
         weights: dict[str, Any] = {}
-        for name, (network_file, tokenizer_file) in checkpoint.FILES.items():
+        for name, files in checkpoint.SYSTEMS["muse"].files.items():
             stage: Stage | None = getattr(self, name)
-            config[name] = stage and {
-                "network": checkpoint.fields_of(stage.network),
-                "tokenizer": checkpoint.fields_of(stage.tokenizer),
-                "decoding": stage.decoding.to_dict(),
-            }
+            config[name] = stage and stage.to_dict()
             if stage is not None:
-                weights |= {network_file: stage.params, tokenizer_file: stage.tokenizer_params}
+                weights |= {files["network"]: stage.params, files["tokenizer"]: stage.tokenizer_params}
         return checkpoint.write_checkpoint(directory, config, weights, dtype)
 
     @property
@@ -313,23 +293,6 @@ class MusePipeline:
                 self._modules, plan, self._params, tokenized, scales, np.uint32(seed), ticket, *arguments
             )
             return np.asarray(images)
-
-
-def _read_stage(directory: Path, stage: str, config: dict[str, Any], dtype: Any) -> Stage:
-    kind = {"base": MaskedTransformer, "superres": SuperResTransformer}[stage]
-    network = checkpoint.module_from(kind, config["network"], directory, dtype)
-    tokenizer = checkpoint.module_from(VQGAN, config["tokenizer"], directory, dtype)
-    try:
-        shapes = [checkpoint.parameter_shapes(module) for module in (network, tokenizer)]
-    except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"The {stage} networks of {directory / checkpoint.CONFIG} cannot be built: {error}"
-        ) from error
-    weights = [
-        read_weights(directory / f"{name}.safetensors", like)
-        for name, like in zip(checkpoint.FILES[stage], shapes)
-    ]
-    return Stage(network, weights[0], tokenizer, weights[1], Decoding.from_mapping(config["decoding"]))
 
 
 def _check_parts(pipe: MusePipeline) -> None:

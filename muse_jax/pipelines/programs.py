@@ -92,9 +92,9 @@ def inpaint(
 ) -> UInt8[Array, "batch height width 3"]:
     """Pictures redrawn where `mask` is True; every other pixel is the given one."""
     tokens, high = _tokenize(modules, params, images)
-    tokens = jnp.where(_touched(mask, modules.base.grid), modules.base.vocab_size, tokens)
+    tokens = jnp.where(touched(mask, modules.base.grid), modules.base.vocab_size, tokens)
     if modules.superres is not None:
-        high = jnp.where(_touched(mask, modules.superres.grid), modules.superres.vocab_size, high)
+        high = jnp.where(touched(mask, modules.superres.grid), modules.superres.vocab_size, high)
     conditions = _encode_texts(modules, params, texts)
     drawn = _draw(modules, plan, params, conditions, scales, seed, progress, tokens, high)
     return jnp.where(mask[..., None], drawn, images)
@@ -227,7 +227,7 @@ def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]
     return encode("vqgan", small), encode("vqgan_superres", pixels)
 
 
-def _touched(mask: Bool[Array, "batch height width"], grid: tuple[int, int]) -> Bool[Array, "batch n"]:
+def touched(mask: Bool[Array, "batch height width"], grid: tuple[int, int]) -> Bool[Array, "batch n"]:
     """The cells of `grid` that hold any pixel of `mask`."""
     return reduce(mask, "b (h p) (w q) -> b (h w)", "max", h=grid[0], w=grid[1])
 

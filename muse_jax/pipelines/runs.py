@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
-from muse_jax.pipelines.muse import MusePipeline, Stage
+from muse_jax.pipelines.muse import MusePipeline
 from muse_jax.pipelines.settings import Decoding
+from muse_jax.pipelines.stages import Stage
 from muse_jax.text import load_text_encoder
 from muse_jax.training import load_config, restore_params
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params

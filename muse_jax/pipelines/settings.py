@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,7 +11,28 @@ from muse_jax.text.text_tokenizers import check_texts
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Settings:
+    """How a stage's tokens are drawn: what a config has, and what a call puts in its place."""
+
+    def but(self, **given: Any) -> Self:
+        """These settings with those of `given` that are not None in their place."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Self:
+        """From the section of a config; keys that it lacks get their defaults."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"decoding has the unknown key {unknown[0]!r}: it may have {sorted(known)}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_mapping` reads."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Decoding(Settings):
     """How the tokens of a stage are drawn; see `muse_jax.decoding.masked_decode`.
 
     num_steps: passes of the network, at least 1.
@@ -34,27 +55,55 @@ class Decoding:
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, given {self.order!r}.")
 
-    def but(self, **given: Any) -> "Decoding":
-        """These settings with those of `given` that are not None in their place."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
-    @classmethod
-    def from_mapping(cls, given: Mapping[str, Any]) -> "Decoding":
-        """From the section of a config; keys that it lacks get their defaults."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"decoding has the unknown key {unknown[0]!r}: it may have {sorted(known)}.")
-        return cls(**given)
+@dataclass(frozen=True)
+class CogLMDecoding(Settings):
+    """How CogLM draws image tokens; see `muse_jax.decoding.Sampling`.
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_mapping` reads."""
-        return asdict(self)
+    temperature, inner_temperature: 0 or greater; of all codes, and of those inside a cluster.
+    top_k, top_clusters: 0 for all.
+    top_p: above 0 and at most 1.
+    text_weight, infill_text_weight: added to the attention logits of the text, where a whole image is drawn
+      and where a region is (1.4 and 3.5 in the published sampling).
+    candidates, keep: images that are drawn of each prompt, and how many of them, the best, are kept.
+
+    Raises ValueError, one sentence, for a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    top_clusters: int = 0
+    inner_temperature: float = 1.0
+    text_weight: float = 1.4
+    infill_text_weight: float = 3.5
+    candidates: int = 8
+    keep: int = 1
+
+    def __post_init__(self):
+        for name in ("temperature", "inner_temperature", "text_weight", "infill_text_weight"):
+            check_not_negative(name, getattr(self, name))
+        for name in ("top_k", "top_clusters"):
+            check_whole(name, getattr(self, name), 0)
+        check_share(self.top_p, "top_p")
+        for name in ("candidates", "keep"):
+            check_steps(name, getattr(self, name))
+        if self.keep > self.candidates:
+            raise ValueError(
+                f"keep is {self.keep}, but only {self.candidates} candidates of each prompt are drawn: ask "
+                "for more candidates, or keep fewer."
+            )
 
 
 def check_steps(name: str, value: Any) -> None:
     """Refuses anything but a whole number of at least 1."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, given {value!r}.")
+    check_whole(name, value, 1)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuses anything but a whole number of at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, given {value!r}.")
 
 
 def check_not_negative(name: str, value: Any) -> None:
@@ -67,14 +116,14 @@ def check_not_negative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number of 0 or greater, given {value!r}.")
 
 
-def check_share(share: Any) -> None:
+def check_share(share: Any, name: str = "share") -> None:
     """Refuses anything but a number above 0 and at most 1."""
     if (
         not isinstance(share, int | float | np.integer | np.floating)
         or isinstance(share, bool)
         or not 0 < share <= 1
     ):
-        raise ValueError(f"share must be above 0 and at most 1, given {share!r}.")
+        raise ValueError(f"{name} must be above 0 and at most 1, given {share!r}.")
 
 
 def check_seed(seed: Any) -> None:

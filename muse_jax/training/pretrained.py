@@ -1,6 +1,6 @@
 """Weights that training starts from or builds on: of a run's workdir, or of a pipeline's checkpoint.
 
-A source is a workdir, a directory that `MusePipeline.save_pretrained` wrote, or a packaged name ("emoji").
+A source is a workdir, a directory that a pipeline's `save_pretrained` wrote, or a packaged name ("emoji").
 """
 
 import json
@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from muse_jax import checkpoint
-from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.networks import CogLM, MaskedTransformer, SuperResTransformer
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training.checkpoints import restore_params
 from muse_jax.training.config import load_config
-from muse_jax.weights import read_weights
 
-# The stage of a checkpoint whose tokenizer a config key names, and the network that a task trains.
-_STAGE = {"tokenizer": "base", "superres_tokenizer": "superres"}
-_NETWORK = {"base": MaskedTransformer, "superres": SuperResTransformer}
+# The stage of a checkpoint whose tokenizer a config key names, by system.
+_STAGE = {
+    "muse": {"tokenizer": "base", "superres_tokenizer": "superres"},
+    "cogview2": {"tokenizer": "coarse", "superres_tokenizer": "coarse"},
+}
+# The stage and the network that a task trains.
+_NETWORK: dict[str, tuple[str, type]] = {
+    "base": ("base", MaskedTransformer),
+    "superres": ("superres", SuperResTransformer),
+    "coglm": ("coarse", CogLM),
+}
 
 
 def is_checkpoint(source: str) -> bool:
@@ -36,7 +43,8 @@ def tokenizer_module(key: str, source: str) -> VQGAN:
         ValueError: `source` holds none; `key` is the config key to mend.
     """
     if source and is_checkpoint(source):
-        return _part(source, _STAGE[key], "tokenizer", VQGAN)[0]
+        directory, config, stage = _stage(source, key)
+        return checkpoint.module_from(VQGAN, config[stage]["tokenizer"], directory)
     if not source or not (Path(source) / "config.json").is_file():
         raise ValueError(
             f"config.{key} is {source!r}, where no tokenizer was trained: give the workdir of a vqgan run or "
@@ -49,7 +57,7 @@ def tokenizer_module(key: str, source: str) -> VQGAN:
 def tokenizer_params(key: str, source: str) -> Any:
     """The (averaged) weights of that VQGAN; a run of the decoder alone takes the rest from its tokenizer."""
     if is_checkpoint(source):
-        return _weights(source, _STAGE[key], "tokenizer", VQGAN)
+        return checkpoint.read_part(*_stage(source, key), "tokenizer", VQGAN)[1]
     params = restore_params(source)["generator"]
     config = load_config(source)
     if config.task == "vqgan_decoder":
@@ -66,20 +74,23 @@ def trained_params(task: str, source: str) -> Any:
     if not is_checkpoint(source):
         return restore_params(source)
     if task in _NETWORK:
-        return _weights(source, task, "network", _NETWORK[task])
-    return {"generator": _weights(source, "base", "tokenizer", VQGAN)}
+        stage, kind = _NETWORK[task]
+        directory = checkpoint.find_checkpoint(source)
+        config = checkpoint.read_config(directory)
+        _check_stage(source, config, stage)
+        return checkpoint.read_part(directory, config, stage, "network", kind)[1]
+    return {"generator": tokenizer_params("tokenizer", source)}
 
 
-def _part(source: str, stage: str, part: str, kind: type) -> tuple[Any, Path]:
-    """The module of a checkpoint's stage, and the file of its weights."""
+def _stage(source: str, key: str) -> tuple[Path, dict[str, Any], str]:
+    """A checkpoint's directory and config, and the stage whose tokenizer the config key names."""
     directory = checkpoint.find_checkpoint(source)
-    config = checkpoint.read_config(directory)[stage]
-    if config is None:
+    config = checkpoint.read_config(directory)
+    stage = _STAGE[config["system"]][key]
+    _check_stage(source, config, stage)
+    return directory, config, stage
+
+
+def _check_stage(source: str, config: dict[str, Any], stage: str) -> None:
+    if config.get(stage) is None:
         raise ValueError(f"The checkpoint {source} has no {stage} stage: give one that has.")
-    file = checkpoint.FILES[stage][("network", "tokenizer").index(part)]
-    return checkpoint.module_from(kind, config[part], directory), directory / f"{file}.safetensors"
-
-
-def _weights(source: str, stage: str, part: str, kind: type) -> Any:
-    module, file = _part(source, stage, part, kind)
-    return read_weights(file, checkpoint.parameter_shapes(module))

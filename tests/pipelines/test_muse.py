@@ -25,20 +25,6 @@ def pictures(pipe):
     return pipe.generate(PROMPTS)
 
 
-@pytest.fixture
-def compilations():
-    """How many programs XLA has compiled since the test began."""
-    events = []
-
-    def listen(event, duration, **rest):
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def logits_fn(stage, conditions, scale, low=()):
     """Guidance by two passes: (1 + s) conditional - s unconditional, s growing linearly."""
     params = jax.tree.map(jnp.asarray, stage.params)

@@ -15,11 +15,11 @@ TEXT = {"width": 32, "heads": 2, "mlp_dim": 32, "text_dim": 384}
 TOKENIZER = {"filters": 8, "multipliers": (1,), "num_res_blocks": 1, "embed_dim": 4, "patch": 4}
 
 
-def random_params(module, seed):
+def random_params(module, seed, scale=0.3):
     """Weights large enough that every input shows in the output; initial ones leave logits near zero."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(np.float32),
         parameter_shapes(module),
     )
 

@@ -1,0 +1,292 @@
+"""CogView2 as a person holds it: pictures from prompts, regions filled in, captions, and their fit."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from muse_jax import checkpoint
+from muse_jax.decoding import Sampling, listening
+from muse_jax.decoding.coglm import check_vocabulary
+from muse_jax.decoding.progress import StepCallback
+from muse_jax.networks import CogLM
+from muse_jax.pipelines import cogview2_programs as programs
+from muse_jax.pipelines import settings
+from muse_jax.pipelines.settings import CogLMDecoding
+from muse_jax.pipelines.stages import Stage, read_stage
+from muse_jax.text import TextPieces
+from muse_jax.tokenizers import Clusters, codebook_rows, load_clusters
+from muse_jax.tokenizers.clusters import FILE as CLUSTERS
+
+Images = UInt8[np.ndarray, "batch height width 3"]
+TEXT = "text.model"
+
+
+@dataclass(frozen=True, eq=False)
+class CogView2Pipeline:
+    """Text to pictures: pieces, candidates token by token, the best of them, pixels (CogView2, section 3).
+
+    `clusters` may be None where `coarse.decoding` has no `top_clusters`. A program is compiled at the first
+    call for a number of prompts, candidates and kept ones, and for sizes of filters; prompts of other
+    lengths, seeds, temperatures and text weights compile nothing.
+
+    Raises ValueError where the parts do not fit together.
+    """
+
+    text_pieces: TextPieces
+    coarse: Stage
+    clusters: Clusters | None = None
+
+    def __post_init__(self):
+        _check_parts(self)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, dtype: Any = jnp.float32) -> "CogView2Pipeline":
+        """Loads a packaged checkpoint ("emoji-cogview2") or a directory that `save_pretrained` wrote.
+
+        Args:
+          dtype: of the networks' computation; parameters are float32.
+
+        Raises:
+          ValueError: one sentence, for a checkpoint that is missing, damaged, of another system, or whose
+            parts do not fit.
+        """
+        directory = checkpoint.find_checkpoint(name)
+        config = checkpoint.read_config(directory, "cogview2")
+        coarse = read_stage(directory, config, "coarse", CogLM, CogLMDecoding, dtype)
+        text_pieces = TextPieces.from_file(directory / TEXT, coarse.network.text_length - 1)
+        clusters = None
+        if coarse.decoding.top_clusters or (directory / CLUSTERS).is_file():
+            rows = codebook_rows(coarse.tokenizer, coarse.tokenizer_params)
+            clusters = load_clusters(directory / CLUSTERS, rows)
+        return cls(text_pieces, coarse, clusters)
+
+    def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
+        """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
+
+        Args:
+          dtype: what weights are stored in: "float16", "bfloat16" or "float32".
+
+        Raises:
+          ValueError: one sentence, for a directory that cannot be written to, or weights that do not fit in
+            `dtype`.
+        """
+        files = checkpoint.SYSTEMS["cogview2"].files["coarse"]
+        config = {"format": checkpoint.FORMAT, "system": "cogview2", "coarse": self.coarse.to_dict()}
+        weights = {files["network"]: self.coarse.params, files["tokenizer"]: self.coarse.tokenizer_params}
+        others = {TEXT: self.text_pieces.processor.serialized_model_proto()}
+        if self.clusters is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                self.clusters.save(Path(folder) / CLUSTERS)
+                others[CLUSTERS] = (Path(folder) / CLUSTERS).read_bytes()
+        return checkpoint.write_checkpoint(directory, config, weights, dtype, others)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        return self.coarse.image_size
+
+    def count_steps(self) -> int:
+        """How often `generate` will call `progress`."""
+        return int(self.coarse.network.image_tokens)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        candidates: int | None = None,
+        keep: int | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        top_clusters: int | None = None,
+        text_weight: float | None = None,
+        progress: StepCallback | None = None,
+    ) -> UInt8[np.ndarray, "batch keep height width 3"]:
+        """The best pictures of each prompt.
+
+        Args:
+          prompts: at least one string.
+          candidates: pictures that are drawn of each prompt.
+          keep: how many of them are kept: those given which the prompt has the lowest perplexity.
+          seed: 0 to 2**32 - 1. The pictures of prompt i depend on the prompt, the seed, i and the number of
+            candidates, not on the other prompts.
+          temperature: 0 draws the most probable token.
+          top_k, top_p: keep so many codes, or the fewest of this probability; 0 and 1 for all.
+          top_clusters: draw one of so many clusters of codes, then a code of it; 0 draws codes one by one.
+          text_weight: how much more than by itself CogLM looks at the text.
+          progress: called with a `muse_jax.decoding.DecodeStep` after each step.
+          What is None is as the checkpoint has it.
+
+        Returns:
+          uint8 (batch, keep, height, width, 3), the best of each prompt first.
+
+        Raises:
+          ValueError: one sentence, before any device work, for what is out of range or a prompt that is too
+            long.
+        """
+        decoding = self.coarse.decoding.but(
+            candidates=candidates,
+            keep=keep,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            top_clusters=top_clusters,
+            text_weight=text_weight,
+        )
+        text = self._encode(settings.check_prompts(prompts))
+        drawing = self._drawing(decoding, decoding.text_weight)
+        counts = (int(decoding.candidates), int(decoding.keep))
+        return self._run(
+            programs.generate, *counts, self._params, text, drawing, seed=seed, progress=progress
+        )
+
+    def infill(
+        self,
+        images: Images,
+        mask: Bool[np.ndarray, "batch height width"] | Bool[np.ndarray, "height width"],
+        prompts: Sequence[str],
+        seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        top_clusters: int | None = None,
+        text_weight: float | None = None,
+        progress: StepCallback | None = None,
+    ) -> Images:
+        """Redraws the pixels where `mask` is True after the prompts; every other pixel stays as it is.
+
+        Every token that holds a pixel of the mask is drawn again, given all the others.
+
+        Args:
+          images: uint8 (batch, height, width, 3) of `image_size`.
+          mask: for each picture, or one for all.
+          prompts: one for each picture; the rest is as in `generate`.
+        """
+        images = settings.check_images(images, self.image_size)
+        mask = settings.check_mask(mask, images)
+        decoding = self.coarse.decoding.but(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            top_clusters=top_clusters,
+            infill_text_weight=text_weight,
+        )
+        text = self._encode(settings.check_prompts(prompts, count=len(images)))
+        drawing = self._drawing(decoding, decoding.infill_text_weight)
+        inputs = (self._params, text, drawing)
+        return self._run(programs.infill, *inputs, seed=seed, progress=progress, images=images, mask=mask)
+
+    def caption(
+        self, images: Images, temperature: float = 0.0, seed: int = 0, progress: StepCallback | None = None
+    ) -> list[str]:
+        """What CogLM reads off each picture.
+
+        Args:
+          images: uint8 (batch, height, width, 3) of the coarse stage's size or a whole multiple.
+          temperature: 0 takes the most probable piece each time.
+        """
+        images = self._check_multiple(images)
+        settings.check_not_negative("temperature", temperature)
+        sampling = Sampling(np.float32(temperature))  # type: ignore[arg-type]
+        pieces, there = self._run(
+            programs.caption, self._params, sampling, seed=seed, progress=progress, images=images
+        )
+        return self.text_pieces.decode(pieces, there)
+
+    def score(self, images: Images, prompts: Sequence[str]) -> Float[np.ndarray, "batch"]:
+        """The perplexity of each prompt given its picture: the lower, the better the two fit.
+
+        `generate` keeps its candidates by it.
+
+        Args:
+          images: uint8 (batch, height, width, 3) of the coarse stage's size or a whole multiple.
+          prompts: one for each picture.
+        """
+        images = self._check_multiple(images)
+        text = self._encode(settings.check_prompts(prompts, count=len(images)))
+        return np.asarray(programs.score(self._modules, self._params, text, images))
+
+    @cached_property
+    def _modules(self) -> programs.Modules:
+        return programs.Modules(self.coarse.network, self.coarse.tokenizer)
+
+    @cached_property
+    def _params(self) -> dict[str, Any]:
+        """Every weight, on the device."""
+        return jax.device_put({"coarse": self.coarse.params, "vqgan": self.coarse.tokenizer_params})
+
+    def _encode(self, texts: Sequence[str]) -> programs.Text:
+        ids, mask = self.text_pieces.encode(texts)
+        return programs.Text(ids, mask)  # type: ignore[arg-type]
+
+    def _drawing(self, decoding: CogLMDecoding, text_weight: float) -> programs.Drawing:
+        number: Any = np.float32  # of one type always: a Python int would compile anew
+        sampling = Sampling(
+            number(decoding.temperature),
+            top_k=int(decoding.top_k),
+            top_p=number(decoding.top_p) if decoding.top_p < 1 else None,
+            inner_temperature=number(decoding.inner_temperature),
+        )
+        if decoding.top_clusters:
+            clusters = _check_clusters(self, decoding)
+            sampling = sampling.replace(  # type: ignore[attr-defined]
+                clusters=clusters.of_code,
+                num_clusters=len(clusters),
+                top_clusters=min(int(decoding.top_clusters), len(clusters)),
+            )
+        return programs.Drawing(sampling, number(text_weight))
+
+    def _check_multiple(self, images: Any) -> np.ndarray:
+        """Pictures of a whole multiple of the coarse size."""
+        array = settings.check_images(images, None)
+        height, width = self.coarse.image_size
+        factor = max(1, array.shape[1] // height)
+        return settings.check_images(array, (factor * height, factor * width))
+
+    def _run(self, program: Any, *inputs: Any, seed: int, progress: StepCallback | None, **more: Any) -> Any:
+        settings.check_seed(seed)
+        # Under this flag, which is JAX's default, the draws for prompt i do not hang on the batch's size.
+        with listening(progress) as ticket, jax.threefry_partitionable(True):
+            out = program(self._modules, *inputs, seed=np.uint32(seed), progress=ticket, **more)
+            return jax.tree.map(np.asarray, out)
+
+
+def _check_clusters(pipe: CogView2Pipeline, decoding: CogLMDecoding) -> Clusters:
+    if pipe.clusters is None:
+        raise ValueError(
+            f"top_clusters is {decoding.top_clusters}, but this checkpoint has no clusters of codes: make "
+            "them with experiments.cluster_codebook and export it again, or set top_clusters to 0."
+        )
+    return pipe.clusters
+
+
+def _check_parts(pipe: CogView2Pipeline) -> None:
+    """Refuses parts that do not fit together."""
+    network, tokenizer = pipe.coarse.network, pipe.coarse.tokenizer
+    vocabulary = programs.Modules(network, tokenizer).vocabulary
+    check_vocabulary(network, vocabulary)
+    if len(pipe.text_pieces) > vocabulary.text_pieces:
+        raise ValueError(
+            f"The text has {len(pipe.text_pieces)} pieces, but CogLM's vocabulary has room for "
+            f"{vocabulary.text_pieces}: take the sentencepiece model it was trained with."
+        )
+    if pipe.text_pieces.max_length != network.text_length - 1:
+        raise ValueError(
+            f"The texts have up to {pipe.text_pieces.max_length} pieces, but CogLM reads "
+            f"{network.text_length - 1}: give TextPieces that length."
+        )
+    if pipe.coarse.decoding.top_clusters:
+        _check_clusters(pipe, pipe.coarse.decoding)
+    if pipe.clusters is not None and len(pipe.clusters.of_code) != tokenizer.codebook_size:
+        raise ValueError(
+            f"The clusters are of {len(pipe.clusters.of_code)} codes, but the tokenizer has "
+            f"{tokenizer.codebook_size}: make them with experiments.cluster_codebook."
+        )

@@ -1,0 +1,157 @@
+"""The compiled programs of CogView2: candidates, their ranking and pixels in one; regions; captions; scores.
+
+What is traced: weights, pieces, pictures, temperatures, weights of the text, the seed and who listens. What a
+program is compiled for: the modules, the numbers of candidates and of those kept, the filters' sizes, and the
+batch. Prompts of every length run in one program.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from muse_jax.decoding import Progress, Sampling, caption_cross_entropy, draw_caption, draw_image
+from muse_jax.images import from_unit_range, to_unit_range
+from muse_jax.networks import CogLM
+from muse_jax.networks.coglm_sequence import Vocabulary
+from muse_jax.pipelines.programs import touched
+from muse_jax.tokenizers import VQGAN
+
+
+class Modules(NamedTuple):
+    """The networks without their weights, whose names in `params` are the fields'."""
+
+    coarse: CogLM
+    vqgan: VQGAN
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of CogLM over the tokenizer's codes."""
+        return Vocabulary(self.vqgan.codebook_size, self.coarse.vocab_size)
+
+
+class Text(NamedTuple):
+    """Pieces and where there are any."""
+
+    ids: Int[Array, "batch text"]
+    mask: Bool[Array, "batch text"]
+
+
+@struct.dataclass
+class Drawing:
+    """How image tokens are drawn."""
+
+    sampling: Sampling
+    text_weight: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("modules", "candidates", "keep"))
+def generate(
+    modules: Modules,
+    candidates: int,
+    keep: int,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+) -> UInt8[Array, "batch keep height width 3"]:
+    """Of each text the `keep` pictures out of `candidates` in which CogLM reads the text best, best first."""
+    key, _ = jax.random.split(jax.random.key(seed))
+    tokens = _draw(modules, params, _repeat(text, candidates), drawing, key, progress)
+    if candidates > 1:
+        scores = _cross_entropy(modules, params, _repeat(text, candidates), tokens)
+        best = jnp.argsort(rearrange(scores, "(b c) -> b c", c=candidates), axis=1)[:, :keep, None]
+        tokens = jnp.take_along_axis(rearrange(tokens, "(b c) n -> b c n", c=candidates), best, axis=1)
+        tokens = rearrange(tokens, "b k n -> (b k) n")
+    return rearrange(_pixels(modules, params, tokens), "(b k) h w c -> b k h w c", k=keep)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def infill(
+    modules: Modules,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch height width 3"],
+    mask: Bool[Array, "batch height width"],
+) -> UInt8[Array, "batch height width 3"]:
+    """Pictures redrawn where `mask` is True; every other pixel is the given one."""
+    key, _ = jax.random.split(jax.random.key(seed))
+    given = _tokenize(modules, params, images)
+    drawn = touched(mask, modules.coarse.grid)
+    tokens = _draw(modules, params, text, drawing, key, progress, image=given, drawn=drawn)
+    return jnp.where(mask[..., None], _pixels(modules, params, tokens), images)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def caption(
+    modules: Modules,
+    params: dict[str, Any],
+    sampling: Sampling,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch height width 3"],
+) -> tuple[Int[Array, "batch text"], Bool[Array, "batch text"]]:
+    """Pieces of what CogLM reads off the pictures, and where there are any."""
+    return draw_caption(
+        modules.coarse,
+        params["coarse"],
+        modules.vocabulary,
+        _tokenize(modules, params, images),
+        jax.random.key(seed),
+        sampling=sampling,
+        on_step=progress.at("caption"),
+    )
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def score(
+    modules: Modules, params: dict[str, Any], text: Text, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch"]:
+    """Perplexity of each text given its picture."""
+    return jnp.exp(_cross_entropy(modules, params, text, _tokenize(modules, params, images)))
+
+
+def _repeat(text: Text, times: int) -> Text:
+    return Text(*(repeat(part, "b t -> (b c) t", c=times) for part in text))
+
+
+def _draw(modules, params, text, drawing, key, progress, **region) -> Int[Array, "batch tokens"]:
+    return draw_image(
+        modules.coarse,
+        params["coarse"],
+        modules.vocabulary,
+        text.ids,
+        text.mask,
+        key,
+        sampling=drawing.sampling,
+        text_weight=drawing.text_weight,
+        on_step=progress.at("coarse"),
+        **region,
+    )
+
+
+def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> Float[Array, "batch"]:
+    return caption_cross_entropy(
+        modules.coarse, params["coarse"], modules.vocabulary, text.ids, text.mask, tokens
+    )
+
+
+def _tokenize(modules: Modules, params: Any, images: Array) -> Int[Array, "batch tokens"]:
+    """Coarse tokens; of larger pictures, those of the means over squares."""
+    factor = images.shape[1] // (modules.coarse.grid[0] * modules.vqgan.downsampling)
+    small = reduce(to_unit_range(images), "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
+    ids = modules.vqgan.apply({"params": params["vqgan"]}, small, method="encode")
+    return rearrange(ids, "b h w -> b (h w)")
+
+
+def _pixels(modules: Modules, params: Any, tokens: Array) -> UInt8[Array, "batch height width 3"]:
+    ids = rearrange(tokens, "b (h w) -> b h w", h=modules.coarse.grid[0])
+    return from_unit_range(modules.vqgan.apply({"params": params["vqgan"]}, ids, method="decode"))
