@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.decoding.autoregressive import NextLogitsFn, Sampling, autoregressive_decode
 from muse_jax.decoding.progress import Progress, StepCallback
-from muse_jax.networks.coglm import CogLM
+from muse_jax.networks.coglm import CogLM, CogLMBase
 from muse_jax.networks.coglm_sequence import Sequence, Vocabulary, image_to_text, text_to_image
 
 
@@ -48,7 +48,7 @@ def draw_image(
     if image is None or drawn is None:
         image = jnp.zeros((len(text), network.image_tokens), jnp.int32)
         drawn = jnp.ones(image.shape, bool)
-    _check(network, vocabulary, text, text_mask, image=image, drawn=drawn)
+    check_inputs(network, vocabulary, text, text_mask, image=image, drawn=drawn)
     sequence = text_to_image(vocabulary, text, text_mask, image, drawn)
     # Ranks of 2 and more are of the region, which the loop reads (see text_to_image).
     known = jnp.where(sequence.ranks < 2, sequence.ranks, -1)
@@ -87,7 +87,7 @@ def draw_caption(
     """Captions of images: pieces from 0, and where there are any; a caption ends before the first `pad`."""
     shape = (len(image), network.text_length - 1)
     text, every = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-    _check(network, vocabulary, text, every, image=image)
+    check_inputs(network, vocabulary, text, every, image=image)
     sequence = image_to_text(vocabulary, text, every, image)
     known = jnp.where(sequence.loss, -1, sequence.ranks)
     cache = network.apply({"params": params}, sequence.tokens, known, method="read")
@@ -121,7 +121,7 @@ def caption_cross_entropy(
 
     CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption.
     """
-    _check(network, vocabulary, text, text_mask, image=image)
+    check_inputs(network, vocabulary, text, text_mask, image=image)
     sequence = image_to_text(vocabulary, text, text_mask, image)
     variables = {"params": params}
     hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
@@ -151,13 +151,16 @@ def _next_logits(
     return next_logits
 
 
-def _check(network: CogLM, vocabulary: Vocabulary, text: Array, text_mask: Array, **image: Array) -> None:
+def check_inputs(
+    network: CogLMBase, vocabulary: Vocabulary, text: Array, text_mask: Array, **image: Array
+) -> None:
+    """Raises ValueError for a text, or images by their names, of another size than the network's."""
     check_vocabulary(network, vocabulary)
-    wanted = (len(text), network.text_length - 1)
+    wanted = (len(text), network.text_pieces)
     if text.shape != wanted or text_mask.shape != wanted:
         raise ValueError(
             f"text and text_mask have shapes {text.shape} and {text_mask.shape}, but the network reads "
-            f"(batch, {network.text_length - 1}) pieces; give TextPieces that length."
+            f"(batch, {network.text_pieces}) pieces; give TextPieces that length."
         )
     for name, value in image.items():
         if value.shape != (len(text), network.image_tokens):
@@ -167,7 +170,7 @@ def _check(network: CogLM, vocabulary: Vocabulary, text: Array, text_mask: Array
             )
 
 
-def check_vocabulary(network: CogLM, vocabulary: Vocabulary) -> None:
+def check_vocabulary(network: CogLMBase, vocabulary: Vocabulary) -> None:
     """Raises ValueError when the network's table is not that of the vocabulary."""
     if vocabulary.size != network.vocab_size or vocabulary.text_pieces < 1:
         raise ValueError(

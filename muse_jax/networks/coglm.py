@@ -1,6 +1,6 @@
 """CogLM: one transformer that reads and predicts text pieces and image codes (CogView2, section 3.1)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -26,17 +26,15 @@ class KVCache:
     """Added to the attention logits of each slot."""
 
 
-class CogLM(nn.Module):
-    """Logits of the next token for text pieces and image codes in one vocabulary (CogView2, section 3.1).
+class CogLMBase(nn.Module):
+    """The tables and layers of CogLM, which its super-resolution networks have too (CogView2, section 3).
 
-    Every sequence is laid out as [text, `<start_of_image>`, image tokens row by row]; a sample that lacks a
-    part has it with ranks of -1. Text positions count from 0 and the image's from `image_position`, which is
-    that of `<start_of_image>`.
+    Text positions count from 0 and the image's from `image_position`, which is that of `<start_of_image>`.
 
     Fields:
       vocab_size: rows of the table: image codes, text pieces, special tokens (`coglm_sequence.Vocabulary`).
       grid: height and width of the image's tokens.
-      text_length: text slots of a sequence, the start token of a caption included.
+      text_length: text slots of a sequence.
       image_position: at least `text_length`; the published model has 512 for 111 text slots.
       width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
       dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
@@ -56,6 +54,9 @@ class CogLM(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
+    streams: ClassVar[tuple[str, ...]] = ("attention",)
+    """Attention weights of each stream of tokens, see `SandwichLayer`."""
+
     @property
     def image_tokens(self) -> int:
         """Tokens of an image."""
@@ -65,6 +66,11 @@ class CogLM(nn.Module):
     def length(self) -> int:
         """Slots of a sequence."""
         return self.text_length + 1 + self.image_tokens
+
+    @property
+    def text_pieces(self) -> int:
+        """Pieces of a text: a slot is left for the start token of a caption."""
+        return self.text_length - 1
 
     def setup(self):
         check_width(self.width, self.heads)
@@ -87,10 +93,51 @@ class CogLM(nn.Module):
             self.width,
             self.heads,
             self.mlp_dim,
+            streams=self.streams,
             dropout=self.dropout,
             remat=self.remat,
             dtype=self.dtype,
         )
+
+    def _embed(self, tokens: Array, slots: Array) -> Array:
+        positions = jnp.where(slots < self.text_length, slots, slots - self.text_length + self.image_position)
+        return (self.embedding[tokens] + self.positions[positions]).astype(self.dtype)
+
+    def _check(self, tokens: Array, ranks: Array) -> None:
+        for name, value in (("tokens", tokens), ("ranks", ranks)):
+            if value.ndim != 2 or value.shape[1] != self.length:
+                raise ValueError(
+                    f"{name} has shape {value.shape}, but sequences of {self.text_length} text slots, "
+                    f"<start_of_image> and {self.grid[0]}x{self.grid[1]} image tokens are "
+                    f"(batch, {self.length}); make them with muse_jax.networks.coglm_sequence."
+                )
+
+    def output_embedding(
+        self, first: int = 0, count: int | None = None
+    ) -> tuple[Float[Array, "rows width"], Float[Array, " rows"]]:
+        """`count` rows (None: all further ones) of the output table and bias from the token `first` on."""
+        rows = slice(first, None if count is None else first + count)
+        return self.embedding[rows], self.bias[rows]
+
+    def logits(
+        self, hidden: Float[Array, "batch length width"], first: int = 0, count: int | None = None
+    ) -> Float[Array, "batch length rows"]:
+        """Float32 logits from `hidden`, of those rows of the vocabulary alone."""
+        return unembed(hidden, *self.output_embedding(first, count))
+
+    def cross_entropy(
+        self, hidden: Float[Array, "batch length width"], labels: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length"]:
+        """`-log p(label)` in nats over the whole vocabulary, whose logits are never held all at once."""
+        return large_vocab_cross_entropy(hidden, *self.output_embedding(), labels)
+
+
+class CogLM(CogLMBase):
+    """Logits of the next token for text pieces and image codes in one vocabulary (CogView2, section 3.1).
+
+    Every sequence is laid out as [text, `<start_of_image>`, image tokens row by row]; a sample that lacks a
+    part has it with ranks of -1. Fields as in `CogLMBase`.
+    """
 
     def __call__(
         self,
@@ -153,38 +200,6 @@ class CogLM(nn.Module):
             ranks=cache.ranks.at[sample, slot].set(rank),
         )
         return x[:, 0], cache
-
-    def _embed(self, tokens: Array, slots: Array) -> Array:
-        positions = jnp.where(slots < self.text_length, slots, slots - self.text_length + self.image_position)
-        return (self.embedding[tokens] + self.positions[positions]).astype(self.dtype)
-
-    def _check(self, tokens: Array, ranks: Array) -> None:
-        for name, value in (("tokens", tokens), ("ranks", ranks)):
-            if value.ndim != 2 or value.shape[1] != self.length:
-                raise ValueError(
-                    f"{name} has shape {value.shape}, but sequences of {self.text_length} text slots, "
-                    f"<start_of_image> and {self.grid[0]}x{self.grid[1]} image tokens are "
-                    f"(batch, {self.length}); make them with muse_jax.networks.coglm_sequence."
-                )
-
-    def output_embedding(
-        self, first: int = 0, count: int | None = None
-    ) -> tuple[Float[Array, "rows width"], Float[Array, " rows"]]:
-        """`count` rows (None: all further ones) of the output table and bias from the token `first` on."""
-        rows = slice(first, None if count is None else first + count)
-        return self.embedding[rows], self.bias[rows]
-
-    def logits(
-        self, hidden: Float[Array, "batch length width"], first: int = 0, count: int | None = None
-    ) -> Float[Array, "batch length rows"]:
-        """Float32 logits from `hidden`, of those rows of the vocabulary alone."""
-        return unembed(hidden, *self.output_embedding(first, count))
-
-    def cross_entropy(
-        self, hidden: Float[Array, "batch length width"], labels: Int[Array, "batch length"]
-    ) -> Float[Array, "batch length"]:
-        """`-log p(label)` in nats over the whole vocabulary, whose logits are never held all at once."""
-        return large_vocab_cross_entropy(hidden, *self.output_embedding(), labels)
 
 
 def tile_positions(

@@ -48,6 +48,12 @@ class Vocabulary:
     def start_of_text(self) -> int:
         return self.pad + 2
 
+    def words(
+        self, text: Int[Array, "batch text"], text_mask: Bool[Array, "batch text"]
+    ) -> Int[Array, "batch text"]:
+        """Pieces of sentencepiece, ids from 0, in this numbering; `pad` where there are none."""
+        return jnp.where(text_mask, text + self.image_codes, self.pad)
+
 
 @struct.dataclass
 class Sequence:
@@ -83,7 +89,7 @@ def text_to_image(
     text_ranks = jnp.pad(jnp.where(text_mask, 0, -1), ((0, 0), (0, 1)), constant_values=-1)
     return _sequence(
         vocabulary,
-        jnp.pad(_pieces(vocabulary, text, text_mask), ((0, 0), (0, 1)), constant_values=vocabulary.pad),
+        jnp.pad(vocabulary.words(text, text_mask), ((0, 0), (0, 1)), constant_values=vocabulary.pad),
         text_ranks,
         jnp.zeros(text_ranks.shape, bool),
         image,
@@ -108,7 +114,7 @@ def image_to_text(
       loss: of them, where the next token is to be predicted.
     """
     batch, tokens = image.shape
-    pieces = _pieces(vocabulary, text, text_mask)
+    pieces = vocabulary.words(text, text_mask)
     start = jnp.full((batch, 1), vocabulary.start_of_text)
     there = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
     # The text comes last in order: after all of the image, whichever of it is predicted.
@@ -142,17 +148,13 @@ def text_only(
     absent = jnp.full((batch, image_tokens + 1), -1)
     return _sequence(
         vocabulary,
-        jnp.pad(_pieces(vocabulary, text, text_mask), ((0, 0), (0, 1)), constant_values=vocabulary.pad),
+        jnp.pad(vocabulary.words(text, text_mask), ((0, 0), (0, 1)), constant_values=vocabulary.pad),
         jnp.pad(ranks, ((0, 0), (0, 1)), constant_values=-1),
         jnp.pad(loss & text_mask, ((0, 0), (0, 1))),
         image,
         absent,
         jnp.zeros(absent.shape, bool),
     )
-
-
-def _pieces(vocabulary: Vocabulary, text: Array, text_mask: Array) -> Array:
-    return jnp.where(text_mask, text + vocabulary.image_codes, vocabulary.pad)
 
 
 def _sequence(vocabulary, text, text_ranks, text_loss, image, image_ranks, image_loss) -> Sequence:

@@ -1,0 +1,107 @@
+"""LoPAR, local parallel autoregression: tokens of a fine image redrawn in a few turns (CogView2, section 3.3).
+
+A table gives each token its turn. It is tiled over the grid, so that neighbours have different turns and
+tokens of one turn are far enough apart to be drawn together.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from muse_jax.decoding.progress import Progress, StepCallback, report_step
+from muse_jax.decoding.sampling import apply_temperature, gumbel_argmax
+
+TABLE = (
+    (-1, 0, 1, 2, 3, 4),
+    (0, -1, 2, -1, -2, 5),
+    (1, -2, 3, 4, 5, 6),
+    (2, 3, 4, 5, -1, 1),
+    (3, -1, -2, 0, -1, 2),
+    (4, 5, 6, 1, 3, -2),
+)
+"""CogView2's turns for images three times as fine; what is negative or 0 is never redrawn."""
+TOP_K = (40, 40, 40, 20, 20, 10)
+"""CogView2's top-k of each turn."""
+
+
+def turns_table(factor: int) -> np.ndarray:
+    """Turns for images `factor` times as fine, a square of `2 * factor` on a side; for 3, CogView2's `TABLE`.
+
+    The rule for other factors: in row r and column c the turn is `r + c - 1`, and beyond `2 * factor` it
+    begins again with 1. The corner is -1, and so is every second place of every second row: these stay as
+    they are, about the share that `TABLE` keeps.
+
+    Raises:
+      ValueError: a factor below 2.
+    """
+    if factor < 2:
+        raise ValueError(f"factor is {factor}, but super-resolution makes images at least 2 times as fine.")
+    if factor == 3:
+        return np.array(TABLE)
+    side = np.arange(2 * factor)
+    turn = side[:, None] + side - 1
+    turn = np.where(turn > 2 * factor, turn - 2 * factor, turn)
+    return np.where((side[:, None] % 2 == 1) & (side % 2 == 1), -1, turn)
+
+
+def tile_turns(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The turn of every token of `grid`, row by row, the table repeated and cut off at the edges."""
+    rows, columns = (np.arange(size) % period for size, period in zip(grid, np.shape(table)))
+    return np.asarray(table)[rows[:, None], columns].reshape(-1)
+
+
+def lopar_decode(
+    logits_fn: Callable[[Int[Array, "batch n"]], Float[Array, "batch n codes"]],
+    tokens: Int[Array, "batch n"],
+    key: Array,
+    *,
+    turns: np.ndarray,
+    mask_id: int,
+    top_k: tuple[int, ...] = TOP_K,
+    temperature: Float[Array, ""] | float = 1.3,
+    on_step: Progress | StepCallback | None = None,
+) -> Int[Array, "batch n"]:
+    """Redraws an image's tokens in as many passes of the network as there are turns.
+
+    In turn m = 1, 2, .. every token whose entry in `turns` is m or more is masked and redrawn, from the m-th
+    `top_k` most probable codes. Turn m draws its noise from `jax.random.fold_in(key, m)`.
+
+    Args:
+      logits_fn: tokens, `mask_id` where they are masked, to the logits of the codes.
+      tokens: of the whole image, for instance of the direct network.
+      turns: of each token, as `tile_turns` gives them; static.
+      top_k: one size a turn; static.
+      temperature: 0 is greedy.
+      on_step: as for `masked_decode`.
+
+    Raises:
+      ValueError: turns of another size than the tokens, or not one `top_k` a turn.
+    """
+    turns = np.asarray(turns)
+    if turns.shape != jnp.shape(tokens)[1:]:
+        raise ValueError(
+            f"tokens have shape {jnp.shape(tokens)}, but there are turns for {turns.shape}: tile the table "
+            "over the grid of the tokens."
+        )
+    count = int(turns.max())
+    if len(top_k) != count or min(top_k) < 1:
+        raise ValueError(
+            f"top_k is {top_k}, but the {count} turns of the table need one size of 1 or more each."
+        )
+    sizes, order = jnp.asarray(top_k), jnp.asarray(turns)
+
+    def turn(m: Array, tokens: Array) -> Array:
+        masked = order >= m
+        logits = logits_fn(jnp.where(masked, mask_id, tokens))
+        most = jax.lax.top_k(logits, min(max(top_k), logits.shape[-1]))[0]
+        # Of the largest top-k that any turn has, the one that this turn has: one program for all.
+        least = jnp.take(most, jnp.minimum(sizes[m - 1], most.shape[-1]) - 1, axis=-1)[..., None]
+        kept = jnp.where(logits >= least, logits, -jnp.inf)
+        drawn = gumbel_argmax(jax.random.fold_in(key, m), apply_temperature(kept, temperature))
+        report_step(on_step, m, count, jnp.sum(order > m) * len(tokens))
+        return jnp.where(masked, drawn, tokens)
+
+    return jax.lax.fori_loop(1, count + 1, turn, jnp.asarray(tokens, jnp.int32))
