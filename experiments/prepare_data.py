@@ -17,7 +17,7 @@ _DOWNLOADS = flags.DEFINE_string(
     None,
     "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads.",
 )
-_SIZES = flags.DEFINE_multi_integer("size", [128], "Picture sizes to build: 128, 256.", lower_bound=1)
+_SIZES = flags.DEFINE_multi_integer("size", [128], "Picture sizes to build: 128, 192, 256.", lower_bound=1)
 
 
 def fetch(package: str, downloads: Path) -> Path:
@@ -56,7 +56,7 @@ def main(argv):
 
     unknown = [size for size in _SIZES.value if f"px{size}" not in Builder.builder_configs]
     if unknown:
-        raise app.UsageError(f"--size={unknown[0]} is not built: use 128 or 256.")
+        raise app.UsageError(f"--size={unknown[0]} is not built: use 128, 192 or 256.")
     downloads = Path(_DOWNLOADS.value or Path(_DATA_DIR.value) / "downloads")
     try:
         for package in tqdm(PACKAGES, desc="fetch", unit="package"):

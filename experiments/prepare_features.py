@@ -15,7 +15,7 @@ from experiments import apps
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, load_source, make_loader, write_precomputed
 from muse_jax.text import encode_captions
 from muse_jax.training import validate_config
-from muse_jax.training.tasks import CogLMTask, MaskedTask, make_task
+from muse_jax.training.tasks import CogViewTask, MaskedTask, make_task
 
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")
@@ -31,8 +31,8 @@ def main() -> None:
     config = validate_config(flags.FLAGS.config)
     config.data.features = ""
     task = make_task(config)
-    if not isinstance(task, MaskedTask | CogLMTask):
-        raise ValueError(f"config.task is {config.task!r}, but only base, superres and coglm read features.")
+    if not isinstance(task, MaskedTask | CogViewTask):
+        raise ValueError(f"config.task is {config.task!r}, but only tasks over tokens read features.")
     for split in SPLITS.value:
         source = load_source(config.data.source, split, config.data.get("data_dir"))
         captions = captions_of(source, split, CAPTIONS.value, config.seed)
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"{len(source)} pictures' features are in {folder}")
 
 
-def image_tokens(task: MaskedTask | CogLMTask, source, split: str) -> dict[str, np.ndarray]:
+def image_tokens(task: MaskedTask | CogViewTask, source, split: str) -> dict[str, np.ndarray]:
     """Tokens of every picture, in the source's order."""
     frozen = {"tokenizers": task.frozen_tokenizers()}
     features = jax.jit(task.features)

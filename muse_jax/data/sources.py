@@ -11,7 +11,7 @@ import numpy as np
 from muse_jax.data.images import decode_image
 
 DEFAULT_DATA_DIR = "data"
-NAMES = "emoji, emoji/px256, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
+NAMES = "emoji, emoji/px192, emoji/px256, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
 
 
 class CorruptImageError(ValueError):
@@ -158,7 +158,9 @@ def _emoji_builder(name: str, data_dir: str | Path) -> Any:
 
     config = name.partition("/")[2] or "px128"
     if config not in Builder.builder_configs:
-        raise ValueError(f"{name!r} is no size of the emoji data: use emoji/px128 or emoji/px256.")
+        raise ValueError(
+            f"{name!r} is no size of the emoji data: use emoji/px128, emoji/px192 or emoji/px256."
+        )
     builder = Builder(config=config, data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
         size = config.removeprefix("px")
@@ -192,8 +194,9 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
     """Opens a source by name.
 
     Args:
-      name: "emoji" (128 px) or "emoji/px256"; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of
-        pictures with `captions.jsonl`; "precomputed:PATH", features stored in PATH/SPLIT.
+      name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "tfds:NAME" or "tfds:NAME/CONFIG";
+        "folder:PATH", a folder of pictures with `captions.jsonl`; "precomputed:PATH", features stored in
+        PATH/SPLIT.
       split: for emoji "train", "heldout_pairs" or "heldout_concepts"; else what the data has.
       data_dir: where TFDS data is built; for emoji the default ("" or None) is `data` in the current folder.
 

@@ -1,4 +1,4 @@
-"""LoPAR, local parallel autoregression: tokens of a fine image redrawn in a few turns (CogView2, section 3.3).
+"""LoPAR, local parallel autoregression: a fine image redrawn in a few turns (CogView2, section 3.3).
 
 A table gives each token its turn. It is tiled over the grid, so that neighbours have different turns and
 tokens of one turn are far enough apart to be drawn together.

@@ -53,7 +53,7 @@ class DirectAttention:
 
 @dataclasses.dataclass(frozen=True)
 class IterativeAttention:
-    """`Attend` of two streams: the text, which sees itself, and an image, which sees a window and the text."""
+    """`Attend` of two streams: text, which sees itself, and an image, which sees a window and the text."""
 
     grid: Grid
     window: Grid
@@ -137,7 +137,7 @@ class DirectSuperRes(CogLMBase):
         start = self.embedding[tokens[:, self.text_length]]  # the sequence's own <start_of_image>
         fine = (start[:, None] + self.fine_positions).astype(self.dtype)
         xs = tuple(self.drop(x, deterministic=deterministic) for x in (self._embed(tokens, slots), fine))
-        attend = DirectAttention(self.fine_grid, tuple(self.window), self.grid, tuple(self.coarse_window))
+        attend = DirectAttention(self.fine_grid, self.window, self.grid, self.coarse_window)
         shared = Ranks(ranks, ranks, jnp.zeros(()))
         (_, x), _ = self.transformer(xs, attend, shared, None, deterministic)
         return x
@@ -183,13 +183,13 @@ class IterativeSuperRes(CogLMBase):
         for (name, count), value in zip(wanted.items(), (tokens, text, text_mask)):
             if value.shape != (len(tokens), count):
                 raise ValueError(
-                    f"{name} has shape {value.shape}, but the network reads {self.text_length} text slots and "
-                    f"{self.grid[0]}x{self.grid[1]} image tokens; give it {(len(tokens), count)}."
+                    f"{name} has shape {value.shape}, but {self.text_length} text slots and a grid of "
+                    f"{self.grid[0]}x{self.grid[1]} tokens need {(len(tokens), count)}."
                 )
         first = self.text_length + 1
         both = ((text, jnp.arange(self.text_length)), (tokens, jnp.arange(first, first + self.image_tokens)))
         xs = tuple(self.drop(self._embed(*x), deterministic=deterministic) for x in both)
-        attend = IterativeAttention(self.grid, tuple(self.window))
+        attend = IterativeAttention(self.grid, self.window)
         (_, x), _ = self.transformer(xs, attend, text_mask, None, deterministic)
         return x
 

@@ -8,14 +8,31 @@ from typing import Any
 
 import ml_collections
 
-TASKS = ("vqgan", "vqgan_decoder", "base", "superres", "coglm")
+TASKS = (
+    "vqgan",
+    "vqgan_decoder",
+    "base",
+    "superres",
+    "coglm",
+    "direct_superres",
+    "iterative_superres",
+)
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
 # of the optimizer's state hang on it.
-FIXED = ("task", "model", "discriminator", "tokenizer", "superres_tokenizer", "text_pieces", "optim.name")
+FIXED = (
+    "task",
+    "model",
+    "discriminator",
+    "tokenizer",
+    "superres_tokenizer",
+    "text_pieces",
+    "coglm",
+    "optim.name",
+)
 FREE = ("dropout", "remat", "dtype")  # of a network: how it is computed, not what it is
 
 
@@ -38,7 +55,7 @@ def default_config() -> ml_collections.ConfigDict:
                 "data_dir": "",  # where TFDS data is built; "": its default, for emoji `data`
                 "features": "",  # a folder of experiments.prepare_features, in place of pictures and captions
                 "text_encoder": "minilm",  # or "t5:DIR"; only the tasks over tokens read text
-                "superres_factor": 2,  # the superres task's: sides of the large picture over the small one's
+                "superres_factor": 2,  # of superres tasks: sides of the large picture over the small one's
             },
             "optim": {
                 "name": "adamw",
@@ -70,6 +87,7 @@ def default_config() -> ml_collections.ConfigDict:
             "tokenizer": "",  # a VQGAN's workdir, or a checkpoint with one, for tasks over its tokens
             "superres_tokenizer": "",  # likewise, of the large picture
             "text_pieces": "",  # a sentencepiece model, for tasks that read and write text themselves
+            "coglm": "",  # a CogLM's workdir: the frozen weights of the direct_superres task
             "compile_cache": "",  # a folder that keeps compiled programs; "": JAX_COMPILATION_CACHE_DIR
             "profile_steps": (),  # (first, last): these steps are traced into workdir/profile
             "watchdog": 600.0,  # seconds after which a step that has not ended is reported; 0: never
@@ -85,6 +103,7 @@ def default_config() -> ml_collections.ConfigDict:
                 "top_k": 0,  # keep so many tokens; 0: all
                 "top_p": 1.0,
                 "top_clusters": 0,  # draw one of so many clusters of codes, then a code; 0: codes one by one
+                "inner_temperature": 1.0,  # divides the logits once more for the draw inside a cluster
                 "text_weight": 0.0,  # added to the attention logits of the text
             },
         }
@@ -200,6 +219,7 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         ("decoding.guidance_scale", decoding["guidance_scale"], 0, float("inf")),
         ("decoding.temperature", decoding["temperature"], 0, float("inf")),
         ("sampling.temperature", full["sampling"]["temperature"], 0, float("inf")),
+        ("sampling.inner_temperature", full["sampling"]["inner_temperature"], 0, float("inf")),
         ("sampling.top_k", full["sampling"]["top_k"], 0, float("inf")),
         ("sampling.top_p", full["sampling"]["top_p"], 1e-6, 1),
         ("sampling.top_clusters", full["sampling"]["top_clusters"], 0, float("inf")),

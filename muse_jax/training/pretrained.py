@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from muse_jax import checkpoint
 from muse_jax.networks import CogLM, MaskedTransformer, SuperResTransformer
+from muse_jax.networks.coglm_superres import direct_from_coglm, iterative_from_coglm
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training.checkpoints import restore_params
 from muse_jax.training.config import load_config
@@ -80,6 +83,18 @@ def trained_params(task: str, source: str) -> Any:
         _check_stage(source, config, stage)
         return checkpoint.read_part(directory, config, stage, "network", kind)[1]
     return {"generator": tokenizer_params("tokenizer", source)}
+
+
+def grown_params(config: Any) -> Any | None:
+    """The weights of `config.init_from`, a CogLM's run, made over for a super-resolution task; else None."""
+    if config.task not in ("direct_superres", "iterative_superres") or is_checkpoint(config.init_from):
+        return None
+    run = load_config(config.init_from)
+    if run.task != "coglm":
+        return None
+    grow = direct_from_coglm if config.task == "direct_superres" else iterative_from_coglm
+    grid = tuple(run.model.grid)
+    return jax.device_get(grow(restore_params(config.init_from), grid, config.data.superres_factor))
 
 
 def _stage(source: str, key: str) -> tuple[Path, dict[str, Any], str]:

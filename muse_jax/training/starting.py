@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from muse_jax.training.checkpoints import Checkpoints, restore_matching
-from muse_jax.training.pretrained import is_checkpoint, trained_params
+from muse_jax.training.pretrained import grown_params, is_checkpoint, trained_params
 from muse_jax.training.state import TrainState
 from muse_jax.training.survival import FiniteWatch
 
@@ -37,7 +37,7 @@ def begin(
         return state, rollbacks
     state = fresh()
     if config.init_from:
-        state = start_from(state, config.task, config.init_from, shardings, say)
+        state = start_from(state, config, shardings, say)
     return state, 0
 
 
@@ -79,7 +79,7 @@ def go_back(
 
 
 def start_from(
-    state: TrainState, task: str, source: str, shardings: TrainState, say: Callable[[str], None]
+    state: TrainState, config: Any, shardings: TrainState, say: Callable[[str], None]
 ) -> TrainState:
     """A fresh state whose weights come from an earlier run or a checkpoint where path and shape agree.
 
@@ -87,16 +87,18 @@ def start_from(
 
     Args:
       state: fresh; the weights that nothing replaces stay its own.
-      task: the name of the task.
-      source: a workdir, or a pipeline's checkpoint.
+      config: its `init_from` is a workdir, or a pipeline's checkpoint.
       shardings: of the state.
       say: prints a line.
 
     Raises:
       ValueError: if nothing agrees.
     """
-    if is_checkpoint(source):
-        given = _place(trained_params(task, source), state.params, shardings.params)
+    source, grown = config.init_from, grown_params(config)
+    if grown is not None:
+        given = _place(grown, state.params, shardings.params)
+    elif is_checkpoint(source):
+        given = _place(trained_params(config.task, source), state.params, shardings.params)
     else:
         given = restore_matching(source, state.params, shardings.params)
     if not given:

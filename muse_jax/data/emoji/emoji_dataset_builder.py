@@ -28,7 +28,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [EmojiConfig(128), EmojiConfig(256)]
+    BUILDER_CONFIGS = [EmojiConfig(128), EmojiConfig(192), EmojiConfig(256)]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The tarballs that `npm pack` writes for: " + ", ".join(PACKAGES)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from muse_jax.training.tasks.coglm import CogLMTask
+from muse_jax.training.tasks.coglm import CogLMTask, CogViewTask
+from muse_jax.training.tasks.coglm_superres import DirectSuperResTask, IterativeSuperResTask
 from muse_jax.training.tasks.masked import BaseTask, MaskedTask, SuperResTask
 from muse_jax.training.tasks.task import Task
 from muse_jax.training.tasks.vqgan import VQGANDecoderTask, VQGANTask
@@ -10,6 +11,9 @@ from muse_jax.training.tasks.vqgan import VQGANDecoderTask, VQGANTask
 __all__ = [
     "BaseTask",
     "CogLMTask",
+    "CogViewTask",
+    "DirectSuperResTask",
+    "IterativeSuperResTask",
     "MaskedTask",
     "SuperResTask",
     "Task",
@@ -24,6 +28,8 @@ _TASKS = {
     "base": BaseTask,
     "superres": SuperResTask,
     "coglm": CogLMTask,
+    "direct_superres": DirectSuperResTask,
+    "iterative_superres": IterativeSuperResTask,
 }
 
 

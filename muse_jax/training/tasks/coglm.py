@@ -15,7 +15,7 @@ from muse_jax.data import load_source, make_loader
 from muse_jax.decoding.autoregressive import Sampling
 from muse_jax.decoding.coglm import caption_cross_entropy, check_vocabulary, draw_image
 from muse_jax.images import from_unit_range, to_unit_range
-from muse_jax.networks.coglm import CogLM
+from muse_jax.networks.coglm import CogLM, CogLMBase
 from muse_jax.networks.coglm_sequence import (
     Sequence,
     Vocabulary,
@@ -41,36 +41,34 @@ LOSS = {
 }
 
 
-class CogLMTask(Task):
-    """Next tokens of images and captions, in three kinds of samples that are drawn inside the step.
+class CogViewTask(Task):
+    """What the tasks of CogView2 share: one vocabulary, pieces of text, batches, clusters.
 
     Batches come either as pictures and captions or with tokens and pieces computed before
     (`config.data.features`).
     """
 
-    def __init__(self, config):
+    def __init__(self, config, network: type[CogLMBase]):
         super().__init__(config)
-        self.shares = check_loss_keys(config, LOSS)
         self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
-        self.network = build(CogLM, "model", config.model)
+        self.network: Any = build(network, "model", config.model)
         self.vocabulary = Vocabulary(self.tokenizer.codebook_size, self.network.vocab_size)
         check_vocabulary(self.network, self.vocabulary)
-        side = config.data.image_size // self.tokenizer.downsampling
+
+    def check_grid(self, image_size: int) -> int:
+        """The side of the network's grid; refuses one that the tokenizer does not give at `image_size`."""
+        side = image_size // self.tokenizer.downsampling
         if self.network.grid != (side, side):
             raise ValueError(
                 f"config.model.grid is {self.network.grid}, but the tokenizer of config.tokenizer gives "
-                f"{(side, side)} at {config.data.image_size} px: set it to that."
+                f"{(side, side)} at {image_size} px: set it to that."
             )
-        for name in ("image_to_text", "text_only", "patch_share"):
-            if not 0 <= self.shares[name] <= 1:
-                raise ValueError(f"config.loss.{name} is {self.shares[name]}: it must be between 0 and 1.")
-        if not 1 <= self.shares["patch"] <= side:
-            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 1 and {side}.")
+        return side
 
     @cached_property
     def pieces(self) -> TextPieces:
         """The sentencepiece model of `config.text_pieces`."""
-        pieces = TextPieces.from_file(self.config.text_pieces, self.network.text_length - 1)
+        pieces = TextPieces.from_file(self.config.text_pieces, self.network.text_pieces)
         if len(pieces) > self.vocabulary.text_pieces:
             raise ValueError(
                 f"config.text_pieces has {len(pieces)} pieces, but config.model.vocab_size leaves room for "
@@ -126,9 +124,10 @@ class CogLMTask(Task):
         batch, size = super().batch_shapes(), self.config.data.batch_size
         if self.config.data.get("features"):
             del batch["image"]  # type: ignore[attr-defined]
-            tokens = jax.ShapeDtypeStruct((size, self.network.image_tokens), jnp.int32)
-            batch = {**batch, "tokens": tokens}
-        text = (size, self.network.text_length - 1)
+            image = jax.ShapeDtypeStruct((size, *[self.config.data.image_size] * 2, 3), jnp.uint8)
+            shapes = {"tokenizers": self.tokenizer_shapes()}
+            batch = {**batch, **jax.eval_shape(self.features, shapes, image)}
+        text = (size, self.network.text_pieces)
         ids, mask = jax.ShapeDtypeStruct(text, jnp.int32), jax.ShapeDtypeStruct(text, bool)
         return {**batch, "caption_ids": ids, "caption_mask": mask}
 
@@ -137,7 +136,7 @@ class CogLMTask(Task):
         return {**frozen, "clusters": self.clusters.of_code} if self.config.sampling.top_clusters else frozen
 
     def frozen_shapes(self) -> Any:
-        shapes = {"tokenizers": {"tokenizer": parameter_shapes(self.tokenizer)}}
+        shapes = {"tokenizers": self.tokenizer_shapes()}
         if not self.config.sampling.top_clusters:
             return shapes
         return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
@@ -145,6 +144,47 @@ class CogLMTask(Task):
     def frozen_tokenizers(self) -> dict[str, Any]:
         """Weights of the tokenizer."""
         return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
+
+    def tokenizer_shapes(self) -> dict[str, Any]:
+        """Their shapes."""
+        return {"tokenizer": parameter_shapes(self.tokenizer)}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures, by the names they have in a batch."""
+        raise NotImplementedError
+
+    def sampling(self, frozen: Any) -> Sampling:
+        """How `config.sampling` draws image codes."""
+        given = self.config.sampling
+        sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
+        if not given.top_clusters:
+            return sampling
+        return sampling.replace(  # type: ignore[attr-defined]
+            clusters=frozen["clusters"],
+            num_clusters=len(self.clusters),
+            top_clusters=given.top_clusters,
+            inner_temperature=given.inner_temperature,
+        )
+
+    def decode(self, frozen: Any, tokens: Int[Array, "b n"], grid: tuple[int, int]) -> Array:
+        """uint8 pictures of image codes."""
+        vqgan = {"params": frozen["tokenizers"]["tokenizer"]}
+        tokens = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
+        return from_unit_range(self.tokenizer.apply(vqgan, tokens, method="decode"))
+
+
+class CogLMTask(CogViewTask):
+    """Next tokens of images and captions, in three kinds of samples that are drawn inside the step."""
+
+    def __init__(self, config):
+        self.shares = check_loss_keys(config, LOSS)
+        super().__init__(config, CogLM)
+        side = self.check_grid(config.data.image_size)
+        for name in ("image_to_text", "text_only", "patch_share"):
+            if not 0 <= self.shares[name] <= 1:
+                raise ValueError(f"config.loss.{name} is {self.shares[name]}: it must be between 0 and 1.")
+        if not 1 <= self.shares["patch"] <= side:
+            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 1 and {side}.")
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         """Tokens of uint8 pictures."""
@@ -208,18 +248,6 @@ class CogLMTask(Task):
             "text_cross_entropy": jnp.mean(captions),
         }
 
-    def sampling(self, frozen: Any) -> Sampling:
-        """How `config.sampling` draws image codes."""
-        given = self.config.sampling
-        sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
-        if not given.top_clusters:
-            return sampling
-        return sampling.replace(  # type: ignore[attr-defined]
-            clusters=frozen["clusters"],
-            num_clusters=len(self.clusters),
-            top_clusters=given.top_clusters,
-        )
-
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """The real pictures as the tokenizer gives them back, over samples for the same captions."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
@@ -234,9 +262,7 @@ class CogLMTask(Task):
             sampling=self.sampling(frozen),
             text_weight=self.config.sampling.text_weight,
         )
-        grid = rearrange(jnp.concatenate([image, drawn]), "b (h w) -> b h w", h=self.network.grid[0])
-        vqgan = {"params": frozen["tokenizers"]["tokenizer"]}
-        return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
+        return {"samples": self.decode(frozen, jnp.concatenate([image, drawn]), self.network.grid)}
 
 
 def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:

@@ -1,0 +1,30 @@
+"""Iterative super-resolution of emoji: 24x24 tokens of 192 px, refined by LoPAR, out of emoji/coglm.py.
+
+The features are those of configs/emoji/coglm_direct.py, hence its 31 pieces where the paper has 16.
+"""
+
+import ml_collections
+
+from configs.emoji import coglm_direct
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = coglm_direct.get_config()
+    config.task = "iterative_superres"
+    config.coglm = ""
+    config.model = {
+        "vocab_size": 5099,
+        "grid": (24, 24),
+        "window": (9, 5),
+        "text_length": 31,
+        "image_position": 32,
+        "width": 256,
+        "depth": 6,
+        "heads": 4,
+        "mlp_dim": 1024,
+        "dropout": 0.0,
+        "dtype": "float32",
+    }
+    config.sampling.update(temperature=1.3, top_clusters=0)
+    return config

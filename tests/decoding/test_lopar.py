@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.decoding.lopar import TABLE, TOP_K, lopar_decode, tile_turns, turns_table
+
+CODES, MASK, GRID = 50, 50, (7, 8)
+TURNS = tile_turns(turns_table(3), GRID)
+
+
+def logits_fn(tokens):
+    """Any function of all tokens: here of each one and its neighbours in a row."""
+    state = jnp.sin(tokens + 3.0 * jnp.roll(tokens, 1, axis=1) + jnp.roll(tokens, -1, axis=1))
+    return 4 * jnp.cos(state[..., None] * jnp.arange(1, CODES + 1))
+
+
+def plain(tokens, key, temperature):
+    """The turns one token at a time, with the noise that the loop draws."""
+    tokens = np.array(tokens)
+    for m in range(1, 7):
+        masked = tokens.copy()
+        for place in range(tokens.shape[1]):
+            if TABLE[place // GRID[1] % 6][place % GRID[1] % 6] >= m:
+                masked[:, place] = MASK
+        logits = np.array(logits_fn(jnp.asarray(masked)))
+        noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), logits.shape, jnp.float32))
+        for b, place in zip(*np.nonzero(masked == MASK)):
+            best = np.argsort(logits[b, place])[-TOP_K[m - 1] :]
+            scores = logits[b, place, best] / np.float32(temperature) + noise[b, place, best]
+            tokens[b, place] = best[np.argmax(scores)]
+    return tokens
+
+
+def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, CODES, (2, 56)))
+    steps, passes = [], []
+
+    def counted(tokens):
+        jax.debug.callback(lambda: passes.append(1))
+        return logits_fn(tokens)
+
+    decode = jax.jit(
+        lambda *args: lopar_decode(counted, *args, turns=TURNS, mask_id=MASK, on_step=steps.append)
+    )
+    for seed in range(3):
+        drawn = decode(tokens, jax.random.key(seed))
+        np.testing.assert_array_equal(drawn, plain(tokens, jax.random.key(seed), 1.3))
+        kept = TURNS <= 0
+        np.testing.assert_array_equal(drawn[:, kept], tokens[:, kept])
+        assert (drawn != tokens)[:, ~kept].mean() > 0.7
+    jax.effects_barrier()
+    assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
+    assert min(step.masked for step in steps) == 0
+
+
+def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():
+    tiled = TURNS.reshape(GRID)
+    assert set(range(1, 7)) <= set(TURNS)
+    np.testing.assert_array_equal(tiled[6], [*TABLE[0], *TABLE[0][:2]])
+    assert tiled[1, 4] == -2 and tiled[5, 6] == TABLE[5][0]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 5])
+def test_other_factors_follow_the_rule(factor):
+    table = turns_table(factor)
+    assert table.shape == (2 * factor, 2 * factor)
+    for r, row in enumerate(table):
+        for c, turn in enumerate(row):
+            if r % 2 == c % 2 == 1 or r == c == 0:
+                assert turn == -1
+            else:
+                assert 0 <= turn <= 2 * factor and (turn - (r + c - 1)) in (0, -2 * factor)
+    assert table.max() == 2 * factor
+    assert 0.25 <= np.mean(table < 0) <= 10 / 36 + 0.05
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"tokens have shape \(1, 56\), but there are turns for \(36,\)"):
+        lopar_decode(logits_fn, tokens, key, turns=turns_table(3).reshape(-1), mask_id=MASK)
+    with pytest.raises(ValueError, match="but the 6 turns of the table need one size"):
+        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4))
+    with pytest.raises(ValueError, match="factor is 1, but super-resolution"):
+        turns_table(1)
