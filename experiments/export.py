@@ -1,6 +1,8 @@
-"""Makes a pipeline of trained runs and writes it as a checkpoint for `MusePipeline.from_pretrained`.
+r"""Makes a pipeline of trained runs and writes it as a checkpoint for its `from_pretrained`.
 
 python -m experiments.export --base=runs/base --superres=runs/superres --out=muse_jax/checkpoints/emoji
+python -m experiments.export --coglm=runs/coglm --direct=runs/coglm_direct --iterative=runs/coglm_iterative \
+    --out=muse_jax/checkpoints/emoji-cogview2
 
 The tokenizers are those that the runs name; --tokenizer and --superres_tokenizer put another run of the same
 codes in their place, such as one with a finetuned decoder. Weights are the averaged ones.
@@ -9,14 +11,18 @@ codes in their place, such as one with a finetuned decoder. Weights are the aver
 from absl import flags
 
 from experiments import apps
-from muse_jax.pipelines.runs import load_runs
+from muse_jax.pipelines import CogView2Pipeline, MusePipeline
+from muse_jax.pipelines.runs import load_cogview2_runs, load_runs
 from muse_jax.weights import DTYPES
 
-BASE = flags.DEFINE_string("base", None, "The workdir of a base run.")
+BASE = flags.DEFINE_string("base", "", "Muse: the workdir of a base run.")
+COGLM = flags.DEFINE_string("coglm", "", "CogView2: the workdir of a coglm run.")
 SUPERRES = flags.DEFINE_string(
-    "superres", "", "The workdir of a superres run; without it, the base stage alone."
+    "superres", "", "Muse: the workdir of a superres run; without it, the base stage alone."
 )
-TOKENIZER = flags.DEFINE_string("tokenizer", "", "Instead of the base run's tokenizer.")
+DIRECT = flags.DEFINE_string("direct", "", "CogView2: the workdir of a direct_superres run.")
+ITERATIVE = flags.DEFINE_string("iterative", "", "CogView2: the workdir of an iterative_superres run.")
+TOKENIZER = flags.DEFINE_string("tokenizer", "", "Instead of the base or coglm run's tokenizer.")
 SUPERRES_TOKENIZER = flags.DEFINE_string("superres_tokenizer", "", "Instead of the superres run's tokenizer.")
 OUT = flags.DEFINE_string("out", None, "The directory to write.")
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "What weights are stored in.")
@@ -24,7 +30,17 @@ DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "What weights are 
 
 def main() -> None:
     """Checks the flags, loads and writes."""
-    pipe = load_runs(BASE.value, SUPERRES.value, TOKENIZER.value, SUPERRES_TOKENIZER.value)
+    if bool(BASE.value) == bool(COGLM.value):
+        raise ValueError("Give either --base=DIR, for Muse, or --coglm=DIR, for CogView2.")
+    pipe: MusePipeline | CogView2Pipeline
+    if COGLM.value:
+        if SUPERRES.value or SUPERRES_TOKENIZER.value:
+            raise ValueError("--superres and --superres_tokenizer are Muse's: leave them out with --coglm.")
+        pipe = load_cogview2_runs(COGLM.value, DIRECT.value, ITERATIVE.value, TOKENIZER.value)
+    else:
+        if DIRECT.value or ITERATIVE.value:
+            raise ValueError("--direct and --iterative are CogView2's: leave them out with --base.")
+        pipe = load_runs(BASE.value, SUPERRES.value, TOKENIZER.value, SUPERRES_TOKENIZER.value)
     sizes = pipe.save_pretrained(OUT.value, DTYPE.value)
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {name}")
@@ -32,5 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["base", "out"])
+    flags.mark_flags_as_required(["out"])
     apps.run(main, stopped="Stopped; nothing was written.")

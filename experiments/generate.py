@@ -4,8 +4,14 @@ python -m experiments.generate --prompt="a noto emoji of a red heart" --out=hear
 python -m experiments.generate --prompt="a noto emoji of a cat face" --prompt="..." --grid=2 --out=grid.png
 python -m experiments.generate --demo --out=pictures/demo.png
 
-One prompt gives the picture alone; several give a grid with captions.
+python -m experiments.generate --prompt="a red heart" --model=DIR --candidates=16 --keep=4 --out=four.png
+
+The checkpoint's config says which system it is of; an option that its system lacks is refused. One picture is
+written alone; several make a grid with captions.
 """
+
+import inspect
+from typing import Any
 
 from absl import flags, logging
 from tqdm import tqdm
@@ -24,8 +30,23 @@ GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "How strongly the pr
 TEMPERATURE = flags.DEFINE_float("temperature", None, "0 draws the most probable tokens.")
 CHOICE_TEMPERATURE = flags.DEFINE_float("choice_temperature", None, "Noise on which tokens are kept first.")
 ORDER = flags.DEFINE_string("order", None, "confidence or halton.")
+CANDIDATES = flags.DEFINE_integer("candidates", None, "CogView2: pictures drawn of each prompt.")
+KEEP = flags.DEFINE_integer("keep", None, "CogView2: how many of them, the best, are kept.")
+TOP_K = flags.DEFINE_integer("top_k", None, "CogView2: draw from so many codes; 0: all.")
+TOP_P = flags.DEFINE_float("top_p", None, "CogView2: draw from the fewest codes of this probability.")
+TOP_CLUSTERS = flags.DEFINE_integer("top_clusters", None, "CogView2: draw from so many clusters; 0: none.")
+TEXT_WEIGHT = flags.DEFINE_float("text_weight", None, "CogView2: how much more it looks at the text.")
 SEED = flags.DEFINE_integer("seed", 0, "Another seed, other pictures.")
 GRID = flags.DEFINE_integer("grid", 0, "Columns of the grid; 0: up to four.", lower_bound=0)
+
+
+OPTIONS = [NEGATIVE_PROMPT, NUM_STEPS, SUPERRES_STEPS, GUIDANCE_SCALE, TEMPERATURE, CHOICE_TEMPERATURE, ORDER]
+OPTIONS += [CANDIDATES, KEEP, TOP_K, TOP_P, TOP_CLUSTERS, TEXT_WEIGHT]
+
+
+def taken(options: dict[str, Any], function: Any) -> dict[str, Any]:
+    """Those of the options that `function` has."""
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def main() -> None:
@@ -37,33 +58,31 @@ def main() -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX tells of every device that is not there
     print(f"Loading the checkpoint {MODEL.value} ...", flush=True)
-    from muse_jax.pipelines import MusePipeline
+    from muse_jax.pipelines import load_pipeline
 
-    pipe = MusePipeline.from_pretrained(MODEL.value)
-    total = pipe.count_steps(NUM_STEPS.value, SUPERRES_STEPS.value)
+    pipe = load_pipeline(MODEL.value)
+    options = {flag.name: flag.value for flag in OPTIONS if flag.value is not None}
+    if unknown := sorted(set(options) - set(taken(options, pipe.generate))):
+        raise ValueError(
+            f"--{unknown[0]} is given, but the {type(pipe).__name__} of {MODEL.value} has no such option: "
+            "leave it out."
+        )
+    total = pipe.count_steps(**taken(options, pipe.count_steps))
     with tqdm(desc="compiling", total=total, bar_format="{desc}{bar} {n}/{total} steps, {elapsed}") as bar:
 
         def progress(step) -> None:
             bar.set_description(step.stage, refresh=False)
             bar.update()
 
-        options = {
-            "negative_prompt": NEGATIVE_PROMPT.value,
-            "num_steps": NUM_STEPS.value,
-            "superres_steps": SUPERRES_STEPS.value,
-            "guidance_scale": GUIDANCE_SCALE.value,
-            "temperature": TEMPERATURE.value,
-            "choice_temperature": CHOICE_TEMPERATURE.value,
-            "order": ORDER.value,
-        }
         images = pipe.generate(prompts, seed=SEED.value, progress=progress, **options)
-    if len(prompts) == 1:
+    captions = [f"{prompt}{' *' * unseen}" for prompt, unseen in DEMO] if DEMO_FLAG.value else prompts
+    if images.ndim == 5:  # several pictures of a prompt
+        captions = [caption for caption in captions for _ in range(images.shape[1])]
+        images = images.reshape(-1, *images.shape[2:])
+    if len(images) == 1:
         picture = pictures.Image.fromarray(images[0])
-    elif DEMO_FLAG.value:
-        marked = [f"{prompt}{' *' * unseen}" for prompt, unseen in DEMO]
-        picture = pictures.captioned_grid(images, marked, GRID.value, LEGEND)
     else:
-        picture = pictures.captioned_grid(images, prompts, GRID.value)
+        picture = pictures.captioned_grid(images, captions, GRID.value, LEGEND if DEMO_FLAG.value else "")
     pictures.save_picture(picture, out)
     print(f"Written to {out}")
 

@@ -11,6 +11,8 @@ Of CogView2, whose stages share one tokenizer:
 config.json                  system and format; a stage's network and decoding defaults; the tokenizer
 coglm.safetensors            CogLM
 vqgan.safetensors            the tokenizer
+direct.safetensors           of direct super-resolution what it does not share with CogLM   } where there are
+iterative.safetensors        iterative super-resolution                                     } such stages
 text.model                   the sentencepiece model
 clusters.npz                 clusters of the tokenizer's codes, where there are
 """
@@ -20,7 +22,7 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from muse_jax.interop.name_table import abstract_params
-from muse_jax.networks import CogLM, SuperResTransformer
+from muse_jax.networks import SuperResTransformer
+from muse_jax.networks.coglm import CogLMBase
+from muse_jax.networks.coglm_superres import IterativeSuperRes
 from muse_jax.tokenizers import VQGAN
 from muse_jax.weights import read_weights, weights_to_bytes
 
@@ -69,9 +73,17 @@ SYSTEMS = {
         },
     ),
     "cogview2": System(
-        sections={"coarse": _WHOLE_STAGE},
-        optional=(),
-        files={"coarse": {"network": "coglm", "tokenizer": "vqgan"}},
+        sections={
+            "coarse": _WHOLE_STAGE,
+            "direct": ("network", "decoding"),
+            "iterative": ("network", "decoding"),
+        },
+        optional=("direct", "iterative"),
+        files={
+            "coarse": {"network": "coglm", "tokenizer": "vqgan"},
+            "direct": {"network": "direct"},
+            "iterative": {"network": "iterative"},
+        },
         others=("text.model", "clusters.npz"),
     ),
 }
@@ -119,12 +131,9 @@ def read_config(directory: Path, system: str | None = None) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         version, name = stored["format"], stored.get("system", "muse")
         known = SYSTEMS.get(name)
-        config = {"system": name}
-        for section, keys in known.sections.items() if known else ():
-            empty = stored[section] is None and section in known.optional
-            # Of a stage every part is a mapping.
-            of = dict if section in known.files else lambda value: value
-            config[section] = None if empty else {key: of(stored[section][key]) for key in keys}
+        config: dict[str, Any] = {"system": name}
+        if known is not None:
+            config |= {section: _section(known, section, stored[section]) for section in known.sections}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The checkpoint's {path} is damaged ({error!r}): fetch or export it again."
@@ -142,6 +151,14 @@ def read_config(directory: Path, system: str | None = None) -> dict[str, Any]:
             "muse_jax.pipelines.load_pipeline, or take another."
         )
     return config
+
+
+def _section(system: System, section: str, stored: Any) -> dict[str, Any] | None:
+    """A section as it must be; one of a stage has mappings alone."""
+    if stored is None and section in system.optional:
+        return None
+    of = dict if section in system.files else lambda value: value
+    return {key: of(stored[key]) for key in system.sections[section]}
 
 
 def fields_of(module: nn.Module) -> dict[str, Any]:
@@ -169,16 +186,24 @@ def module_from(kind: type, fields: Mapping[str, Any], where: Path, dtype: Any =
 
 
 def read_part(
-    directory: Path, config: Mapping[str, Any], stage: str, part: str, kind: type, dtype: Any = jnp.float32
+    directory: Path,
+    config: Mapping[str, Any],
+    stage: str,
+    part: str,
+    kind: type,
+    dtype: Any = jnp.float32,
+    stored: Callable[[dict[str, Any]], Any] = lambda params: params,
 ) -> tuple[Any, dict[str, Any]]:
     """The module and weights of a stage's "network" or "tokenizer".
+
+    `stored` picks out of the module's parameters those that its file holds.
 
     Raises:
       ValueError: one sentence, for fields or weights that do not make a `kind`.
     """
     module = module_from(kind, config[stage][part], directory, dtype)
     try:
-        shapes = parameter_shapes(module)
+        shapes = stored(parameter_shapes(module))
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"The {stage} networks of {directory / CONFIG} cannot be built: {error}") from error
     file = SYSTEMS[config["system"]].files[stage][part]
@@ -190,7 +215,10 @@ def parameter_shapes(module: Any) -> dict[str, Any]:
     """The tree of shapes of a network's or tokenizer's parameters."""
     if isinstance(module, VQGAN):
         return abstract_params(module, jnp.zeros((1, module.downsampling, module.downsampling, 3)))
-    if isinstance(module, CogLM):
+    if isinstance(module, IterativeSuperRes):
+        text = jnp.zeros((1, module.text_length), jnp.int32)
+        return abstract_params(module, jnp.zeros((1, module.image_tokens), jnp.int32), text, text > 0)
+    if isinstance(module, CogLMBase):
         tokens = jnp.zeros((1, module.length), jnp.int32)
         return abstract_params(module, tokens, tokens)
     grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])

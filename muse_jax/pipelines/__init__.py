@@ -1,16 +1,27 @@
 """What a person holds: a pipeline with its weights, loaded by one call."""
 
 from pathlib import Path
+from typing import Any
 
 from muse_jax import checkpoint
 from muse_jax.pipelines.cogview2 import CogView2Pipeline
 from muse_jax.pipelines.muse import MusePipeline
-from muse_jax.pipelines.settings import CogLMDecoding, Decoding
-from muse_jax.pipelines.stages import Stage
+from muse_jax.pipelines.settings import CogLMDecoding, Decoding, LoparDecoding, TokenDecoding
+from muse_jax.pipelines.stages import FineStage, Stage
 
-__all__ = ["CogLMDecoding", "CogView2Pipeline", "Decoding", "MusePipeline", "Stage", "load_pipeline"]
+__all__ = [
+    "CogLMDecoding",
+    "CogView2Pipeline",
+    "Decoding",
+    "FineStage",
+    "LoparDecoding",
+    "MusePipeline",
+    "Stage",
+    "TokenDecoding",
+    "load_pipeline",
+]
 
-PIPELINES: dict[str, type] = {"muse": MusePipeline, "cogview2": CogView2Pipeline}
+PIPELINES: dict[str, Any] = {"muse": MusePipeline, "cogview2": CogView2Pipeline}
 """By the name of their system in a checkpoint's config."""
 
 
@@ -21,4 +32,5 @@ def load_pipeline(name: str | Path) -> MusePipeline | CogView2Pipeline:
       ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
     """
     system = checkpoint.read_config(checkpoint.find_checkpoint(name))["system"]
-    return PIPELINES[system].from_pretrained(name)
+    pipeline: MusePipeline | CogView2Pipeline = PIPELINES[system].from_pretrained(name)
+    return pipeline

@@ -13,27 +13,36 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from muse_jax import checkpoint
-from muse_jax.decoding import Sampling, listening
+from muse_jax.decoding import Sampling, listening, turns_table
 from muse_jax.decoding.coglm import check_vocabulary
 from muse_jax.decoding.progress import StepCallback
 from muse_jax.networks import CogLM
+from muse_jax.networks.coglm_sequence import Vocabulary
+from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, split_params
 from muse_jax.pipelines import cogview2_programs as programs
 from muse_jax.pipelines import settings
-from muse_jax.pipelines.settings import CogLMDecoding
-from muse_jax.pipelines.stages import Stage, read_stage
+from muse_jax.pipelines.settings import CogLMDecoding, LoparDecoding, TokenDecoding
+from muse_jax.pipelines.stages import FineStage, Stage, read_stage
 from muse_jax.text import TextPieces
 from muse_jax.tokenizers import Clusters, codebook_rows, load_clusters
 from muse_jax.tokenizers.clusters import FILE as CLUSTERS
 
 Images = UInt8[np.ndarray, "batch height width 3"]
 TEXT = "text.model"
+FINE: dict[str, tuple[type, Any, Any]] = {
+    "direct": (DirectSuperRes, TokenDecoding, lambda params: split_params(params)[1]),
+    "iterative": (IterativeSuperRes, LoparDecoding, lambda params: params),
+}
+"""Of the super-resolution stages the network, the settings, and which parameters are its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class CogView2Pipeline:
-    """Text to pictures: pieces, candidates token by token, the best of them, pixels (CogView2, section 3).
+    """Text to pictures: candidates token by token, the best of them, super-resolution (CogView2, section 3).
 
-    `clusters` may be None where `coarse.decoding` has no `top_clusters`. A program is compiled at the first
+    `direct` has the parameters that CogLM lacks (`split_params`), and is joined with the coarse stage's.
+    `direct` and `iterative` may be None: then the pictures are coarse, or as they are drawn at once.
+    `clusters` may be None where no stage has `top_clusters`. A program is compiled at the first
     call for a number of prompts, candidates and kept ones, and for sizes of filters; prompts of other
     lengths, seeds, temperatures and text weights compile nothing.
 
@@ -43,6 +52,8 @@ class CogView2Pipeline:
     text_pieces: TextPieces
     coarse: Stage
     clusters: Clusters | None = None
+    direct: FineStage | None = None
+    iterative: FineStage | None = None
 
     def __post_init__(self):
         _check_parts(self)
@@ -61,12 +72,13 @@ class CogView2Pipeline:
         directory = checkpoint.find_checkpoint(name)
         config = checkpoint.read_config(directory, "cogview2")
         coarse = read_stage(directory, config, "coarse", CogLM, CogLMDecoding, dtype)
-        text_pieces = TextPieces.from_file(directory / TEXT, coarse.network.text_length - 1)
+        text_pieces = TextPieces.from_file(directory / TEXT, coarse.network.text_pieces)
+        fine = {name: _read_fine(directory, config, name, dtype) for name in FINE if config[name] is not None}
         clusters = None
         if coarse.decoding.top_clusters or (directory / CLUSTERS).is_file():
             rows = codebook_rows(coarse.tokenizer, coarse.tokenizer_params)
             clusters = load_clusters(directory / CLUSTERS, rows)
-        return cls(text_pieces, coarse, clusters)
+        return cls(text_pieces, coarse, clusters, **fine)
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
         """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
@@ -78,9 +90,13 @@ class CogView2Pipeline:
           ValueError: one sentence, for a directory that cannot be written to, or weights that do not fit in
             `dtype`.
         """
-        files = checkpoint.SYSTEMS["cogview2"].files["coarse"]
-        config = {"format": checkpoint.FORMAT, "system": "cogview2", "coarse": self.coarse.to_dict()}
-        weights = {files["network"]: self.coarse.params, files["tokenizer"]: self.coarse.tokenizer_params}
+        config: dict[str, Any] = {"format": checkpoint.FORMAT, "system": "cogview2"}
+        weights = {"vqgan": self.coarse.tokenizer_params}
+        for name, files in checkpoint.SYSTEMS["cogview2"].files.items():
+            stage: Stage | FineStage | None = getattr(self, name)
+            config[name] = stage and stage.to_dict()
+            if stage is not None:
+                weights[files["network"]] = stage.params
         others = {TEXT: self.text_pieces.processor.serialized_model_proto()}
         if self.clusters is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +107,14 @@ class CogView2Pipeline:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the pictures, in pixels."""
-        return self.coarse.image_size
+        height, width = self.coarse.image_size
+        factor = self.direct.network.factor if self.direct else 1
+        return height * factor, width * factor
 
     def count_steps(self) -> int:
         """How often `generate` will call `progress`."""
-        return int(self.coarse.network.image_tokens)
+        turns = len(self.iterative.decoding.top_k) if self.iterative else 0
+        return int(self.coarse.network.image_tokens) + turns
 
     def generate(
         self,
@@ -122,7 +141,8 @@ class CogView2Pipeline:
           top_k, top_p: keep so many codes, or the fewest of this probability; 0 and 1 for all.
           top_clusters: draw one of so many clusters of codes, then a code of it; 0 draws codes one by one.
           text_weight: how much more than by itself CogLM looks at the text.
-          progress: called with a `muse_jax.decoding.DecodeStep` after each step.
+          progress: called with a `muse_jax.decoding.DecodeStep` after each step; its stage is "coarse" or
+            "iterative".
           What is None is as the checkpoint has it.
 
         Returns:
@@ -163,7 +183,8 @@ class CogView2Pipeline:
     ) -> Images:
         """Redraws the pixels where `mask` is True after the prompts; every other pixel stays as it is.
 
-        Every token that holds a pixel of the mask is drawn again, given all the others.
+        Every token that holds a pixel of the mask is drawn again, given all the others. The pixels outside
+        are the given ones, not what the tokenizer would make of them.
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
@@ -183,6 +204,33 @@ class CogView2Pipeline:
         drawing = self._drawing(decoding, decoding.infill_text_weight)
         inputs = (self._params, text, drawing)
         return self._run(programs.infill, *inputs, seed=seed, progress=progress, images=images, mask=mask)
+
+    def super_resolve(
+        self,
+        images: Images,
+        prompts: Sequence[str] | None = None,
+        seed: int = 0,
+        progress: StepCallback | None = None,
+    ) -> Images:
+        """Finer pictures of coarse ones.
+
+        Args:
+          images: uint8 (batch, height, width, 3) of the coarse stage's size.
+          prompts: what each of them shows; None takes what `caption` reads off it.
+
+        Raises:
+          ValueError: also where the checkpoint has no super-resolution stage.
+        """
+        if self.direct is None:
+            raise ValueError("This checkpoint has no super-resolution stage: take one that has.")
+        images = settings.check_images(images, self.coarse.image_size)
+        settings.check_seed(seed)
+        if prompts is None:
+            text = programs.Text(*self.text_pieces.encode_cut(self.caption(images)))  # type: ignore[arg-type]
+        else:
+            text = self._encode(settings.check_prompts(prompts, count=len(images)))
+        inputs = (self._params, text, self._drawing(self.coarse.decoding, 0.0))
+        return self._run(programs.super_resolve, *inputs, seed=seed, progress=progress, images=images)
 
     def caption(
         self, images: Images, temperature: float = 0.0, seed: int = 0, progress: StepCallback | None = None
@@ -216,12 +264,18 @@ class CogView2Pipeline:
 
     @cached_property
     def _modules(self) -> programs.Modules:
-        return programs.Modules(self.coarse.network, self.coarse.tokenizer)
+        fine: dict[str, Any] = {name: stage and stage.network for name, stage in self._fine.items()}
+        return programs.Modules(self.coarse.network, self.coarse.tokenizer, **fine)
 
     @cached_property
     def _params(self) -> dict[str, Any]:
         """Every weight, on the device."""
-        return jax.device_put({"coarse": self.coarse.params, "vqgan": self.coarse.tokenizer_params})
+        fine = {name: stage.params for name, stage in self._fine.items() if stage is not None}
+        return jax.device_put({"coarse": self.coarse.params, "vqgan": self.coarse.tokenizer_params, **fine})
+
+    @property
+    def _fine(self) -> dict[str, FineStage | None]:
+        return {name: getattr(self, name) for name in FINE}
 
     def _encode(self, texts: Sequence[str]) -> programs.Text:
         ids, mask = self.text_pieces.encode(texts)
@@ -229,20 +283,31 @@ class CogView2Pipeline:
 
     def _drawing(self, decoding: CogLMDecoding, text_weight: float) -> programs.Drawing:
         number: Any = np.float32  # of one type always: a Python int would compile anew
+        direct, iterative = self.direct, self.iterative
+        return programs.Drawing(
+            coarse=self._sampling(decoding),
+            text_weight=number(text_weight),
+            direct=self._sampling(direct.decoding) if direct else None,
+            temperature=number(iterative.decoding.temperature) if iterative else None,
+            top_k=tuple(iterative.decoding.top_k) if iterative else (),
+        )
+
+    def _sampling(self, decoding: TokenDecoding) -> Sampling:
+        number: Any = np.float32
         sampling = Sampling(
             number(decoding.temperature),
             top_k=int(decoding.top_k),
             top_p=number(decoding.top_p) if decoding.top_p < 1 else None,
             inner_temperature=number(decoding.inner_temperature),
         )
-        if decoding.top_clusters:
-            clusters = _check_clusters(self, decoding)
-            sampling = sampling.replace(  # type: ignore[attr-defined]
-                clusters=clusters.of_code,
-                num_clusters=len(clusters),
-                top_clusters=min(int(decoding.top_clusters), len(clusters)),
-            )
-        return programs.Drawing(sampling, number(text_weight))
+        if not decoding.top_clusters:
+            return sampling
+        clusters = _check_clusters(self, decoding)
+        return sampling.replace(  # type: ignore[attr-defined]
+            clusters=clusters.of_code,
+            num_clusters=len(clusters),
+            top_clusters=min(int(decoding.top_clusters), len(clusters)),
+        )
 
     def _check_multiple(self, images: Any) -> np.ndarray:
         """Pictures of a whole multiple of the coarse size."""
@@ -259,7 +324,13 @@ class CogView2Pipeline:
             return jax.tree.map(np.asarray, out)
 
 
-def _check_clusters(pipe: CogView2Pipeline, decoding: CogLMDecoding) -> Clusters:
+def _read_fine(directory: Path, config: dict[str, Any], name: str, dtype: Any) -> FineStage:
+    kind, decoding, stored = FINE[name]
+    part = checkpoint.read_part(directory, config, name, "network", kind, dtype, stored)
+    return FineStage(*part, decoding.from_mapping(config[name]["decoding"]))
+
+
+def _check_clusters(pipe: CogView2Pipeline, decoding: TokenDecoding) -> Clusters:
     if pipe.clusters is None:
         raise ValueError(
             f"top_clusters is {decoding.top_clusters}, but this checkpoint has no clusters of codes: make "
@@ -271,22 +342,56 @@ def _check_clusters(pipe: CogView2Pipeline, decoding: CogLMDecoding) -> Clusters
 def _check_parts(pipe: CogView2Pipeline) -> None:
     """Refuses parts that do not fit together."""
     network, tokenizer = pipe.coarse.network, pipe.coarse.tokenizer
-    vocabulary = programs.Modules(network, tokenizer).vocabulary
+    vocabulary = Vocabulary(tokenizer.codebook_size, network.vocab_size)
     check_vocabulary(network, vocabulary)
     if len(pipe.text_pieces) > vocabulary.text_pieces:
         raise ValueError(
             f"The text has {len(pipe.text_pieces)} pieces, but CogLM's vocabulary has room for "
             f"{vocabulary.text_pieces}: take the sentencepiece model it was trained with."
         )
-    if pipe.text_pieces.max_length != network.text_length - 1:
+    if pipe.text_pieces.max_length != network.text_pieces:
         raise ValueError(
             f"The texts have up to {pipe.text_pieces.max_length} pieces, but CogLM reads "
-            f"{network.text_length - 1}: give TextPieces that length."
+            f"{network.text_pieces}: give TextPieces that length."
         )
-    if pipe.coarse.decoding.top_clusters:
-        _check_clusters(pipe, pipe.coarse.decoding)
+    for stage in (pipe.coarse, pipe.direct):
+        if stage is not None and stage.decoding.top_clusters:
+            _check_clusters(pipe, stage.decoding)
     if pipe.clusters is not None and len(pipe.clusters.of_code) != tokenizer.codebook_size:
         raise ValueError(
             f"The clusters are of {len(pipe.clusters.of_code)} codes, but the tokenizer has "
             f"{tokenizer.codebook_size}: make them with experiments.cluster_codebook."
+        )
+    _check_fine(pipe)
+
+
+def _check_fine(pipe: CogView2Pipeline) -> None:
+    """Refuses super-resolution stages that do not go with the coarse one."""
+    coarse, direct, iterative = pipe.coarse.network, pipe.direct, pipe.iterative
+    for name, stage in (("direct", direct), ("iterative", iterative)):
+        if stage is None:
+            continue
+        given = (stage.network.vocab_size, stage.network.text_pieces)
+        if given[0] != coarse.vocab_size or given[1] > coarse.text_pieces:
+            raise ValueError(
+                f"The {name} network has {given[0]} tokens and reads {given[1]} pieces, but CogLM has "
+                f"{coarse.vocab_size} and reads {coarse.text_pieces}: take the one that was made of it."
+            )
+    if direct is None:
+        if iterative is not None:
+            raise ValueError("There is an iterative stage without a direct one: give both, or neither.")
+        return
+    if direct.network.grid != coarse.grid:
+        raise ValueError(
+            f"The direct network reads a grid {direct.network.grid}, but CogLM draws {coarse.grid}: take the "
+            "one that was made of it."
+        )
+    if iterative is None:
+        return
+    turns = int(turns_table(direct.network.factor).max())
+    given = (iterative.network.grid, len(iterative.decoding.top_k))
+    if given != (direct.network.fine_grid, turns):
+        raise ValueError(
+            f"The iterative stage has a grid {given[0]} and {given[1]} turns, but the direct one draws "
+            f"{direct.network.fine_grid}, which takes {turns}: take a pair that was trained together."
         )

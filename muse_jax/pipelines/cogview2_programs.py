@@ -1,4 +1,4 @@
-"""The compiled programs of CogView2: candidates, their ranking and pixels in one; regions; captions; scores.
+"""The compiled programs of CogView2: candidates, their ranking, super-resolution and pixels in one; the like.
 
 What is traced: weights, pieces, pictures, temperatures, weights of the text, the seed and who listens. What a
 program is compiled for: the modules, the numbers of candidates and of those kept, the filters' sizes, and the
@@ -14,10 +14,21 @@ from einops import rearrange, reduce, repeat
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from muse_jax.decoding import Progress, Sampling, caption_cross_entropy, draw_caption, draw_image
+from muse_jax.decoding import (
+    Progress,
+    Sampling,
+    caption_cross_entropy,
+    draw_caption,
+    draw_fine,
+    draw_image,
+    redraw_fine,
+    tile_turns,
+    turns_table,
+)
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import CogLM
 from muse_jax.networks.coglm_sequence import Vocabulary
+from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, join_params
 from muse_jax.pipelines.programs import touched
 from muse_jax.tokenizers import VQGAN
 
@@ -27,6 +38,8 @@ class Modules(NamedTuple):
 
     coarse: CogLM
     vqgan: VQGAN
+    direct: DirectSuperRes | None
+    iterative: IterativeSuperRes | None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -43,10 +56,14 @@ class Text(NamedTuple):
 
 @struct.dataclass
 class Drawing:
-    """How image tokens are drawn."""
+    """How image tokens are drawn in each stage; None for one that is not there."""
 
-    sampling: Sampling
+    coarse: Sampling
     text_weight: Float[Array, ""]
+    direct: Sampling | None
+    temperature: Float[Array, ""] | None
+    """Of iterative super-resolution, and its top-k of each turn."""
+    top_k: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
 
 @partial(jax.jit, static_argnames=("modules", "candidates", "keep"))
@@ -61,14 +78,15 @@ def generate(
     progress: Progress,
 ) -> UInt8[Array, "batch keep height width 3"]:
     """Of each text the `keep` pictures out of `candidates` in which CogLM reads the text best, best first."""
-    key, _ = jax.random.split(jax.random.key(seed))
+    key, fine_key = jax.random.split(jax.random.key(seed))
     tokens = _draw(modules, params, _repeat(text, candidates), drawing, key, progress)
     if candidates > 1:
         scores = _cross_entropy(modules, params, _repeat(text, candidates), tokens)
         best = jnp.argsort(rearrange(scores, "(b c) -> b c", c=candidates), axis=1)[:, :keep, None]
         tokens = jnp.take_along_axis(rearrange(tokens, "(b c) n -> b c n", c=candidates), best, axis=1)
         tokens = rearrange(tokens, "b k n -> (b k) n")
-    return rearrange(_pixels(modules, params, tokens), "(b k) h w c -> b k h w c", k=keep)
+    images = _enlarge(modules, params, _repeat(text, keep), drawing, fine_key, progress, tokens)
+    return rearrange(images, "(b k) h w c -> b k h w c", k=keep)
 
 
 @partial(jax.jit, static_argnames=("modules",))
@@ -83,11 +101,32 @@ def infill(
     mask: Bool[Array, "batch height width"],
 ) -> UInt8[Array, "batch height width 3"]:
     """Pictures redrawn where `mask` is True; every other pixel is the given one."""
-    key, _ = jax.random.split(jax.random.key(seed))
-    given = _tokenize(modules, params, images)
+    key, fine_key = jax.random.split(jax.random.key(seed))
+    given = _tokenize(modules, params, images, modules.coarse.grid)
     drawn = touched(mask, modules.coarse.grid)
     tokens = _draw(modules, params, text, drawing, key, progress, image=given, drawn=drawn)
-    return jnp.where(mask[..., None], _pixels(modules, params, tokens), images)
+    region = None
+    if modules.direct is not None:
+        grid = modules.direct.fine_grid
+        region = _tokenize(modules, params, images, grid), touched(mask, grid)
+    redrawn = _enlarge(modules, params, text, drawing, fine_key, progress, tokens, region)
+    return jnp.where(mask[..., None], redrawn, images)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def super_resolve(
+    modules: Modules,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch low_height low_width 3"],
+) -> UInt8[Array, "batch height width 3"]:
+    """Finer pictures of coarse ones."""
+    _, key = jax.random.split(jax.random.key(seed))
+    tokens = _tokenize(modules, params, images, modules.coarse.grid)
+    return _enlarge(modules, params, text, drawing, key, progress, tokens)
 
 
 @partial(jax.jit, static_argnames=("modules",))
@@ -104,7 +143,7 @@ def caption(
         modules.coarse,
         params["coarse"],
         modules.vocabulary,
-        _tokenize(modules, params, images),
+        _tokenize(modules, params, images, modules.coarse.grid),
         jax.random.key(seed),
         sampling=sampling,
         on_step=progress.at("caption"),
@@ -116,7 +155,9 @@ def score(
     modules: Modules, params: dict[str, Any], text: Text, images: UInt8[Array, "batch height width 3"]
 ) -> Float[Array, "batch"]:
     """Perplexity of each text given its picture."""
-    return jnp.exp(_cross_entropy(modules, params, text, _tokenize(modules, params, images)))
+    return jnp.exp(
+        _cross_entropy(modules, params, text, _tokenize(modules, params, images, modules.coarse.grid))
+    )
 
 
 def _repeat(text: Text, times: int) -> Text:
@@ -131,7 +172,7 @@ def _draw(modules, params, text, drawing, key, progress, **region) -> Int[Array,
         text.ids,
         text.mask,
         key,
-        sampling=drawing.sampling,
+        sampling=drawing.coarse,
         text_weight=drawing.text_weight,
         on_step=progress.at("coarse"),
         **region,
@@ -144,14 +185,62 @@ def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> 
     )
 
 
-def _tokenize(modules: Modules, params: Any, images: Array) -> Int[Array, "batch tokens"]:
-    """Coarse tokens; of larger pictures, those of the means over squares."""
-    factor = images.shape[1] // (modules.coarse.grid[0] * modules.vqgan.downsampling)
+def _enlarge(
+    modules: Modules,
+    params: Any,
+    text: Text,
+    drawing: Drawing,
+    key: Array,
+    progress: Progress,
+    tokens: Int[Array, "batch tokens"],
+    region: tuple[Array, Array] | None = None,
+) -> UInt8[Array, "batch height width 3"]:
+    """The pictures of coarse tokens, through the super-resolution stages that there are.
+
+    `region`: fine tokens that are given, and which of them are to be drawn (None: all).
+    """
+    if modules.direct is None or drawing.direct is None:
+        return _pixels(modules, params, tokens, modules.coarse.grid)
+    keep = (lambda fine: fine) if region is None else lambda fine: jnp.where(region[1], fine, region[0])
+    direct_key, iterative_key = jax.random.split(key)
+    weights = join_params(params["coarse"], params["direct"])
+    words = _cut(text, modules.direct)
+    fine = draw_fine(
+        modules.direct, weights, modules.vocabulary, *words, tokens, direct_key, sampling=drawing.direct
+    )
+    fine, grid = keep(fine), modules.direct.fine_grid
+    if modules.iterative is not None and drawing.temperature is not None:
+        redrawn = redraw_fine(
+            modules.iterative,
+            params["iterative"],
+            modules.vocabulary,
+            *_cut(text, modules.iterative),
+            fine,
+            iterative_key,
+            turns=tile_turns(turns_table(modules.direct.factor), grid),
+            top_k=drawing.top_k,
+            temperature=drawing.temperature,
+            on_step=progress.at("iterative"),
+        )
+        fine = keep(redrawn)
+    return _pixels(modules, params, fine, grid)
+
+
+def _cut(text: Text, network: Any) -> Text:
+    """As many pieces as `network` reads."""
+    return Text(*(part[:, : network.text_pieces] for part in text))
+
+
+def _tokenize(modules: Modules, params: Any, images: Array, grid: tuple[int, int]) -> Int[Array, "batch n"]:
+    """Tokens on `grid`; of larger pictures, those of the means over squares."""
+    factor = images.shape[1] // (grid[0] * modules.vqgan.downsampling)
     small = reduce(to_unit_range(images), "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
     ids = modules.vqgan.apply({"params": params["vqgan"]}, small, method="encode")
     return rearrange(ids, "b h w -> b (h w)")
 
 
-def _pixels(modules: Modules, params: Any, tokens: Array) -> UInt8[Array, "batch height width 3"]:
-    ids = rearrange(tokens, "b (h w) -> b h w", h=modules.coarse.grid[0])
+def _pixels(
+    modules: Modules, params: Any, tokens: Array, grid: tuple[int, int]
+) -> UInt8[Array, "batch height width 3"]:
+    ids = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
     return from_unit_range(modules.vqgan.apply({"params": params["vqgan"]}, ids, method="decode"))

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from muse_jax.decoding.lopar import TOP_K
 from muse_jax.decoding.masked import ORDERS
 from muse_jax.text.text_tokenizers import check_texts
 
@@ -24,7 +25,7 @@ class Settings:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(given) - known):
             raise ValueError(f"decoding has the unknown key {unknown[0]!r}: it may have {sorted(known)}.")
-        return cls(**given)
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_mapping` reads."""
@@ -57,15 +58,12 @@ class Decoding(Settings):
 
 
 @dataclass(frozen=True)
-class CogLMDecoding(Settings):
-    """How CogLM draws image tokens; see `muse_jax.decoding.Sampling`.
+class TokenDecoding(Settings):
+    """How tokens are drawn from their logits; see `muse_jax.decoding.Sampling`.
 
     temperature, inner_temperature: 0 or greater; of all codes, and of those inside a cluster.
-    top_k, top_clusters: 0 for all.
+    top_k, top_clusters: 0 for all; without top_clusters codes are drawn one by one.
     top_p: above 0 and at most 1.
-    text_weight, infill_text_weight: added to the attention logits of the text, where a whole image is drawn
-      and where a region is (1.4 and 3.5 in the published sampling).
-    candidates, keep: images that are drawn of each prompt, and how many of them, the best, are kept.
 
     Raises ValueError, one sentence, for a value out of range.
     """
@@ -75,17 +73,33 @@ class CogLMDecoding(Settings):
     top_p: float = 1.0
     top_clusters: int = 0
     inner_temperature: float = 1.0
+
+    def __post_init__(self):
+        for name in ("temperature", "inner_temperature"):
+            check_not_negative(name, getattr(self, name))
+        for name in ("top_k", "top_clusters"):
+            check_whole(name, getattr(self, name), 0)
+        check_share(self.top_p, "top_p")
+
+
+@dataclass(frozen=True)
+class CogLMDecoding(TokenDecoding):
+    """How CogLM draws images.
+
+    text_weight, infill_text_weight: added to the attention logits of the text, where a whole image is drawn
+      and where a region is (1.4 and 3.5 in the published sampling).
+    candidates, keep: images that are drawn of each prompt, and how many of them, the best, are kept.
+    """
+
     text_weight: float = 1.4
     infill_text_weight: float = 3.5
     candidates: int = 8
     keep: int = 1
 
     def __post_init__(self):
-        for name in ("temperature", "inner_temperature", "text_weight", "infill_text_weight"):
+        super().__post_init__()
+        for name in ("text_weight", "infill_text_weight"):
             check_not_negative(name, getattr(self, name))
-        for name in ("top_k", "top_clusters"):
-            check_whole(name, getattr(self, name), 0)
-        check_share(self.top_p, "top_p")
         for name in ("candidates", "keep"):
             check_steps(name, getattr(self, name))
         if self.keep > self.candidates:
@@ -93,6 +107,23 @@ class CogLMDecoding(Settings):
                 f"keep is {self.keep}, but only {self.candidates} candidates of each prompt are drawn: ask "
                 "for more candidates, or keep fewer."
             )
+
+
+@dataclass(frozen=True)
+class LoparDecoding(Settings):
+    """How fine tokens are redrawn in turns; see `muse_jax.decoding.lopar_decode`.
+
+    temperature: 0 or greater.
+    top_k: at least 1, of each turn.
+    """
+
+    temperature: float = 1.3
+    top_k: tuple[int, ...] = TOP_K
+
+    def __post_init__(self):
+        check_not_negative("temperature", self.temperature)
+        for size in self.top_k:
+            check_steps("top_k of each turn", size)
 
 
 def check_steps(name: str, value: Any) -> None:

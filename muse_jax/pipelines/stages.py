@@ -37,6 +37,19 @@ class Stage:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class FineStage:
+    """A network that draws more tokens of a tokenizer that another stage has."""
+
+    network: Any
+    params: Any
+    decoding: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its section of a checkpoint's config."""
+        return {"network": checkpoint.fields_of(self.network), "decoding": self.decoding.to_dict()}
+
+
 def read_stage(
     directory: Path,
     config: Mapping[str, Any],

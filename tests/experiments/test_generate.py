@@ -13,6 +13,7 @@ from muse_jax.data.captions import emoji_prompt
 from muse_jax.data.emoji.artwork import STYLES
 from muse_jax.data.emoji.splits import assign_splits
 from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny_cogview2 import tiny_cogview2
 
 
 def run(*arguments):
@@ -30,6 +31,30 @@ def test_command_draws_what_the_pipeline_draws(tmp_path):
     expected = tiny_pipeline().generate(["a dog"], seed=3, num_steps=2)[0]
     assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 1
     assert [path.name for path in out.parent.iterdir()] == ["dog.png"]
+
+
+class TestCogView2:
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory):
+        directory = tmp_path_factory.mktemp("cogview2")
+        tiny_cogview2().save_pretrained(directory, "float32")
+        return directory
+
+    def test_an_option_of_another_system_is_refused(self, model, tmp_path):
+        done = run("--prompt=a bee", f"--model={model}", f"--out={tmp_path}/bee.png", "--num_steps=3")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert "--num_steps is given, but the CogView2Pipeline of" in done.stderr
+
+    @pytest.mark.slow
+    def test_command_draws_every_picture_that_is_kept(self, model, tmp_path):
+        out = tmp_path / "bee.png"
+        options = ["--seed=3", "--candidates=3", "--keep=2", "--grid=2"]
+        done = run("--prompt=a bee", f"--model={model}", f"--out={out}", *options)
+        assert done.returncode == 0, done.stderr
+        assert "9/9 steps" in done.stderr
+        kept = tiny_cogview2().generate(["a bee"], candidates=3, keep=2, seed=3)[0]
+        expected = np.asarray(captioned_grid(kept, ["a bee"] * 2, 2)).astype(int)
+        assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 2
 
 
 def test_an_unwritable_place_is_told_before_the_model_is_loaded(tmp_path):

@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 
 from muse_jax import CogView2Pipeline, MusePipeline
-from muse_jax.decoding import Sampling, caption_cross_entropy, draw_caption, draw_image
+from muse_jax.decoding import (
+    Sampling,
+    caption_cross_entropy,
+    draw_caption,
+    draw_fine,
+    draw_image,
+    redraw_fine,
+    tile_turns,
+    turns_table,
+)
 from muse_jax.networks.coglm_sequence import Vocabulary
+from muse_jax.networks.coglm_superres import join_params
+from muse_jax.pipelines import LoparDecoding, load_pipeline
 from muse_jax.pipelines import cogview2_programs as programs
-from muse_jax.pipelines import load_pipeline
-from tests.pipelines.tiny_cogview2 import CODES, NETWORK, tiny_cogview2
+from tests.pipelines.tiny_cogview2 import CODES, DIRECT, ITERATIVE, NETWORK, tiny_cogview2, whole_cogview2
 
 PROMPTS = ["a bee", "bad"]
 VOCABULARY = Vocabulary(CODES, NETWORK.vocab_size)
@@ -43,8 +53,8 @@ def coder(pipe, method, values):
     return np.asarray(jax.jit(apply)({"params": pipe.coarse.tokenizer_params}, values))
 
 
-def decode(pipe, tokens):
-    pixels = coder(pipe, "decode", np.asarray(tokens).reshape(-1, 3, 3))
+def decode(pipe, tokens, side=3):
+    pixels = coder(pipe, "decode", np.asarray(tokens).reshape(-1, side, side))
     return np.asarray(np.round(np.clip((pixels + 1) * 127.5, 0, 255)), np.uint8)
 
 
@@ -111,6 +121,83 @@ class TestInfill:
         np.testing.assert_array_equal(out[:, ~self.MASK], images[:, ~self.MASK])
         assert_same_pictures(out, np.where(self.MASK[..., None], decode(pipe, tokens), images))
         assert np.any(out != images)
+
+
+class TestSuperResolution:
+    @pytest.fixture(scope="class")
+    def whole(self):
+        return whole_cogview2()
+
+    def by_hand(self, whole, text, images, seed):
+        """Fine pictures of coarse ones, from the parts."""
+
+        @jax.jit
+        def fine(ids, mask, tokens, keys, weights):
+            sampling = drawing(whole, 0)["sampling"].replace(top_clusters=3, inner_temperature=0.5)
+            words = [ids[:, :4], mask[:, :4]]
+            drawn = draw_fine(
+                DIRECT, weights["direct"], VOCABULARY, *words, tokens, keys[0], sampling=sampling
+            )
+            turns = tile_turns(turns_table(2), (6, 6))
+            words = [ids[:, :3], mask[:, :3]]
+            options = {"turns": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
+            return redraw_fine(ITERATIVE, weights["iterative"], VOCABULARY, *words, drawn, keys[1], **options)
+
+        weights = {
+            "direct": join_params(whole.coarse.params, whole.direct.params),
+            "iterative": whole.iterative.params,
+        }
+        keys = jax.random.split(jax.random.split(jax.random.key(seed))[1])
+        tokens = encode(whole, images)
+        return decode(whole, fine(*whole.text_pieces.encode(text), tokens, keys, weights), 6)
+
+    def test_equals_its_parts_put_together_by_hand(self, whole, pictures):
+        images = pictures[:, 0]
+        finer = whole.super_resolve(images, PROMPTS, seed=5)
+        assert finer.shape == (2, *whole.image_size, 3) == (2, 24, 24, 3)
+        assert_same_pictures(finer, self.by_hand(whole, PROMPTS, images, 5))
+
+    @pytest.mark.slow
+    def test_generation_ends_with_it(self, whole, pipe):
+        steps = []
+        out = whole.generate(PROMPTS[:1], candidates=2, seed=3, progress=steps.append)
+        assert out.shape == (1, 1, 24, 24, 3) and len(steps) == whole.count_steps() == 13
+        assert [(step.stage, step.step) for step in steps[9:]] == [("iterative", m) for m in (1, 2, 3, 4)]
+        again = whole.generate(["a"], candidates=2, seed=3)
+        assert np.any(again != out)
+
+    @pytest.mark.slow
+    def test_infill_keeps_every_pixel_outside_the_mask(self, whole):
+        images = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3), np.uint8)
+        mask = np.zeros((24, 24), bool)
+        mask[5:13, 9:20] = True
+        out = whole.infill(images, mask, ["a"])
+        np.testing.assert_array_equal(out[:, ~mask], images[:, ~mask])
+        assert (out[:, mask] != images[:, mask]).mean() > 0.5
+
+    def test_a_checkpoint_holds_of_the_direct_stage_what_coglm_lacks(self, whole, tmp_path):
+        whole.save_pretrained(tmp_path, "float32")
+        loaded = load_pipeline(tmp_path)
+        for name in ("direct", "iterative"):
+            old, new = getattr(whole, name), getattr(loaded, name)
+            assert (old.network, old.decoding) == (new.network, new.decoding)
+            jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
+        assert set(loaded.direct.params) == {"fine_position_embedding", "transformer"}
+        dataclasses.replace(whole, direct=None, iterative=None).save_pretrained(tmp_path)
+        assert not (tmp_path / "direct.safetensors").exists()
+        assert load_pipeline(tmp_path).image_size == (12, 12)
+
+    def test_stages_that_do_not_go_together(self, whole, pipe):
+        with pytest.raises(ValueError, match="This checkpoint has no super-resolution stage"):
+            pipe.super_resolve(np.zeros((1, 12, 12, 3), np.uint8))
+        with pytest.raises(ValueError, match="an iterative stage without a direct one"):
+            dataclasses.replace(whole, direct=None)
+        other = dataclasses.replace(whole.direct, network=DIRECT.clone(grid=(2, 2)))
+        with pytest.raises(ValueError, match=r"reads a grid \(2, 2\), but CogLM draws \(3, 3\)"):
+            dataclasses.replace(whole, direct=other)
+        other = dataclasses.replace(whole.iterative, decoding=LoparDecoding())
+        with pytest.raises(ValueError, match="6 turns, but the direct one draws .* takes 4"):
+            dataclasses.replace(whole, iterative=other)
 
 
 class TestReading:
