@@ -172,5 +172,6 @@ def test_the_iterative_network_has_the_coglm_s_weights_and_tiled_positions():
 def test_inputs_of_another_size_are_refused_in_one_sentence(name):
     given = {"tokens": (1, 36), "text": (1, 4), "text_mask": (1, 4)} | {name: (1, 5)}
     args = {key: jnp.zeros(shape, bool if key == "text_mask" else jnp.int32) for key, shape in given.items()}
-    with pytest.raises(ValueError, match=rf"{name} has shape \(1, 5\), but 4 text slots and a grid of 6x6 tokens need"):
+    message = rf"{name} has shape \(1, 5\), but 4 text slots and a grid of 6x6 tokens need"
+    with pytest.raises(ValueError, match=message):
         ITERATIVE.init(jax.random.key(0), **args)
