@@ -101,7 +101,7 @@ def _load_fine(name: str, workdir: str) -> FineStage:
     given = {key: value for key, value in config.sampling.to_dict().items() if key in known}
     if name == "iterative":
         given.pop("top_k")  # of each turn it is LoPAR's
-    network = build(kind, "model", config.model)
+    network: Any = build(kind, "model", config.model)
     return FineStage(network, restore_params(workdir), decoding.from_mapping(given))
 
 
