@@ -13,8 +13,8 @@ case $device in
   cpu) vqgan=() base=() superres=() ;;
   gpu)
     vqgan=(--config.data.batch_size=64 --config.data.workers=12 --config.total_steps=20000)
-    base=(--config.model.depth=8 --config.data.batch_size=256 --config.total_steps=30000 --config.optim.lr=2e-3)
-    superres=(--config.data.batch_size=128 --config.total_steps=20000 --config.optim.lr=2e-3)
+    base=(--config.model.depth=8 --config.data.batch_size=256 --config.total_steps=30000)
+    superres=(--config.data.batch_size=128 --config.total_steps=20000)
     base+=(--config.model.dtype=bfloat16) superres+=(--config.model.dtype=bfloat16)
     ;;
   *) echo "The first argument is $device: give cpu or gpu." >&2 && exit 2 ;;
@@ -29,7 +29,7 @@ low=(--config.tokenizer="$runs/vqgan64")
 both=("${low[@]}" --config.superres_tokenizer="$runs/vqgan128")
 
 train vqgan64 "${vqgan[@]}"
-train vqgan128 --config.init_from="$runs/vqgan64" "${vqgan[@]}"
+train vqgan128 "${vqgan[@]}"
 features base "${low[@]}"
 train base "${low[@]}" --config.data.features="$runs/features/base" "${base[@]}"
 features superres "${both[@]}"

@@ -31,16 +31,16 @@ def get_config() -> ml_collections.ConfigDict:
         eval_split="heldout_pairs",
         text_encoder="minilm",
         features="runs/features/base",  # "" computes tokens and text states in every step
-        batch_size=16,
+        batch_size=64,
         image_size=64,
     )
     config.optim.update(
-        name="adamw", lr=1e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.999
+        name="muon", lr=3e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.98
     )
     config.decoding.update(num_steps=12, guidance_scale=3.0, temperature=0.4, choice_temperature=2.0)
-    config.total_steps = 9_000
-    config.log_every = 100
-    config.eval_every = 1_500
-    config.preview_every = 1_500
-    config.checkpoint_every = 1_000
+    config.total_steps = 2_450
+    config.log_every = 50
+    config.eval_every = 500
+    config.preview_every = 500
+    config.checkpoint_every = 250
     return config

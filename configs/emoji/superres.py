@@ -25,14 +25,13 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "float32",
     }
     config.data.features = "runs/features/superres"
-    config.data.batch_size = 8
+    config.data.batch_size = 16
     config.data.image_size = 128
     config.data.superres_factor = 2
     config.decoding.update(num_steps=8, guidance_scale=0.5, temperature=0.3, choice_temperature=1.0)
-    config.optim.warmup_steps = 100
-    config.total_steps = 2_800
+    config.total_steps = 1_250
     config.log_every = 50
     config.eval_every = 500
     config.preview_every = 500
-    config.checkpoint_every = 500
+    config.checkpoint_every = 250
     return config

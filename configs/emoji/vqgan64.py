@@ -30,10 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
         source="emoji", split="train", eval_split="heldout_concepts", batch_size=16, image_size=64
     )
     config.optim.update(name="adam", lr=1e-3, b1=0.9, b2=0.99, warmup_steps=200, ema=0.999)
-    config.total_steps = 4_000
+    config.total_steps = 1_200
     config.log_every = 100
-    config.eval_every = 1_000
+    config.eval_every = 400
     config.eval_batches = 13
-    config.preview_every = 1_000
-    config.checkpoint_every = 1_000
+    config.preview_every = 400
+    config.checkpoint_every = 400
     return config
