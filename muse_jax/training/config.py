@@ -134,6 +134,8 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         right = isinstance(value, int) and not isinstance(value, bool)
     elif isinstance(default, float):
         right = isinstance(value, int | float) and not isinstance(value, bool)
+    elif isinstance(default, tuple):
+        right = isinstance(value, list | tuple)  # JSON has lists alone
     else:
         right = isinstance(value, type(default))
     if not right:

@@ -78,3 +78,9 @@ def test_another_model_in_the_same_workdir_is_refused(tmp_path):
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="is not a run's workdir"):
         load_config(tmp_path)
+
+
+def test_a_window_of_steps_survives_the_copy_in_the_workdir(tmp_path):
+    config = validate_config({"profile_steps": (2, 3)})
+    save_config(tmp_path, config)
+    assert tuple(load_config(tmp_path).profile_steps) == (2, 3)
