@@ -41,7 +41,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_it_trains_goes_on_and_scores(pictures, tmp_path):
+def test_it_trains_goes_on_traces_steps_and_scores(pictures, tmp_path):
     workdir = tmp_path / "run"
     arguments = [
         f"--config={CONFIG}",
@@ -52,8 +52,9 @@ def test_it_trains_goes_on_and_scores(pictures, tmp_path):
     first = command("train", *arguments, "--config.total_steps=2")
     assert first.returncode == 0, first.stderr
     assert "step 2/2  loss" in first.stderr
-    second = command("train", *arguments)
+    second = command("train", *arguments, "--config.profile_steps=3,4")
     assert second.returncode == 0, second.stderr
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert "going on from step 2" in second.stderr and "step 4/4  loss" in second.stderr
     scored = command("evaluate", f"--workdir={workdir}")
     assert scored.returncode == 0, scored.stderr

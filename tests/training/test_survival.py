@@ -354,9 +354,8 @@ def test_the_position_of_the_data_is_that_of_the_batches_given_out():
         np.testing.assert_array_equal(batch["x"], next(other)["x"])
 
 
-def test_a_window_of_steps_is_traced_and_the_log_says_where_time_went(tmp_path):
-    run(tmp_path, profile_steps=(2, 3), total_steps=4)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+def test_the_log_says_where_time_went(tmp_path):
+    run(tmp_path, total_steps=4)
     for row in rows(tmp_path, "train"):
         shares = [row[name] for name in ("input_wait", "step_share", "eval_share", "checkpoint_share")]
         assert all(0 <= share <= 1 for share in shares) and 0 < sum(shares) <= 1
