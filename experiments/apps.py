@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,11 @@ def load_config_file(name: str) -> ml_collections.ConfigDict:
     if not hasattr(module, "get_config"):
         raise ValueError(f"The config file {path!r} has no function get_config().")
     return module.get_config(argument) if argument else module.get_config()
+
+
+def taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Those of the options that `function` has."""
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def _parse(argv: list[str]) -> list[str]:

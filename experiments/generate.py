@@ -10,9 +10,6 @@ The checkpoint's config says which system it is of; an option that its system la
 written alone; several make a grid with captions.
 """
 
-import inspect
-from typing import Any
-
 from absl import flags, logging
 from tqdm import tqdm
 
@@ -44,11 +41,6 @@ OPTIONS = [NEGATIVE_PROMPT, NUM_STEPS, SUPERRES_STEPS, GUIDANCE_SCALE, TEMPERATU
 OPTIONS += [CANDIDATES, KEEP, TOP_K, TOP_P, TOP_CLUSTERS, TEXT_WEIGHT]
 
 
-def taken(options: dict[str, Any], function: Any) -> dict[str, Any]:
-    """Those of the options that `function` has."""
-    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
-
-
 def main() -> None:
     """Checks the flags, draws and writes."""
     if DEMO_FLAG.value == bool(PROMPT.value):
@@ -62,12 +54,12 @@ def main() -> None:
 
     pipe = load_pipeline(MODEL.value)
     options = {flag.name: flag.value for flag in OPTIONS if flag.value is not None}
-    if unknown := sorted(set(options) - set(taken(options, pipe.generate))):
+    if unknown := sorted(set(options) - set(apps.taken(options, pipe.generate))):
         raise ValueError(
             f"--{unknown[0]} is given, but the {type(pipe).__name__} of {MODEL.value} has no such option: "
             "leave it out."
         )
-    total = pipe.count_steps(**taken(options, pipe.count_steps))
+    total = pipe.count_steps(**apps.taken(options, pipe.count_steps))
     with tqdm(desc="compiling", total=total, bar_format="{desc}{bar} {n}/{total} steps, {elapsed}") as bar:
 
         def progress(step) -> None:

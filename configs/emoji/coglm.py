@@ -36,16 +36,14 @@ def get_config() -> ml_collections.ConfigDict:
         split="train",
         eval_split="heldout_pairs",
         features="runs/features/coglm",  # "" computes tokens and pieces in every step
-        batch_size=16,
+        batch_size=64,
         image_size=64,
     )
-    config.optim.update(
-        name="adamw", lr=1e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.999
-    )
+    config.optim.update(name="muon", lr=3e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=100, ema=0.98)
     config.sampling.update(temperature=1.0, top_clusters=16, text_weight=0.5)
-    config.total_steps = 9_000
-    config.log_every = 100
-    config.eval_every = 1_500
-    config.preview_every = 1_500
-    config.checkpoint_every = 1_000
+    config.total_steps = 1_500
+    config.log_every = 50
+    config.eval_every = 250
+    config.preview_every = 500
+    config.checkpoint_every = 100
     return config

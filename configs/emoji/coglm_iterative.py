@@ -5,7 +5,7 @@ The features are those of configs/emoji/coglm_direct.py, hence its 31 pieces whe
 
 import ml_collections
 
-from configs.emoji import coglm_direct
+from configs.emoji import coglm, coglm_direct
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -13,18 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = coglm_direct.get_config()
     config.task = "iterative_superres"
     config.coglm = ""
-    config.model = {
-        "vocab_size": 5099,
-        "grid": (24, 24),
-        "window": (9, 5),
-        "text_length": 31,
-        "image_position": 32,
-        "width": 256,
-        "depth": 6,
-        "heads": 4,
-        "mlp_dim": 1024,
-        "dropout": 0.0,
-        "dtype": "float32",
-    }
+    config.model = coglm.get_config().model
+    config.model.update(grid=(24, 24), window=(9, 5), text_length=31)
     config.sampling.update(temperature=1.3, top_clusters=0)
     return config

@@ -1,6 +1,7 @@
-"""Does a Muse checkpoint draw what is asked? Concept retrieval, style, and what its tokenizers keep.
+"""Does a checkpoint draw what is asked? Concept retrieval, style, and what its tokenizers keep.
 
     python -m experiments.benchmark.quality --model=emoji --out=runs/quality
+    python -m experiments.benchmark.quality --model=emoji-cogview2 --coarse --out=runs/quality_cogview2
     python -m experiments.benchmark.quality --model=runs/bundle --order=halton --guidance_scale=4
 
 Pictures of `--pairs` (concept, style) pairs of `train` and of `heldout_pairs` (the concept was trained on in
@@ -8,6 +9,7 @@ another style) are generated from the plain prompt. The gallery is every real pi
 three splits, at the generated size. Concepts are ranked by the best cosine similarity of EfficientNet-Lite0
 features; ties count against the picture. Rows:
   generated      the gallery is whole, with the asked pair's own real picture in it.
+  unfiltered     of CogView2: all candidates, of which `generated` is the one with the likeliest caption.
   reconstructed  the real pictures of the same pairs through the last tokenizer; same gallery. A network
                  that drew perfect tokens would get this.
   ceiling        a real picture of the same concept in another style (at random where there are several),
@@ -18,6 +20,7 @@ Style is told by a linear classifier on early maps' statistics and colours, fitt
 the row `real` is its accuracy on real pictures of heldout_pairs and heldout_concepts, which it has not seen.
 """
 
+import dataclasses
 import json
 import platform
 import time
@@ -43,7 +46,8 @@ from muse_jax.evaluation import (
     reconstruct,
     top_k,
 )
-from muse_jax.pipelines import MusePipeline
+from muse_jax.pipelines import CogView2Pipeline, MusePipeline, load_pipeline
+from muse_jax.pipelines.stages import Stage
 
 _MODEL = flags.DEFINE_string("model", "emoji", "A packaged checkpoint, or the directory of one.")
 _OUT = flags.DEFINE_string("out", "runs/quality", "Folder for quality.json, samples.png and cached features.")
@@ -57,13 +61,23 @@ _GUIDANCE = flags.DEFINE_float("guidance_scale", None, "Guidance scale.")
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "Sampling temperature.")
 _CHOICE = flags.DEFINE_float("choice_temperature", None, "Noise of the confidence order.")
 _ORDER = flags.DEFINE_enum("order", None, ["confidence", "halton"], "The order in which tokens are drawn.")
+_CANDIDATES = flags.DEFINE_integer("candidates", None, "CogView2: pictures drawn of each prompt.")
+_TOP_K = flags.DEFINE_integer("top_k", None, "CogView2: draw from so many codes; 0: all.")
+_TOP_CLUSTERS = flags.DEFINE_integer("top_clusters", None, "CogView2: draw from so many clusters; 0: none.")
+_TEXT_WEIGHT = flags.DEFINE_float("text_weight", None, "CogView2: how much more it looks at the text.")
+_COARSE = flags.DEFINE_bool("coarse", False, "CogView2: without its super-resolution.")
 _FD = flags.DEFINE_integer(
     "fd_samples", 0, "Pictures of train pairs for FD-EfficientNetLite0, 2000 or more; 0 leaves it out."
 )
 _TOKENIZERS = flags.DEFINE_bool("tokenizers", True, "Whether the tokenizers are measured too.")
 
+_OPTIONS: tuple[Any, ...] = (_STEPS, _SUPERRES_STEPS, _GUIDANCE, _TEMPERATURE, _CHOICE, _ORDER)
+_OPTIONS += (_CANDIDATES, _TOP_K, _TOP_CLUSTERS, _TEXT_WEIGHT)
 _SPLITS = ("train", "heldout_pairs", "heldout_concepts")
 _GRID = (4, 8)  # columns and rows of pairs in samples.png, for each split
+
+
+Pipeline = MusePipeline | CogView2Pipeline
 
 
 class Real(NamedTuple):
@@ -122,25 +136,24 @@ def _at_size(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def _generate(pipe: MusePipeline, real: Real, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Pictures of the plain prompts of the pairs in `rows`, in batches of one size: one compilation."""
-    options: dict[str, Any] = {
-        "num_steps": _STEPS.value,
-        "superres_steps": _SUPERRES_STEPS.value,
-        "guidance_scale": _GUIDANCE.value,
-        "temperature": _TEMPERATURE.value,
-        "choice_temperature": _CHOICE.value,
-        "order": _ORDER.value,
-    }
+def _generate(pipe: Pipeline, real: Real, rows: np.ndarray, seed: int) -> np.ndarray:
+    """(pairs, candidates, height, width, 3) of the plain prompts of the pairs in `rows`, the best ones first.
+
+    In batches of one size: one compilation.
+    """
+    options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}
+    if isinstance(pipe, CogView2Pipeline):
+        options["keep"] = options.get("candidates", pipe.coarse.decoding.candidates)
     prompts = [emoji_prompt(str(real.concepts[row]), str(real.styles[row])) for row in rows]
-    report, pictures = _progress("pictures generated"), []
+    report, pictures = _progress("prompts drawn"), []
     for start in range(0, len(prompts), _BATCH.value):
         batch = prompts[start : start + _BATCH.value]
         filled = batch + batch[-1:] * (_BATCH.value - len(batch))
         # Picture i depends on the seed and i: every batch needs a seed of its own.
         pictures.append(pipe.generate(filled, seed=seed + start, **options)[: len(batch)])
         report(start + len(batch), len(prompts))
-    return np.concatenate(pictures)
+    drawn = np.concatenate(pictures)
+    return drawn if drawn.ndim == 5 else drawn[:, None]
 
 
 def _other_styles(real: Real, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -179,18 +192,22 @@ def _score(
 
 
 def _measure_split(
-    pipe: MusePipeline, real: Real, classifier: StyleClassifier, split: str
+    pipe: Pipeline, real: Real, classifier: StyleClassifier, split: str
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """All rows of one split; the generated pictures and their pairs."""
     rng = np.random.default_rng(_SEED.value)
     rows = rng.permutation(np.flatnonzero(real.splits == split))[: _PAIRS.value]
     seed = 1_000_000 * (1 + _SPLITS.index(split)) + 10_000_000 * _SEED.value
-    pictures = _generate(pipe, real, rows, seed)
+    candidates = _generate(pipe, real, rows, seed)
+    pictures, count = candidates[:, 0], candidates.shape[1]
     kept, others = _other_styles(real, rows, rng)
     scores = {
         "generated": _score(real, classifier, pictures, rows),
         "floor": _score(real, classifier, pictures, np.roll(rows, 1)),
     }
+    if count > 1:
+        every = candidates.reshape(-1, *pictures.shape[1:])
+        scores["unfiltered"] = _score(real, classifier, every, np.repeat(rows, count))
     queries = ["ceiling"]
     if _TOKENIZERS.value:
         scores["reconstructed"] = _score(real, classifier, _rebuild(pipe, real.images[rows]), rows)
@@ -203,28 +220,39 @@ def _measure_split(
     return scores, pictures, rows
 
 
-def _rebuild(pipe: MusePipeline, images: np.ndarray) -> np.ndarray:
-    stage = pipe.superres or pipe.base
+def _stages(pipe: Pipeline) -> dict[str, Any]:
+    stages = {field.name: getattr(pipe, field.name) for field in dataclasses.fields(pipe)}
+    return {name: stage for name, stage in stages.items() if hasattr(stage, "decoding")}
+
+
+def _tokenizers(pipe: Pipeline) -> list[tuple[int, Stage]]:
+    """The size of each stage's pictures, and the stage whose tokenizer they go through."""
+    stages = [stage for stage in _stages(pipe).values() if isinstance(stage, Stage)]
+    sizes = {stage.image_size[0]: stage for stage in stages}
+    return sorted({**sizes, pipe.image_size[0]: stages[-1]}.items(), key=lambda item: item[0])
+
+
+def _rebuild(pipe: Pipeline, images: np.ndarray) -> np.ndarray:
+    _, stage = _tokenizers(pipe)[-1]
     return reconstruct(stage.tokenizer, stage.tokenizer_params, images, _BATCH.value)[1]
 
 
-def _measure_tokenizers(pipe: MusePipeline, real: Real) -> dict[str, Any]:
+def _measure_tokenizers(pipe: Pipeline, real: Real) -> dict[str, Any]:
     heldout = real.images[real.splits == "heldout_concepts"]
     result = {}
-    for stage in filter(None, (pipe.base, pipe.superres)):
-        size = stage.image_size[0]
+    for size, stage in _tokenizers(pipe):
         images = np.stack([_at_size(image, size) for image in heldout])
         result[f"{size} px"] = evaluate_tokenizer(stage.tokenizer, stage.tokenizer_params, images)
     return result
 
 
-def _measure_fd(pipe: MusePipeline, real: Real) -> dict[str, Any]:
+def _measure_fd(pipe: Pipeline, real: Real) -> dict[str, Any]:
     """Pictures of `fd_samples` train pairs, used again where there are fewer, to all real ones of train."""
     train = np.flatnonzero(real.splits == "train")
     rng = np.random.default_rng(_SEED.value)
     rounds = -(-_FD.value // len(train))
     rows = np.concatenate([rng.permutation(train) for _ in range(rounds)])[: _FD.value]
-    features = extract_features(_generate(pipe, real, rows, 500_000_000 + _SEED.value))
+    features = extract_features(_generate(pipe, real, rows, 500_000_000 + _SEED.value)[:, 0])
     generated, reference = FeatureMoments().update(features), FeatureMoments().update(real.features[train])
     value = fd_efficientnet_lite0(generated, reference)
     return {"FD-EfficientNetLite0": value, "samples": generated.count, "real": reference.count}
@@ -270,22 +298,23 @@ def main() -> None:
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    pipe = MusePipeline.from_pretrained(_MODEL.value)
+    pipe = load_pipeline(_MODEL.value)
+    if unknown := [
+        f.name for f in _OPTIONS if f.value is not None and not apps.taken({f.name: 0}, pipe.generate)
+    ]:
+        raise ValueError(
+            f"--{unknown[0]} is given, but a {type(pipe).__name__} has no such option: leave it out."
+        )
+    if _COARSE.value and isinstance(pipe, CogView2Pipeline):
+        pipe = dataclasses.replace(pipe, direct=None, iterative=None)
     size = pipe.image_size[0]
     real = _load_real(size, _DATA_DIR.value, out / f"real_features_{size}.npz")
     train = real.splits == "train"
     classifier = StyleClassifier.fit(real.style_features[train], real.styles[train])
     results: dict[str, Any] = {
         "model": _MODEL.value,
-        "options": {
-            flag.name: flag.value
-            for flag in (_STEPS, _SUPERRES_STEPS, _GUIDANCE, _TEMPERATURE, _CHOICE, _ORDER, _SEED, _PAIRS)
-        },
-        "decoding": {
-            name: stage.decoding.to_dict()
-            for name, stage in (("base", pipe.base), ("superres", pipe.superres))
-            if stage is not None
-        },
+        "options": {flag.name: flag.value for flag in (*_OPTIONS, _COARSE, _SEED, _PAIRS)},
+        "decoding": {name: stage.decoding.to_dict() for name, stage in _stages(pipe).items()},
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}",
         "gallery": {"pictures": len(real.images), "concepts": len(set(real.concepts.tolist()))},
         "style_of_real": {

@@ -1,0 +1,186 @@
+"""LoPAR against token-by-token drawing of the same fine grid with a KV cache: time, and loss where trained.
+
+Both networks have the same width, depth and table; both draw with top-k 40. LoPAR redraws the tokens that
+have a turn, in as many passes as there are turns; the other draws every token of the grid after its text.
+
+    python -m experiments.benchmark.lopar --grid=60                       # random weights: the time alone
+    python -m experiments.benchmark.lopar --iterative=runs/coglm_iterative --autoregressive=runs/coglm_fine
+
+With two runs the loss is measured too, on real pictures of `--split`: the mean of -log p over the tokens
+that have a turn, by LoPAR given what earlier turns drew, and token by token given all that came before in
+raster order. A run token by token over the fine grid is trained by
+
+    python -m experiments.train --config=configs/emoji/coglm_fine.py --workdir=runs/coglm_fine
+"""
+
+import os
+import platform
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax.core import meta
+
+from experiments import apps
+from muse_jax.data import load_source
+from muse_jax.decoding import Sampling, tile_turns, turns_table
+from muse_jax.decoding.coglm import draw_image
+from muse_jax.decoding.coglm_superres import redraw_fine
+from muse_jax.networks import CogLM
+from muse_jax.networks.coglm_sequence import Vocabulary, text_to_image
+from muse_jax.networks.coglm_superres import IterativeSuperRes
+from muse_jax.training import load_config, restore_params
+from muse_jax.training.tasks.task import build
+
+_ITERATIVE = flags.DEFINE_string(
+    "iterative", "", "Workdir of an iterative_superres run; random weights without."
+)
+_AUTOREGRESSIVE = flags.DEFINE_string("autoregressive", "", "Workdir of a coglm run over the same fine grid.")
+_GRID = flags.DEFINE_integer("grid", 24, "Side of the fine grid, of random weights.", lower_bound=6)
+_WIDTH = flags.DEFINE_integer("width", 256, "Of random networks.", lower_bound=16)
+_DEPTH = flags.DEFINE_integer("layers", 6, "Of random networks.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 4, "Pictures at a time.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "heldout_pairs", "Where the loss is measured.")
+_PICTURES = flags.DEFINE_integer("pictures", 64, "Of the split, for the loss.", lower_bound=1)
+
+_CODES = 4096  # of random networks, with 1,000 text pieces and the special tokens
+_TOP_K = 40
+
+
+def main() -> None:
+    """Makes both networks, times them, and compares their losses."""
+    if bool(_ITERATIVE.value) != bool(_AUTOREGRESSIVE.value):
+        raise ValueError("Give both --iterative and --autoregressive, or neither for random weights.")
+    trained = bool(_ITERATIVE.value)
+    networks = trained_networks() if trained else random_networks()
+    (iterative, _), (autoregressive, _) = networks
+    if iterative.grid != autoregressive.grid:
+        raise ValueError(
+            f"The iterative network has the grid {iterative.grid}, but the other {autoregressive.grid}: "
+            "give runs over one grid."
+        )
+    codes = load_config(_ITERATIVE.value).data if trained else None
+    vocabulary = Vocabulary(_CODES, iterative.vocab_size)
+    report_time(networks, vocabulary)
+    if codes is not None:
+        report_loss(networks, vocabulary, f"{codes.features}/{_SPLIT.value}")
+    where = f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} threads"
+    print(f"{where}; jax {jax.__version__}; Python {platform.python_version()}")
+
+
+def trained_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """The two runs' networks and averaged weights."""
+
+    def load(kind: type, workdir: str) -> tuple[Any, Any]:
+        return build(kind, "model", load_config(workdir).model), restore_params(workdir)
+
+    return load(IterativeSuperRes, _ITERATIVE.value), load(CogLM, _AUTOREGRESSIVE.value)
+
+
+def random_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Networks of the flags' sizes."""
+    sizes: dict[str, Any] = {
+        "vocab_size": _CODES + 1003,
+        "grid": (_GRID.value, _GRID.value),
+        "image_position": 32,
+        "width": _WIDTH.value,
+        "depth": _DEPTH.value,
+        "heads": max(1, _WIDTH.value // 64),
+        "mlp_dim": 4 * _WIDTH.value,
+    }
+    iterative, autoregressive = IterativeSuperRes(**sizes, text_length=31), CogLM(**sizes, text_length=32)
+    text, tokens = jnp.zeros((1, 31), jnp.int32), jnp.zeros((1, autoregressive.length), jnp.int32)
+    image = jnp.zeros((1, iterative.image_tokens), jnp.int32)
+    init = lambda network, *inputs: meta.unbox(jax.jit(network.init)(jax.random.key(0), *inputs))["params"]  # noqa: E731
+    return (iterative, init(iterative, image, text, text == 0)), (
+        autoregressive,
+        init(autoregressive, tokens, tokens),
+    )
+
+
+def report_time(networks: Any, vocabulary: Vocabulary) -> None:
+    """Prints the seconds of both for one batch, and their ratio."""
+    (iterative, fine_params), (autoregressive, params) = networks
+    turns = tile_turns(turns_table(3), iterative.grid)
+    rng = np.random.default_rng(0)
+    pieces = vocabulary.text_pieces
+    text = jnp.asarray(rng.integers(0, pieces, (_BATCH.value, iterative.text_length)), jnp.int32)
+    start = jnp.asarray(rng.integers(0, vocabulary.image_codes, (_BATCH.value, turns.size)), jnp.int32)
+
+    @jax.jit
+    def lopar(params, text, key):
+        return redraw_fine(iterative, params, vocabulary, text, text >= 0, start, key, turns=turns)
+
+    @jax.jit
+    def by_token(params, text, key):
+        text = text[:, : autoregressive.text_pieces]
+        sampling = Sampling(1.0, top_k=_TOP_K)
+        return draw_image(
+            autoregressive, params, vocabulary, text, text >= 0, key, sampling=sampling, text_weight=0.0
+        )
+
+    runs = {"LoPAR": (lopar, fine_params), "token by token": (by_token, params)}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(_REPEATS.value + 1):
+        for name, (run, weights) in runs.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(run(weights, text, jax.random.key(repeat)))
+            if repeat:
+                times[name].append(time.perf_counter() - begun)
+    medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    side = iterative.grid[0]
+    sizes = f"batch {_BATCH.value}, width {iterative.width}, {iterative.depth} layers"
+    print(f"{side}x{side} tokens, {sizes}, float32")
+    print(f"  LoPAR           {medians['LoPAR']:8.3f} s, {int(turns.max())} passes")
+    print(f"  token by token  {medians['token by token']:8.3f} s, {turns.size} steps with a KV cache")
+    print(f"  LoPAR is {medians['token by token'] / medians['LoPAR']:.1f}x as fast", flush=True)
+
+
+def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
+    """Prints the mean loss of both over the tokens that have a turn."""
+    (iterative, fine_params), (autoregressive, params) = networks
+    turns = tile_turns(turns_table(3), iterative.grid)
+    source = load_source(f"precomputed:{features.rpartition('/')[0]}", features.rpartition("/")[2])
+
+    @jax.jit
+    def losses(fine, text, mask):
+        sequence = text_to_image(vocabulary, text[:, : autoregressive.text_pieces], mask, fine)
+        variables = {"params": params}
+        hidden = autoregressive.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
+        first = slice(autoregressive.text_length, -1)
+        by_token = autoregressive.apply(
+            variables, hidden[:, first], sequence.labels[:, first], method="cross_entropy"
+        )
+
+        def turn(total, m):
+            given = jnp.where(jnp.asarray(turns) >= m, vocabulary.start_of_image, fine)
+            words = vocabulary.words(text, mask)
+            hidden = iterative.apply({"params": fine_params}, given, words, mask, method="hidden")
+            loss = iterative.apply({"params": fine_params}, hidden, fine, method="cross_entropy")
+            return total + jnp.where(jnp.asarray(turns) == m, loss, 0.0), None
+
+        in_turns, _ = jax.lax.scan(turn, jnp.zeros_like(by_token), jnp.arange(1, turns.max() + 1))
+        counted = jnp.asarray(turns) >= 1
+        return jnp.mean(in_turns, where=counted), jnp.mean(by_token, where=counted), jnp.mean(by_token)
+
+    sums, batches = np.zeros(3), 0
+    for begin in range(0, min(_PICTURES.value, len(source)) - _BATCH.value + 1, _BATCH.value):
+        rows = [source[index] for index in range(begin, begin + _BATCH.value)]
+        fine = jnp.asarray(np.stack([row["superres_tokens"] for row in rows]), jnp.int32)
+        text = jnp.asarray(np.stack([row["caption_ids"][0] for row in rows]))
+        mask = jnp.asarray(np.stack([row["caption_mask"][0] for row in rows]))
+        sums += np.asarray(losses(fine, text, mask))
+        batches += 1
+    lopar, by_token, every = sums / batches
+    share = float(np.mean(turns >= 1))
+    print(f"loss on {batches * _BATCH.value} pictures of {features}, tokens that have a turn ({share:.0%}):")
+    print(f"  LoPAR           {lopar:.3f} nats a token")
+    print(f"  token by token  {by_token:.3f} nats a token ({every:.3f} over all tokens)", flush=True)
+
+
+if __name__ == "__main__":
+    apps.run(main)
