@@ -150,12 +150,12 @@ def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
         config.mesh.update(data=1, fsdp=-1, tensor=1)
         return plan_train("base_3b", config, topology, find_config)
 
+    for pod in WEAK_PODS:
+        yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
     for pod in PODS:
         for name, config in configs.items():
             yield _key(config, pod), f"train {name} {pod}", functools.partial(train, name, pod)
         yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
-    for pod in WEAK_PODS:
-        yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
 
 
 def _key(config: Any, pod: str, *more: Any) -> str:

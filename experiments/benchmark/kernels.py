@@ -40,6 +40,9 @@ _DTYPE = flags.DEFINE_enum(
 _OUT = flags.DEFINE_string("out", "runs/kernels", "Folder for the plot.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each form, taken in turn.", lower_bound=1)
 _LIMIT = flags.DEFINE_float("limit_gib", 8.0, "Programs that need more memory than this are not run.")
+_TABLES = flags.DEFINE_multi_enum(
+    "table", ["cases", "sampling", "sides"], ["cases", "sampling", "sides"], "Which to make, on this machine."
+)
 _SMALL = flags.DEFINE_bool("small", False, "Tiny shapes: whether the script works, not how fast.")
 
 _SIDES = (32, 48, 64, 96, 128)
@@ -93,6 +96,7 @@ def measure(runs: dict[str, Run]) -> dict[str, float]:
         calls[name] = int(np.clip(0.02 / (time.perf_counter() - start), 1, 50))
     for _ in range(_REPEATS.value):
         for name, run in runs.items():
+            run.call()  # untimed: a form that takes gigabytes leaves the others theirs to map anew
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run.call()
@@ -368,9 +372,12 @@ def main() -> None:
         f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
         f"copy {bandwidth / 1e9:.0f} GB/s"
     )
-    attention_table(cases, dtype, peak, bandwidth)
-    sampling_table(dtype)
-    time_by_side(dtype)
+    if "cases" in _TABLES.value:
+        attention_table(cases, dtype, peak, bandwidth)
+    if "sampling" in _TABLES.value:
+        sampling_table(dtype)
+    if "sides" in _TABLES.value:
+        time_by_side(dtype)
 
 
 if __name__ == "__main__":
