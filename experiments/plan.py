@@ -57,7 +57,7 @@ PODS = (
     "tpu7x:2x2x4",
 )
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
-FOLDERS = ("muse", "cogview2")
+PODS_OF = {"muse": PODS, "cogview2": PODS[:2]}  # by folder of configs
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
@@ -130,12 +130,12 @@ def plan_all() -> None:
 
 def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
     """(a key that changes with the config, a title, how to make the plan) of every row."""
-    files = [file for folder in FOLDERS for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
-    configs = {file.stem: validate_config(apps.load_config_file(str(file))) for file in files}
+    files = [file for folder in PODS_OF for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
+    configs = {file: validate_config(apps.load_config_file(str(file))) for file in files}
     base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
 
-    def train(name: str, pod: str) -> Plan:
-        return plan_until_it_fits(name, configs[name], load_topology(pod), find_config)
+    def train(file: Path, pod: str) -> Plan:
+        return plan_until_it_fits(file.stem, configs[file], load_topology(pod), find_config)
 
     def generate(pod: str) -> Plan:
         topology = load_topology(pod)
@@ -153,8 +153,9 @@ def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
     for pod in WEAK_PODS:
         yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
     for pod in PODS:
-        for name, config in configs.items():
-            yield _key(config, pod), f"train {name} {pod}", functools.partial(train, name, pod)
+        for file, config in configs.items():
+            if pod in PODS_OF[file.parent.name]:
+                yield _key(config, pod), f"train {file.stem} {pod}", functools.partial(train, file, pod)
         yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
 
 

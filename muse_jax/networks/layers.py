@@ -15,6 +15,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from muse_jax.sharding import gather
+
 _NEGATIVE = -1e9  # finite, so that a row with nothing to attend to stays a number
 EMBED_STD = 0.02
 _GELU = math.sqrt(2 / math.pi)
@@ -85,7 +87,7 @@ class Dense(nn.Module):
             return init(key, (inputs, outputs), dtype).reshape(shape)
 
         kernel = self.param("kernel", _init(flat_init, *self.names), (inputs, *self.features))
-        return project(x.astype(self.dtype), kernel.astype(self.dtype))
+        return project(x.astype(self.dtype), gather(kernel.astype(self.dtype), self.names))
 
 
 def attend(

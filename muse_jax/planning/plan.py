@@ -4,10 +4,12 @@ import dataclasses
 import itertools
 import math
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -113,18 +115,27 @@ def _plan(name: str, program: str, config: Any, topology: Topology, mesh: Mesh, 
     )
     began = time.perf_counter()
     try:
-        compiled = traced.lower().compile()
+        compiled, text = _compile(traced)
     except jax.errors.JaxRuntimeError as error:
         needed = out_of_memory(str(error))
         if needed is None:
             raise
         return dataclasses.replace(plan, fits=False, needed=needed)
     spent = time.perf_counter() - began
-    return analyse(dataclasses.replace(plan, compile_seconds=spent), compiled, topology, mesh)
+    return analyse(dataclasses.replace(plan, compile_seconds=spent), compiled, text, topology, mesh)
 
 
-def analyse(plan: Plan, compiled: Any, topology: Topology, mesh: Mesh) -> Plan:
-    """`plan` with what the compiled program tells."""
+def _compile(traced: Traced) -> tuple[Any, str]:
+    """The compiled program, and its HLO as the compiler dumps it: `as_text()` fails for some of v5p's."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = traced.lower().compile(compiler_options=options)
+        dumps = Path(folder).glob("*after_optimizations.txt")
+        return compiled, max(dumps, key=lambda file: file.stat().st_size).read_text()
+
+
+def analyse(plan: Plan, compiled: Any, text: str, topology: Topology, mesh: Mesh) -> Plan:
+    """`plan` with what the compiled program and its HLO tell."""
     memory = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -136,12 +147,7 @@ def analyse(plan: Plan, compiled: Any, topology: Topology, mesh: Mesh) -> Plan:
         needed=needed,
         fits=needed <= plan.memory,
     )
-    try:
-        traffic = Program(compiled.as_text(), plan.devices).total()
-    except jax.errors.JaxRuntimeError as error:  # seen on v5p
-        why = str(error).splitlines()[0][:120]
-        note = f"The compiler could not print the program ({why}): no collectives, no memory traffic."
-        return _timed(plan, topology, mesh, Counter(), 0.0, (note,))
+    traffic = Program(text, plan.devices).total()
     notes: tuple[str, ...] = ()
     if traffic.unknown_loops:
         notes = (f"{traffic.unknown_loops} loops of unknown trip count are counted once.",)

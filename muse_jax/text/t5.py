@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.name_table import Source, Tensors
+from muse_jax.sharding import gather
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ class RMSNorm(nn.Module):
 
 
 def _dense(features: int, names: tuple[str, str], std: float, dtype: Any, name: str) -> nn.Dense:
+    def promote(x: Array, kernel: Array, bias: None, *, dtype: Any) -> tuple[Array, Array, None]:
+        return x.astype(dtype), gather(kernel.astype(dtype), names), bias
+
     init = nn.with_logical_partitioning(nn.initializers.normal(std), names)
-    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=init, name=name)
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=init, promote_dtype=promote, name=name)
 
 
 class T5Attention(nn.Module):
