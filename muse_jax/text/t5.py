@@ -155,6 +155,9 @@ class GatedMlp(nn.Module):
         return _dense(c.width, ("mlp", "embed"), c.mlp_dim**-0.5, self.dtype, "wo")(hidden)
 
 
+_STATES = ("batch", None, None)  # where the compiler would cut the width, as the embedding's rows are
+
+
 class T5Layer(nn.Module):
     """One layer; scanned over, hence the (carry, None) it returns."""
 
@@ -170,7 +173,7 @@ class T5Layer(nn.Module):
             RMSNorm(c.epsilon, dtype, name="attention_norm")(x), bias
         )
         x = x + GatedMlp(c, dtype, name="mlp")(RMSNorm(c.epsilon, dtype, name="mlp_norm")(x))
-        return x, None
+        return nn.with_logical_constraint(x, _STATES), None
 
 
 class T5Encoder(nn.Module):
@@ -208,5 +211,5 @@ class T5Encoder(nn.Module):
             length=c.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.dtype, name="layers")
-        x, _ = layers(embedding[ids].astype(self.dtype), bias)
+        x, _ = layers(nn.with_logical_constraint(embedding[ids].astype(self.dtype), _STATES), bias)
         return RMSNorm(c.epsilon, jnp.float32, name="final_norm")(x)
