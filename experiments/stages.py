@@ -1,0 +1,51 @@
+"""CogView2's four stages side by side: a candidate, the best one, enlarged at once, refined in turns.
+
+python -m experiments.stages --prompt="a noto emoji of a cactus" --prompt="..." --out=stages.png
+"""
+
+import dataclasses
+
+import numpy as np
+from absl import flags, logging
+
+from experiments import apps, pictures
+
+PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; repeat it for more rows.")
+MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a directory.")
+OUT = flags.DEFINE_string("out", None, "The picture to write, such as stages.png.")
+SEED = flags.DEFINE_integer("seed", 0, "Another seed, other pictures.")
+
+
+def main() -> None:
+    """Draws each prompt once a stage, from one seed, so that each stage goes on from the one before."""
+    if not PROMPT.value:
+        raise ValueError('Give --prompt="...", once or several times.')
+    out = pictures.check_output(OUT.value)
+    logging.set_verbosity(logging.WARNING)
+    from muse_jax import CogView2Pipeline
+
+    pipe = CogView2Pipeline.from_pretrained(MODEL.value)
+    if pipe.iterative is None:
+        raise ValueError(
+            f"The checkpoint {MODEL.value} lacks super-resolution: take one that has all stages."
+        )
+    count = pipe.coarse.decoding.candidates
+    coarse = dataclasses.replace(pipe, direct=None, iterative=None)
+    ranked = coarse.generate(PROMPT.value, keep=count, seed=SEED.value)
+    side = pipe.image_size[0] // coarse.image_size[0]
+    ranked = ranked.repeat(side, axis=2).repeat(side, axis=3)
+    direct = dataclasses.replace(pipe, iterative=None).generate(PROMPT.value, keep=1, seed=SEED.value)
+    refined = pipe.generate(PROMPT.value, keep=1, seed=SEED.value)
+    rows = np.stack([ranked[:, count // 2], ranked[:, 0], direct[:, 0], refined[:, 0]], axis=1)
+    titles = ["coarse", f"best of {count}", "direct", "refined"]
+    captions = [
+        f"{title}: {prompt}" if title == "coarse" else title for prompt in PROMPT.value for title in titles
+    ]
+    sheet = pictures.captioned_grid(rows.reshape(-1, *rows.shape[2:]), captions, columns=len(titles))
+    pictures.save_picture(sheet, out)
+    print(f"Written to {out}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["out"])
+    apps.run(main, stopped="Stopped; nothing was written.")
