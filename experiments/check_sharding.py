@@ -132,6 +132,7 @@ def launch(layout: Layout, runs: list[str]) -> None:
         "mesh.fsdp": layout.fsdp,
         "mesh.tensor": layout.tensor,
         "mesh.slices": layout.slices,
+        "optim.decay": "constant",  # another schedule for fewer steps would be another run
         "log_every": 1,
         "eval_every": 0,
         "preview_every": 0,
