@@ -96,11 +96,12 @@ def lopar_decode(
     def turn(m: Array, tokens: Array) -> Array:
         masked = order >= m
         logits = logits_fn(jnp.where(masked, mask_id, tokens))
-        most = jax.lax.top_k(logits, min(max(top_k), logits.shape[-1]))[0]
-        # Of the largest top-k that any turn has, the one that this turn has: one program for all.
-        least = jnp.take(most, jnp.minimum(sizes[m - 1], most.shape[-1]) - 1, axis=-1)[..., None]
-        kept = jnp.where(logits >= least, logits, -jnp.inf)
-        drawn = gumbel_argmax(jax.random.fold_in(key, m), apply_temperature(kept, temperature))
+        # The most that any turn keeps, of which this one keeps its own: one program for all turns. Noise for
+        # every code would take as long as the network.
+        best, codes = jax.lax.top_k(logits, min(max(top_k), logits.shape[-1]))
+        best = jnp.where(jnp.arange(best.shape[-1]) < sizes[m - 1], best, -jnp.inf)
+        rank = gumbel_argmax(jax.random.fold_in(key, m), apply_temperature(best, temperature))
+        drawn = jnp.take_along_axis(codes, rank[..., None], axis=-1)[..., 0]
         report_step(on_step, m, count, jnp.sum(order > m) * len(tokens))
         return jnp.where(masked, drawn, tokens)
 

@@ -24,10 +24,11 @@ def plain(tokens, key, temperature):
             if TABLE[place // GRID[1] % 6][place % GRID[1] % 6] >= m:
                 masked[:, place] = MASK
         logits = np.array(logits_fn(jnp.asarray(masked)))
-        noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), logits.shape, jnp.float32))
+        shape = (*tokens.shape, max(TOP_K))  # for the codes in order, the most probable first
+        noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), shape, jnp.float32))
         for b, place in zip(*np.nonzero(masked == MASK)):
-            best = np.argsort(logits[b, place])[-TOP_K[m - 1] :]
-            scores = logits[b, place, best] / np.float32(temperature) + noise[b, place, best]
+            best = np.argsort(-logits[b, place], kind="stable")[: TOP_K[m - 1]]
+            scores = logits[b, place, best] / np.float32(temperature) + noise[b, place, : len(best)]
             tokens[b, place] = best[np.argmax(scores)]
     return tokens
 
