@@ -2,7 +2,7 @@
 # make test       linters, types and the fast tests
 # make test-all   the slow tests too
 # make data       downloads and renders the emoji data set (for training and benchmarks)
-# make emoji      trains every stage of the shipped checkpoint and exports it
+# make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
 
 PYTHON ?= python3
 VENV := .venv

@@ -152,10 +152,10 @@ def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
 
     for pod in WEAK_PODS:
         yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
+    for file, config in configs.items():
+        for pod in PODS_OF[file.parent.name]:
+            yield _key(config, pod), f"train {file.stem} {pod}", functools.partial(train, file, pod)
     for pod in PODS:
-        for file, config in configs.items():
-            if pod in PODS_OF[file.parent.name]:
-                yield _key(config, pod), f"train {file.stem} {pod}", functools.partial(train, file, pod)
         yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
 
 

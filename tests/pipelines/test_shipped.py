@@ -1,0 +1,14 @@
+"""The checkpoints that come with the package."""
+
+import pytest
+
+from muse_jax.checkpoint import find_checkpoint
+from muse_jax.pipelines import load_pipeline
+
+
+@pytest.mark.parametrize("name, size", [("emoji", (128, 128)), ("emoji-cogview2", (192, 192))])
+def test_a_shipped_checkpoint_loads_with_all_stages_from_at_most_48_mb(name, size):
+    assert load_pipeline(name).image_size == size
+    files = list(find_checkpoint(name).iterdir())
+    assert sum(file.stat().st_size for file in files) <= 48e6
+    assert find_checkpoint(name) / "README.md" in files
