@@ -116,16 +116,14 @@ def plan_all() -> None:
         for line in ROWS.read_text().splitlines():
             row = json.loads(line)
             done[row["key"]] = row
-    plans = []
-    for key, title, make in all_plans():
+    entries = list(all_plans())
+    for key, title, make in entries:
         if key not in done:
             print(title, file=sys.stderr, flush=True)
             done[key] = {"key": key, "table": title.split()[0], **dataclasses.asdict(make())}
             with ROWS.open("a") as file:
                 file.write(json.dumps(done[key]) + "\n")
-        row = {name: value for name, value in done[key].items() if name not in ("key", "table")}
-        plans.append((title.split()[0], Plan(**row)))
-        write_tables(plans)
+        write_tables([done[key] for key, _, _ in entries if key in done])
 
 
 def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
@@ -164,14 +162,15 @@ def _key(config: Any, pod: str, *more: Any) -> str:
     return f"{pod} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def write_tables(plans: list[tuple[str, Plan]]) -> None:
+def write_tables(rows: list[dict[str, Any]]) -> None:
     """Puts the tables between the marks of docs/scale.md."""
     text = SCALE.read_text()
-    tables = {
-        name: markdown_table([plan for table, plan in plans if table == name])
-        for name in ("train", "generate")
-    }
-    tables["weak"] = markdown_weak_scaling([plan for table, plan in plans if table == "weak"])
+    plans: dict[str, list[Plan]] = {"train": [], "generate": [], "weak": []}
+    for row in rows:
+        fields = {name: value for name, value in row.items() if name not in ("key", "table")}
+        plans[row["table"]].append(Plan(**fields))
+    tables = {name: markdown_table(plans[name]) for name in ("train", "generate")}
+    tables["weak"] = markdown_weak_scaling(plans["weak"])
     for name, table in tables.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end {name} -->")

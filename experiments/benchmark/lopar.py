@@ -76,7 +76,7 @@ def trained_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """The two runs' networks and averaged weights."""
 
     def load(kind: type, workdir: str) -> tuple[Any, Any]:
-        return build(kind, "model", load_config(workdir).model), restore_params(workdir)
+        return build(kind, "model", load_config(workdir).model), jax.device_put(restore_params(workdir))
 
     return load(IterativeSuperRes, _ITERATIVE.value), load(CogLM, _AUTOREGRESSIVE.value)
 
