@@ -16,7 +16,7 @@ _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "s8": 8, "u8": 8, "s16":
 _BITS |= {"f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"\b(?:calls|body|to_apply)=%?([\w.\-]+)")
+_CALLED = re.compile(r"\b(?:calls|body|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\]T\([\d,]+\)|[^)]*)\))?\s*\{([^}]*)\}"
 )
@@ -153,7 +153,7 @@ class Program:
 
         A TPU spreads one collective over several fusions, so that other work goes on beside it: one that
         starts it, one that awaits it, and between them any number of "async_collective_fusion"s, in inner
-        loops too.
+        loops too. What tpu7x leaves to its SparseCore is in a computation that a custom call names.
         """
         found = {}
         shapes = {each.name: each.shape for each in self.computations[name]}
@@ -162,7 +162,7 @@ class Program:
                 channel = re.search(r"channel_id=(\d+)", each.attributes)
                 key = f"{kind} {channel.group(1)}" if channel else each.name
                 found[key] = self._collective(name, kind, each, shapes)
-            elif each.op == "fusion" or each.op.endswith("-start"):
+            elif each.op in ("fusion", "custom-call") or each.op.endswith("-start"):
                 for called in self._calls(each):
                     if not called.startswith("async_collective_fusion"):
                         found |= self._own_collectives(called)

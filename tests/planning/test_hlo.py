@@ -105,3 +105,28 @@ def test_each_way_to_write_a_group(written, group):
 def test_a_text_without_entry_is_refused():
     with pytest.raises(ValueError, match="no entry computation"):
         Program("HloModule empty")
+
+
+OFFLOADED = """HloModule offloaded
+
+%called (p: f32[8]) -> f32[32] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %g = f32[32]{0} all-gather(%p), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+}, execution_thread="sparsecore"
+
+%async (p: f32[8]) -> f32[32] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %c = f32[32]{0} custom-call(%p), custom_call_target="offload", called_computations={%called}
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: f32[8]) -> f32[32] {
+  %x = f32[8]{0} parameter(0)
+  %s = ((f32[8]{0}), f32[32]{0}) async-start(%x), async_execution_thread="sparsecore", calls=%async
+  ROOT %d = f32[32]{0} async-done(%s)
+}
+"""
+
+
+def test_a_collective_that_a_custom_call_names_counts():
+    expected = {Collective("all-gather", 32, (0, 1, 2, 3)): 1}
+    assert Program(OFFLOADED, 4).total().collectives == expected
