@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.optim.update(name="muon", lr=3e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=100, ema=0.98)
     config.sampling.update(temperature=0.6, top_clusters=16, text_weight=0.5)
-    config.total_steps = 1_500
+    config.total_steps = 800
     config.log_every = 50
     config.eval_every = 250
     config.preview_every = 500

@@ -11,7 +11,13 @@ import jax
 
 from muse_jax import checkpoint
 from muse_jax.networks import CogLM, MaskedTransformer, SuperResTransformer
-from muse_jax.networks.coglm_superres import direct_from_coglm, iterative_from_coglm
+from muse_jax.networks.coglm_superres import (
+    DirectSuperRes,
+    IterativeSuperRes,
+    direct_from_coglm,
+    iterative_from_coglm,
+    split_params,
+)
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training.checkpoints import restore_params
 from muse_jax.training.config import load_config
@@ -26,6 +32,8 @@ _NETWORK: dict[str, tuple[str, type]] = {
     "base": ("base", MaskedTransformer),
     "superres": ("superres", SuperResTransformer),
     "coglm": ("coarse", CogLM),
+    "direct_superres": ("direct", DirectSuperRes),
+    "iterative_superres": ("iterative", IterativeSuperRes),
 }
 
 
@@ -81,7 +89,8 @@ def trained_params(task: str, source: str) -> Any:
         directory = checkpoint.find_checkpoint(source)
         config = checkpoint.read_config(directory)
         _check_stage(source, config, stage)
-        return checkpoint.read_part(directory, config, stage, "network", kind)[1]
+        own = (lambda params: split_params(params)[1]) if kind is DirectSuperRes else (lambda params: params)
+        return checkpoint.read_part(directory, config, stage, "network", kind, stored=own)[1]
     return {"generator": tokenizer_params("tokenizer", source)}
 
 

@@ -4,7 +4,7 @@ import pytest
 from flax import linen as nn
 
 from muse_jax.checkpoint import parameter_shapes
-from muse_jax.pipelines import MusePipeline
+from muse_jax.pipelines import CogView2Pipeline, MusePipeline
 from muse_jax.pipelines.runs import load_runs
 from muse_jax.training.partitioning import RULES, make_mesh
 from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params, trained_params
@@ -71,3 +71,17 @@ def test_a_checkpoint_without_the_stage_is_refused_in_one_sentence(runs, tmp_pat
     load_runs(str(folder / "base")).save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has no superres stage: give one that has"):
         tokenizer_module("superres_tokenizer", str(tmp_path / "small"))
+
+
+@pytest.mark.parametrize("task", ["coglm", "direct_superres", "iterative_superres"])
+def test_every_network_of_a_cogview2_checkpoint_can_be_trained_on(task):
+    pipe = CogView2Pipeline.from_pretrained("emoji-cogview2")
+    stage = {"coglm": "coarse", "direct_superres": "direct", "iterative_superres": "iterative"}[task]
+    given = trained_params(task, "emoji-cogview2")
+    for (path, weight), (name, other) in zip(
+        jax.tree_util.tree_leaves_with_path(given),
+        jax.tree_util.tree_leaves_with_path(getattr(pipe, stage).params),
+        strict=True,
+    ):
+        assert path == name
+        np.testing.assert_array_equal(weight, other)
