@@ -57,6 +57,8 @@ PODS = (
     "tpu7x:2x2x4",
 )
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
+# libtpu 0.0.52 had not finished the step of the first after two hours on one core.
+NOT_PLANNED = {("vqgan_f16_256", "tpu7x:2x2x4"), ("vqgan_f8_512", "tpu7x:2x2x4")}
 PODS_OF = {"muse": PODS, "cogview2": PODS[:2]}  # by folder of configs
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
@@ -152,6 +154,8 @@ def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
         yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
     for file, config in configs.items():
         for pod in PODS_OF[file.parent.name]:
+            if (file.stem, pod) in NOT_PLANNED:
+                continue
             yield _key(config, pod), f"train {file.stem} {pod}", functools.partial(train, file, pod)
     for pod in PODS:
         yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
