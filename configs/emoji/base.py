@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         image_size=64,
     )
     config.optim.update(name="muon", lr=3e-3, b1=0.9, b2=0.98, weight_decay=0.03, warmup_steps=200, ema=0.98)
-    config.decoding.update(num_steps=16, guidance_scale=1.0, temperature=0.6, choice_temperature=1.0)
+    config.decoding.update(num_steps=48, guidance_scale=1.0, temperature=0.6, choice_temperature=1.0)
     config.total_steps = 2_450
     config.log_every = 50
     config.eval_every = 500

@@ -28,8 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 16
     config.data.image_size = 128
     config.data.superres_factor = 2
-    config.decoding.update(num_steps=8, guidance_scale=0.5, temperature=0.3, choice_temperature=1.0)
-    config.total_steps = 1_250
+    config.decoding.update(num_steps=16, guidance_scale=0.5, temperature=0.3, choice_temperature=1.0)
+    config.total_steps = 2_150
     config.log_every = 50
     config.eval_every = 500
     config.preview_every = 500
