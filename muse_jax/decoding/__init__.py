@@ -6,7 +6,7 @@ from muse_jax.decoding.coglm import caption_cross_entropy, draw_caption, draw_im
 from muse_jax.decoding.coglm_superres import draw_fine, redraw_fine
 from muse_jax.decoding.guidance import LogitsFn, guided, guided_logits_fn
 from muse_jax.decoding.halton import halton_order
-from muse_jax.decoding.lopar import lopar_decode, tile_turns, turns_table
+from muse_jax.decoding.lopar import lopar_decode, tile_turns, turns_table, turns_top_k
 from muse_jax.decoding.masked import DecodeState, mask_free_edit, masked_decode
 from muse_jax.decoding.progress import DecodeStep, Progress, listening, silent
 from muse_jax.decoding.sampling import sample_with_log_prob, top_k_filter, top_p_filter
@@ -42,4 +42,5 @@ __all__ = [
     "top_k_filter",
     "top_p_filter",
     "turns_table",
+    "turns_top_k",
 ]

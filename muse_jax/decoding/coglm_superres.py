@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.decoding.autoregressive import Sampling
 from muse_jax.decoding.coglm import check_inputs
-from muse_jax.decoding.lopar import TOP_K, lopar_decode
+from muse_jax.decoding.lopar import lopar_decode
 from muse_jax.decoding.progress import Progress, StepCallback
 from muse_jax.networks.coglm_sequence import Sequence, Vocabulary, text_to_image
 from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes
@@ -62,7 +62,7 @@ def redraw_fine(
     key: Array,
     *,
     turns: np.ndarray,
-    top_k: tuple[int, ...] = TOP_K,
+    top_k: tuple[int, ...] | None = None,
     temperature: Float[Array, ""] | float = 1.3,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch tokens"]:

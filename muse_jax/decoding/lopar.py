@@ -23,8 +23,6 @@ TABLE = (
     (4, 5, 6, 1, 3, -2),
 )
 """CogView2's turns for images three times as fine; what is negative or 0 is never redrawn."""
-TOP_K = (40, 40, 40, 20, 20, 10)
-"""CogView2's top-k of each turn."""
 
 
 def turns_table(factor: int) -> np.ndarray:
@@ -47,6 +45,14 @@ def turns_table(factor: int) -> np.ndarray:
     return np.where((side[:, None] % 2 == 1) & (side % 2 == 1), -1, turn)
 
 
+def turns_top_k(count: int) -> tuple[int, ...]:
+    """From how many codes each of `count` turns draws; for 6, what CogView2 published.
+
+    The rule for other counts: 40 in the first half of the turns, 20 up to five sixths, 10 after that.
+    """
+    return tuple(40 if 2 * m <= count else 20 if 6 * m <= 5 * count else 10 for m in range(1, count + 1))
+
+
 def tile_turns(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The turn of every token of `grid`, row by row, the table repeated and cut off at the edges."""
     rows, columns = (np.arange(size) % period for size, period in zip(grid, np.shape(table)))
@@ -60,7 +66,7 @@ def lopar_decode(
     *,
     turns: np.ndarray,
     mask_id: int,
-    top_k: tuple[int, ...] = TOP_K,
+    top_k: tuple[int, ...] | None = None,
     temperature: Float[Array, ""] | float = 1.3,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
@@ -73,7 +79,7 @@ def lopar_decode(
       logits_fn: tokens, `mask_id` where they are masked, to the logits of the codes.
       tokens: of the whole image, for instance of the direct network.
       turns: of each token, as `tile_turns` gives them; static.
-      top_k: one size a turn; static.
+      top_k: one size a turn, by default `turns_top_k`; static.
       temperature: 0 is greedy.
       on_step: as for `masked_decode`.
 
@@ -87,6 +93,7 @@ def lopar_decode(
             "over the grid of the tokens."
         )
     count = int(turns.max())
+    top_k = turns_top_k(count) if top_k is None else top_k
     if len(top_k) != count or min(top_k) < 1:
         raise ValueError(
             f"top_k is {top_k}, but the {count} turns of the table need one size of 1 or more each."

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_jax.checkpoint import find_checkpoint
+from muse_jax.decoding import turns_table, turns_top_k
 from muse_jax.networks import CogLM, MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines.cogview2 import FINE, CogView2Pipeline
 from muse_jax.pipelines.muse import MusePipeline
@@ -100,7 +101,7 @@ def _load_fine(name: str, workdir: str) -> FineStage:
     known = {field.name for field in dataclasses.fields(decoding)}
     given = {key: value for key, value in config.sampling.to_dict().items() if key in known}
     if name == "iterative":
-        given.pop("top_k")  # of each turn it is LoPAR's
+        given["top_k"] = turns_top_k(int(turns_table(config.data.superres_factor).max()))
     network: Any = build(kind, "model", config.model)
     return FineStage(network, restore_params(workdir), decoding.from_mapping(given))
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from muse_jax.decoding.lopar import TOP_K
+from muse_jax.decoding.lopar import turns_top_k
 from muse_jax.decoding.masked import ORDERS
 from muse_jax.text.text_tokenizers import check_texts
 
@@ -114,11 +114,11 @@ class LoparDecoding(Settings):
     """How fine tokens are redrawn in turns; see `muse_jax.decoding.lopar_decode`.
 
     temperature: 0 or greater.
-    top_k: at least 1, of each turn.
+    top_k: at least 1, of each turn; by default of the six that enlarge three times.
     """
 
     temperature: float = 1.3
-    top_k: tuple[int, ...] = TOP_K
+    top_k: tuple[int, ...] = turns_top_k(6)
 
     def __post_init__(self):
         check_not_negative("temperature", self.temperature)

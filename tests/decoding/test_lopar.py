@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.decoding.lopar import TABLE, TOP_K, lopar_decode, tile_turns, turns_table
+from muse_jax.decoding.lopar import TABLE, lopar_decode, tile_turns, turns_table, turns_top_k
 
 CODES, MASK, GRID = 50, 50, (7, 8)
+TOP_K = (40, 40, 40, 20, 20, 10)  # the published ones
 TURNS = tile_turns(turns_table(3), GRID)
 
 
@@ -74,6 +75,19 @@ def test_other_factors_follow_the_rule(factor):
                 assert 0 <= turn <= 2 * factor and (turn - (r + c - 1)) in (0, -2 * factor)
     assert table.max() == 2 * factor
     assert 0.25 <= np.mean(table < 0) <= 10 / 36 + 0.05
+
+
+def test_the_top_k_of_six_turns_is_cogview2_s_and_falls_likewise_for_others():
+    assert turns_top_k(6) == TOP_K
+    assert turns_top_k(4) == (40, 40, 20, 10)
+    assert turns_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
+
+
+def test_a_table_of_other_turns_needs_no_sizes():
+    turns = tile_turns(turns_table(2), GRID)
+    tokens = jnp.zeros((1, 56), jnp.int32)
+    drawn = lopar_decode(logits_fn, tokens, jax.random.key(0), turns=turns, mask_id=MASK)
+    np.testing.assert_array_equal(drawn[:, turns <= 0], 0)
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence():

@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 from PIL import Image
 
+from muse_jax.text import train_text_pieces
 from muse_jax.training import Checkpoints, TrainState, default_config, validate_config
 from muse_jax.training.config import save_config
 from muse_jax.training.tasks import make_task
@@ -21,6 +22,7 @@ MODEL = {
     "codebook_size": 16,
     "embed_dim": 4,
 }
+PIECES = 40  # of text, that the pictures' captions give
 
 
 def tiny_config(task, folder):
@@ -65,3 +67,15 @@ def tokenizer(pictures, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "vqgan"
     save_untrained(config, workdir)
     return str(workdir)
+
+
+@pytest.fixture(scope="session")
+def coglm_config(pictures, tokenizer, tmp_path_factory):
+    """Of a CogLM on that tokenizer and PIECES pieces of text; it lacks the model."""
+    file = tmp_path_factory.mktemp("pieces") / "tiny.model"
+    lines = (pictures / "captions.jsonl").read_text().splitlines()
+    train_text_pieces([json.loads(line)["caption"] for line in lines] * 4, file, PIECES)
+    config = tiny_config("coglm", pictures)
+    config.loss = {"patch": 2}
+    config.tokenizer, config.text_pieces = tokenizer, str(file)
+    return config

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import jax
@@ -9,15 +8,13 @@ from flax import linen as nn
 
 from muse_jax.data import write_precomputed
 from muse_jax.networks.coglm_sequence import image_to_text, text_to_image
-from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 from muse_jax.training import validate_config
 from muse_jax.training.pretrained import tokenizer_params
 from muse_jax.training.tasks import make_task
-from tests.training.tasks.conftest import tiny_config
+from tests.training.tasks.conftest import PIECES
 
-PIECES = 40
 MODEL = {
     "vocab_size": 16 + PIECES + 3,
     "grid": (4, 4),
@@ -31,14 +28,9 @@ MODEL = {
 
 
 @pytest.fixture(scope="module")
-def config(pictures, tokenizer, tmp_path_factory):
-    file = tmp_path_factory.mktemp("pieces") / "tiny.model"
-    lines = (pictures / "captions.jsonl").read_text().splitlines()
-    train_text_pieces([json.loads(line)["caption"] for line in lines] * 4, file, PIECES)
-    config = tiny_config("coglm", pictures)
+def config(coglm_config):
+    config = coglm_config.copy_and_resolve_references()
     config.model = MODEL
-    config.loss = {"patch": 2}
-    config.tokenizer, config.text_pieces = tokenizer, str(file)
     return config
 
 

@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +5,10 @@ import pytest
 from flax import linen as nn
 
 from muse_jax.networks.coglm_superres import direct_from_coglm, iterative_from_coglm
-from muse_jax.text import train_text_pieces
 from muse_jax.training import restore_params, train, validate_config
 from muse_jax.training.tasks import make_task
-from tests.training.tasks.conftest import tiny_config
+from tests.training.tasks.conftest import PIECES
 
-PIECES = 40
 COGLM = {
     "vocab_size": 16 + PIECES + 3,
     "grid": (4, 4),
@@ -26,15 +22,9 @@ COGLM = {
 
 
 @pytest.fixture(scope="module")
-def config(pictures, tokenizer, tmp_path_factory):
-    file = tmp_path_factory.mktemp("pieces") / "tiny.model"
-    lines = (pictures / "captions.jsonl").read_text().splitlines()
-    train_text_pieces([json.loads(line)["caption"] for line in lines] * 4, file, PIECES)
-    config = tiny_config("coglm", pictures)
+def config(coglm_config):
+    config = coglm_config.copy_and_resolve_references()
     config.model = COGLM
-    config.loss = {"patch": 2}
-    config.tokenizer, config.text_pieces = tokenizer, str(file)
-    config.total_steps, config.eval_every, config.preview_every = 1, 0, 0
     return config
 
 
