@@ -230,39 +230,47 @@ class Program:
     def _fusion_bytes(self, each: Instruction, called: str, shapes: dict[str, str]) -> float:
         """A fusion that reads a slice of an operand, or writes a slice of one in place, moves the slice."""
         body = {inner.name: inner for inner in self.computations[called]}
-        parameters = {int(inner.arguments): inner.name for inner in body.values() if inner.op == "parameter"}
         total = 0.0
         written_in_place = False
         for index, operand in enumerate(each.operands):
             whole = _hbm(shapes.get(operand, ""))
-            users = _users(body, parameters.get(index, ""))
-            if whole and users and all(user.op in ("dynamic-slice", "slice", "gather") for user in users):
-                whole = min(whole, sum(_bytes(user.shape) for user in users))
-            elif users and all(
-                user.op == "dynamic-update-slice" and user.operands[0] in _views(body, parameters[index])
-                for user in users
+            views, users = _views_and_users(body, index)
+            if users and all(
+                user.op == "dynamic-update-slice" and user.operands[0] in views for user in users
             ):
                 written_in_place = True
-                whole = sum(
-                    _bytes(body[user.operands[1]].shape) for user in users if user.operands[1] in body
-                )
-                whole = 2 * whole if _hbm(each.shape) else 0.0
-            total += whole
+                updates = [body[user.operands[1]] for user in users if user.operands[1] in body]
+                moved = sum(_bytes(update.shape) for update in updates)
+                total += 2 * moved if _hbm(each.shape) else 0.0
+            else:
+                total += self._read(called, index, whole)
         return total + (0.0 if written_in_place else _hbm(each.shape))
 
+    def _read(self, called: str, index: int, whole: float) -> float:
+        """What a fused computation, or a fusion in it, reads of its `index`-th operand: slices, or all."""
+        body = {inner.name: inner for inner in self.computations[called]}
+        views, users = _views_and_users(body, index)
+        read = 0.0 if users else whole
+        for user in users:
+            inside = self._calls(user) if user.op == "fusion" else []
+            if user.op in ("dynamic-slice", "slice", "gather"):
+                read += _bytes(user.shape)
+            elif inside:
+                places = [place for place, operand in enumerate(user.operands) if operand in views]
+                read += sum(self._read(inside[0], place, whole) for place in places)
+            else:
+                return whole
+        return min(whole, read)
 
-def _views(body: dict[str, Instruction], name: str) -> set[str]:
-    """`name` and what only views it."""
-    views = {name}
+
+def _views_and_users(body: dict[str, Instruction], index: int) -> tuple[set[str], list[Instruction]]:
+    """The `index`-th operand and what only views it, by name, and the instructions that use any of them."""
+    views = {each.name for each in body.values() if each.op == "parameter" and int(each.arguments) == index}
     for inner in body.values():
         if inner.op in ("bitcast", "get-tuple-element", "copy") and set(inner.operands) & views:
             views.add(inner.name)
-    return views
-
-
-def _users(body: dict[str, Instruction], name: str) -> list[Instruction]:
-    views = _views(body, name)
-    return [inner for inner in body.values() if set(inner.operands) & views and inner.name not in views]
+    users = [inner for inner in body.values() if set(inner.operands) & views and inner.name not in views]
+    return views, users
 
 
 def _kind(op: str) -> str | None:

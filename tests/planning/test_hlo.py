@@ -130,3 +130,32 @@ ENTRY %main (x: f32[8]) -> f32[32] {
 def test_a_collective_that_a_custom_call_names_counts():
     expected = {Collective("all-gather", 32, (0, 1, 2, 3)): 1}
     assert Program(OFFLOADED, 4).total().collectives == expected
+
+
+def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_all_that_is_read():
+    text = """HloModule nested
+
+%slice (w: f32[24,8,16], i: s32[]) -> f32[8,16] {
+  %w = f32[24,8,16]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,8,16]{2,1,0} dynamic-slice(%w, %i, %zero, %zero), dynamic_slice_sizes={1,8,16}
+  ROOT %b = f32[8,16]{1,0} bitcast(%one)
+}
+
+%product (x: f32[4,8], w: f32[24,8,16], i: s32[]) -> f32[4,16] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %w = f32[24,8,16]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %layer = f32[8,16]{1,0} fusion(%w, %i), kind=kLoop, calls=%slice
+  ROOT %p = f32[4,16]{1,0} convolution(%x, %layer), dim_labels=bf_io->bf
+}
+
+ENTRY %main (x: f32[4,8], w: f32[24,8,16], i: s32[]) -> f32[4,16] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %w = f32[24,8,16]{2,1,0} parameter(1)
+  %i = s32[]{:S(2)} parameter(2)
+  ROOT %f = f32[4,16]{1,0} fusion(%x, %w, %i), kind=kOutput, calls=%product
+}
+"""
+    assert Program(text, 1).total().hbm_bytes == 4 * (4 * 8 + 8 * 16 + 4 * 16)
