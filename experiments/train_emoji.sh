@@ -10,9 +10,10 @@ runs=${2:-runs}
 python=${PYTHON:-.venv/bin/python}
 
 case $device in
-  cpu) vqgan=() base=() superres=() ;;
+  cpu) vqgan=() decoder=() base=() superres=() ;;
   gpu)
     vqgan=(--config.data.batch_size=64 --config.data.workers=12 --config.total_steps=20000)
+    decoder=(--config.data.batch_size=64 --config.data.workers=12 --config.total_steps=5000)
     base=(--config.model.depth=8 --config.data.batch_size=256 --config.total_steps=30000)
     superres=(--config.data.batch_size=128 --config.total_steps=20000)
     base+=(--config.model.dtype=bfloat16) superres+=(--config.model.dtype=bfloat16)
@@ -25,11 +26,14 @@ features() {
   [ -d "$runs/features/$1/heldout_pairs" ] ||
     "$python" -m experiments.prepare_features --config="configs/emoji/$1.py" --out="$runs/features/$1" "${@:2}"
 }
-low=(--config.tokenizer="$runs/vqgan64")
-both=("${low[@]}" --config.superres_tokenizer="$runs/vqgan128")
+decoder() { train "$1_decoder" --config.tokenizer="$runs/$1" --config.init_from="$runs/$1" "${@:2}"; }
+low=(--config.tokenizer="$runs/vqgan64_decoder")
+both=("${low[@]}" --config.superres_tokenizer="$runs/vqgan128_decoder")
 
 train vqgan64 "${vqgan[@]}"
 train vqgan128 "${vqgan[@]}"
+decoder vqgan64 "${decoder[@]}"
+decoder vqgan128 "${decoder[@]}"
 features base "${low[@]}"
 train base "${low[@]}" --config.data.features="$runs/features/base" "${base[@]}"
 features superres "${both[@]}"

@@ -1,6 +1,6 @@
 """Muse's base transformer on 64 px emoji: 8x8 tokens from a caption.
 
-First `python -m experiments.train --config=configs/emoji/vqgan64.py --workdir=runs/vqgan64`, then
+First train configs/emoji/vqgan64.py in runs/vqgan64 and vqgan64_decoder.py in runs/vqgan64_decoder, then
 `python -m experiments.prepare_features --config=configs/emoji/base.py --out=runs/features/base`.
 """
 
@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = default_config()
     config.task = "base"
-    config.tokenizer = "runs/vqgan64"
+    config.tokenizer = "runs/vqgan64_decoder"
     config.model = {
         "vocab_size": 4096,
         "grid": (8, 8),

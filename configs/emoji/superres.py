@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = base.get_config()
     config.task = "superres"
-    config.superres_tokenizer = "runs/vqgan128"
+    config.superres_tokenizer = "runs/vqgan128_decoder"
     config.model = {
         "vocab_size": 4096,
         "low_vocab_size": 4096,
