@@ -10,13 +10,14 @@ The real programs are compiled for the pod by libtpu's compiler (pip install lib
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
+import math
+import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -24,6 +25,7 @@ from absl import flags
 
 from experiments import apps
 from muse_jax.planning import (
+    CHIPS,
     Plan,
     choices,
     describe,
@@ -57,45 +59,98 @@ PODS = (
     "tpu7x:2x2x4",
 )
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
-# libtpu 0.0.52 had not finished the step of the first after two hours on one core.
-NOT_PLANNED = {("vqgan_f16_256", "tpu7x:2x2x4"), ("vqgan_f8_512", "tpu7x:2x2x4")}
 PODS_OF = {"muse": PODS, "cogview2": PODS[:2]}  # by folder of configs
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
+# How long machine code is waited for; --search, which only compares, does not wait at all.
+CODE_SECONDS = 300.0
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
+
+
+class Job(NamedTuple):
+    """What to plan. superres: the config of the second stage, or None.
+
+    until_it_fits, code_seconds: see `plan_until_it_fits` and `compile_program`.
+    """
+
+    name: str
+    program: str
+    topology: str
+    config: Any
+    superres: Any = None
+    until_it_fits: bool = False
+    code_seconds: float = CODE_SECONDS
 
 
 def main() -> None:
     """Checks the flags, plans, prints and writes."""
-    jax.config.update("jax_platforms", None if TOPOLOGY.value.startswith("h") else "cpu")
     if ALL.value:
         return plan_all()
-    config = flags.FLAGS.config
-    if not config or not TOPOLOGY.value:
+    if not flags.FLAGS.config or not TOPOLOGY.value:
         raise ValueError(
             "Give --config=FILE and --topology=POD, for instance configs/muse/base_3b.py and v5e:16x16."
         )
-    topology = load_topology(TOPOLOGY.value)
-    name = config_name()
-
-    def plan(config: Any) -> Plan:
-        if PROGRAM.value == "train":
-            return plan_train(name, config, topology, find_config)
-        second = validate_config(apps.load_config_file(SUPERRES.value)) if SUPERRES.value else None
-        return plan_generate(name, config, second, topology, find_config)
-
-    if not SEARCH.value:
-        plans = [plan(validate_config(config))]
-    else:
-        plans = []
-        for choice in choices(validate_config(config), len(topology.devices)):
-            plans.append(plan(validate_config(choice)))
-            print(markdown_table(plans[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-        plans = ranked(plans)
+    config = validate_config(flags.FLAGS.config)
+    superres = validate_config(apps.load_config_file(SUPERRES.value)) if SUPERRES.value else None
+    job = Job(config_name(), PROGRAM.value, TOPOLOGY.value, config, superres)
+    plans = search(job) if SEARCH.value else [run(job)]
     print(describe(plans[0]))
     print(markdown_table(plans))
     if OUT.value:
         Path(OUT.value).write_text("".join(json.dumps(dataclasses.asdict(plan)) + "\n" for plan in plans))
+
+
+def search(job: Job) -> list[Plan]:
+    """Plans of every choice of mesh and remat, the best first."""
+    _set_platform(job.topology)
+    plans = []
+    for choice in choices(job.config, len(load_topology(job.topology).devices)):
+        plans.append(run(job._replace(config=validate_config(choice), code_seconds=0.0)))
+        print(markdown_table(plans[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    return ranked(plans)
+
+
+def run(job: Job) -> Plan:
+    """The job's plan, from a process of its own, with which a compile that is not waited for ends."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(job, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(
+            f"The process that planned {job.name} on {job.topology} ended with code {process.exitcode}: "
+            "if it was killed, there was not enough memory to compile with."
+        ) from None
+    process.kill()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answer(job: Job, sender: Any) -> None:
+    try:
+        sender.send(_plan(job))
+    except Exception as error:
+        sender.send(error)
+
+
+def _plan(job: Job) -> Plan:
+    _set_platform(job.topology)
+    topology = load_topology(job.topology)
+    if job.program == "generate":
+        parts = (job.name, job.config, job.superres)
+        return plan_generate(*parts, topology, find_config, job.code_seconds)
+    plan = plan_until_it_fits if job.until_it_fits else plan_train
+    return plan(job.name, job.config, topology, find_config, job.code_seconds)
+
+
+def _set_platform(topology: str) -> None:
+    """TPUs are only described: what runs here runs on the CPU. GPUs must be here."""
+    jax.config.update("jax_platforms", None if topology.startswith("h") else "cpu")
 
 
 def config_name() -> str:
@@ -118,47 +173,40 @@ def plan_all() -> None:
         for line in ROWS.read_text().splitlines():
             row = json.loads(line)
             done[row["key"]] = row
-    entries = list(all_plans())
-    for key, title, make in entries:
+    rows = list(all_rows())
+    for key, table, job in rows:
         if key not in done:
-            print(title, file=sys.stderr, flush=True)
-            done[key] = {"key": key, "table": title.split()[0], **dataclasses.asdict(make())}
+            print(table, job.name, job.topology, file=sys.stderr, flush=True)
+            done[key] = {"key": key, "table": table, **dataclasses.asdict(run(job))}
             with ROWS.open("a") as file:
                 file.write(json.dumps(done[key]) + "\n")
-        write_tables([done[key] for key, _, _ in entries if key in done])
+        write_tables([done[key] for key, _, _ in rows if key in done])
 
 
-def all_plans() -> Iterator[tuple[str, str, Callable[[], Plan]]]:
-    """(a key that changes with the config, a title, how to make the plan) of every row."""
+def all_rows() -> Iterator[tuple[str, str, Job]]:
+    """(a key that changes with the config, the table, what to plan) of every row."""
     files = [file for folder in PODS_OF for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
     configs = {file: validate_config(apps.load_config_file(str(file))) for file in files}
     base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
-
-    def train(file: Path, pod: str) -> Plan:
-        return plan_until_it_fits(file.stem, configs[file], load_topology(pod), find_config)
-
-    def generate(pod: str) -> Plan:
-        topology = load_topology(pod)
-        config = ml_collections.ConfigDict(base.to_dict())
-        config.data.batch_size = len(topology.devices)
-        return plan_generate("t5_xxl+3b+268m", config, superres, topology, find_config)
-
-    def weak(pod: str) -> Plan:
-        topology = load_topology(pod)
-        config = ml_collections.ConfigDict(base.to_dict())
-        config.data.batch_size = 2 * len(topology.devices)
-        config.mesh.update(data=1, fsdp=-1, tensor=1)
-        return plan_train("base_3b", config, topology, find_config)
-
     for pod in WEAK_PODS:
-        yield _key(base, pod, "weak"), f"weak {pod}", functools.partial(weak, pod)
+        config = ml_collections.ConfigDict(base.to_dict())
+        config.data.batch_size = 2 * _devices(pod)
+        config.mesh.update(data=1, fsdp=-1, tensor=1)
+        yield _key(base, pod, "weak"), "weak", Job("base_3b", "train", pod, config)
     for file, config in configs.items():
         for pod in PODS_OF[file.parent.name]:
-            if (file.stem, pod) in NOT_PLANNED:
-                continue
-            yield _key(config, pod), f"train {file.stem} {pod}", functools.partial(train, file, pod)
+            yield _key(config, pod), "train", Job(file.stem, "train", pod, config, until_it_fits=True)
     for pod in PODS:
-        yield _key(base, pod, superres), f"generate {pod}", functools.partial(generate, pod)
+        config = ml_collections.ConfigDict(base.to_dict())
+        config.data.batch_size = _devices(pod)
+        job = Job("t5_xxl+3b+268m", "generate", pod, config, superres)
+        yield _key(base, pod, superres), "generate", job
+
+
+def _devices(pod: str) -> int:
+    """Of a TPU pod, by its name alone."""
+    kind, _, sides = pod.partition(":")
+    return CHIPS[kind].devices_a_chip * math.prod(int(side) for side in sides.split("x"))
 
 
 def _key(config: Any, pod: str, *more: Any) -> str:

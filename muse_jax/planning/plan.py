@@ -4,12 +4,10 @@ import dataclasses
 import itertools
 import math
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from muse_jax.planning import programs
+from muse_jax.planning.compilation import Compiled, compile_program
 from muse_jax.planning.hlo import Collective, Program
 from muse_jax.planning.programs import FindConfig, Traced
 from muse_jax.planning.roofline import roofline, utilisation, wire_bytes
@@ -28,7 +27,8 @@ from muse_jax.training.partitioning import make_mesh
 class Plan:
     """A program on a topology. Bytes and times are of one device, FLOPs and images of all together.
 
-    Measured by the compiler: `fits` and the bytes of memory. Counted in the program: `flops` (what is
+    Measured by the compiler: `fits` and the bytes of memory (where `code_bytes` is nan the machine code was
+    not waited for, and `needed` and `fits` are without it). Counted in the program: `flops` (what is
     recomputed included; of a condition the cheapest branch), `model_flops` (without that), `collectives`:
     for each kind how often it runs and the bytes a device receives, loops multiplied out. Estimates:
     `hbm_bytes` and the times, which are those of each resource at its peak rate.
@@ -52,6 +52,7 @@ class Plan:
     needed: float = math.nan
     argument_bytes: float = math.nan
     temporary_bytes: float = math.nan
+    code_bytes: float = math.nan
     hbm_bytes: float = math.nan
     collectives: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     mxu_seconds: float = math.nan
@@ -66,8 +67,16 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def plan_train(name: str, config: Any, topology: Topology, find_config: FindConfig) -> Plan:
+def plan_train(
+    name: str,
+    config: Any,
+    topology: Topology,
+    find_config: FindConfig,
+    code_seconds: float = math.inf,
+) -> Plan:
     """The train step of `config`, called `name`, on its mesh over the whole topology.
+
+    Its machine code is waited for `code_seconds` (see `compile_program`).
 
     Raises:
       ValueError: one sentence, for a mesh or a batch that does not go with the topology, and for parts that
@@ -76,10 +85,17 @@ def plan_train(name: str, config: Any, topology: Topology, find_config: FindConf
     mesh = make_mesh(config.mesh, list(topology.devices))
     with programs.planned(config, find_config) as described:
         traced = programs.trace_train(described, mesh)
-    return _plan(name, "train", config, topology, mesh, traced)
+    return _plan(name, "train", config, topology, mesh, traced, code_seconds)
 
 
-def plan_generate(name: str, config: Any, superres: Any, topology: Topology, find_config: FindConfig) -> Plan:
+def plan_generate(
+    name: str,
+    config: Any,
+    superres: Any,
+    topology: Topology,
+    find_config: FindConfig,
+    code_seconds: float = math.inf,
+) -> Plan:
     """The pipeline's program from text to `config.data.batch_size` pictures, all steps of all stages.
 
     `superres` is the second stage's config, or None.
@@ -91,10 +107,18 @@ def plan_generate(name: str, config: Any, superres: Any, topology: Topology, fin
         else:
             with programs.planned(superres, find_config) as second:
                 traced = programs.trace_generate(base, second, mesh)
-    return _plan(name, "generate", config, topology, mesh, traced)
+    return _plan(name, "generate", config, topology, mesh, traced, code_seconds)
 
 
-def _plan(name: str, program: str, config: Any, topology: Topology, mesh: Mesh, traced: Traced) -> Plan:
+def _plan(
+    name: str,
+    program: str,
+    config: Any,
+    topology: Topology,
+    mesh: Mesh,
+    traced: Traced,
+    code_seconds: float,
+) -> Plan:
     chip = topology.chip
     plan = Plan(
         name=name,
@@ -115,42 +139,35 @@ def _plan(name: str, program: str, config: Any, topology: Topology, mesh: Mesh, 
     )
     began = time.perf_counter()
     try:
-        compiled, text = _compile(traced)
+        compiled = compile_program(traced.lower(), code_seconds)
     except jax.errors.JaxRuntimeError as error:
         needed = out_of_memory(str(error))
         if needed is None:
             raise
         return dataclasses.replace(plan, fits=False, needed=needed)
     spent = time.perf_counter() - began
-    return analyse(dataclasses.replace(plan, compile_seconds=spent), compiled, text, topology, mesh)
+    return analyse(dataclasses.replace(plan, compile_seconds=spent), compiled, topology, mesh)
 
 
-def _compile(traced: Traced) -> tuple[Any, str]:
-    """The compiled program, and its HLO as the compiler dumps it: `as_text()` fails for some of v5p's."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = traced.lower().compile(compiler_options=options)
-        dumps = Path(folder).glob("*after_optimizations.txt")
-        return compiled, max(dumps, key=lambda file: file.stat().st_size).read_text()
-
-
-def analyse(plan: Plan, compiled: Any, text: str, topology: Topology, mesh: Mesh) -> Plan:
-    """`plan` with what the compiled program and its HLO tell."""
-    memory = compiled.memory_analysis()
-    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    needed = arguments + temporary + fresh + memory.generated_code_size_in_bytes
+def analyse(plan: Plan, compiled: Compiled, topology: Topology, mesh: Mesh) -> Plan:
+    """`plan` with what the compiled program tells."""
+    needed = compiled.argument_bytes + compiled.temporary_bytes + compiled.fresh_bytes
+    notes: tuple[str, ...] = ()
+    if math.isnan(compiled.code_bytes):
+        notes += ("The machine code was not waited for: its bytes are not in the peak.",)
+    else:
+        needed += compiled.code_bytes
     plan = dataclasses.replace(
         plan,
-        argument_bytes=arguments,
-        temporary_bytes=temporary,
+        argument_bytes=compiled.argument_bytes,
+        temporary_bytes=compiled.temporary_bytes,
+        code_bytes=compiled.code_bytes,
         needed=needed,
         fits=needed <= plan.memory,
     )
-    traffic = Program(text, plan.devices).total()
-    notes: tuple[str, ...] = ()
+    traffic = Program(compiled.text, plan.devices).total()
     if traffic.unknown_loops:
-        notes = (f"{traffic.unknown_loops} loops of unknown trip count are counted once.",)
+        notes += (f"{traffic.unknown_loops} loops of unknown trip count are counted once.",)
     return _timed(plan, topology, mesh, traffic.collectives, traffic.hbm_bytes, notes)
 
 
@@ -201,14 +218,20 @@ def out_of_memory(message: str) -> float | None:
     return float(found.group(1)) * 1024 ** " KMGT".index(found.group(2) or " ")
 
 
-def plan_until_it_fits(name: str, config: Any, topology: Topology, find_config: FindConfig) -> Plan:
+def plan_until_it_fits(
+    name: str,
+    config: Any,
+    topology: Topology,
+    find_config: FindConfig,
+    code_seconds: float = math.inf,
+) -> Plan:
     """The train step with the fewest microbatches (a power of two, from `config.optim.accumulate`) that fits.
 
     Where even one image a device at a time does not fit, the last plan that was tried.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     while True:
-        plan = plan_train(name, config, topology, find_config)
+        plan = plan_train(name, config, topology, find_config, code_seconds)
         each = config.data.batch_size // (plan.mesh["data"] * plan.mesh["fsdp"])
         if plan.fits or each % (2 * config.optim.accumulate):
             return plan

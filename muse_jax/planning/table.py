@@ -37,7 +37,8 @@ def describe(plan: Plan) -> str:
     lines += [
         f"  bytes a {device}: {plan.needed / GIGA:.2f} GB at the peak of {plan.memory / GIGA:.1f} GB "
         f"({'fits' if plan.fits else 'DOES NOT FIT'}): arguments {plan.argument_bytes / GIGA:.2f}, "
-        f"temporaries {plan.temporary_bytes / GIGA:.2f} (from the compiler)",
+        f"temporaries {plan.temporary_bytes / GIGA:.2f}, "
+        f"code {'?' if math.isnan(plan.code_bytes) else f'{plan.code_bytes / GIGA:.2f}'} (from the compiler)",
         f"  collectives, bytes that a {device} receives (counted in the program, loops multiplied out)",
         *(
             f"    {kind:<18} {each['bytes'] / GIGA:9.3f} GB in {each['count']:.0f}"
@@ -62,6 +63,8 @@ def received_bytes(plan: Plan) -> float:
 def _row(plan: Plan) -> list[str]:
     known = not math.isnan(plan.argument_bytes)
     needed = "?" if math.isnan(plan.needed) else f"{plan.needed / GIGA:.1f}"
+    if known and math.isnan(plan.code_bytes):
+        needed += " + code"
     first = [
         plan.name,
         plan.program,
