@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
         "adversarial": 0.0,
     }
     config.data.update({"batch_size": 4, "image_size": 16, "workers": 0})
-    config.optim.update({"name": "adam", "lr": 2e-3, "warmup_steps": 2})
+    config.optim.update({"name": "adam", "lr": 2e-4, "warmup_steps": 2})
     config.total_steps = 4
     config.log_every = 1
     config.eval_batches = 1

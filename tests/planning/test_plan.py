@@ -74,7 +74,7 @@ def test_a_mesh_that_does_not_divide_the_topology_is_refused(config):
 
 def test_every_choice_covers_the_devices_and_splits_the_batch(config):
     found = [(c.mesh.data, c.mesh.fsdp, c.mesh.tensor) for c in choices(config, 16)]
-    assert all(math.prod(mesh) == 16 and 4 % (mesh[0] * mesh[1]) == 0 for mesh in found)
+    assert all(math.prod(mesh) == 16 and config.data.batch_size % (mesh[0] * mesh[1]) == 0 for mesh in found)
     assert {(1, 4, 4), (4, 1, 4), (2, 2, 4), (1, 2, 8)} <= set(found) and len(set(found)) == len(found)
 
 
