@@ -24,7 +24,10 @@ _MESH = re.compile(
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id",
     "replica-id", "opt-barrier", "optimization-barrier", "add-dependency", "while", "conditional", "call",
+    "async-update",
 }  # fmt: skip
+
+_VIEWS = ("bitcast", "get-tuple-element", "copy")
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ class Program:
         written_in_place = False
         for index, operand in enumerate(each.operands):
             whole = _hbm(shapes.get(operand, ""))
-            views, users = _views_and_users(body, index)
+            views, users = self._views_and_users(body, index)
             if users and all(
                 user.op == "dynamic-update-slice" and user.operands[0] in views for user in users
             ):
@@ -249,7 +252,7 @@ class Program:
     def _read(self, called: str, index: int, whole: float) -> float:
         """What a fused computation, or a fusion in it, reads of its `index`-th operand: slices, or all."""
         body = {inner.name: inner for inner in self.computations[called]}
-        views, users = _views_and_users(body, index)
+        views, users = self._views_and_users(body, index)
         read = 0.0 if users else whole
         for user in users:
             inside = self._calls(user) if user.op == "fusion" else []
@@ -262,15 +265,27 @@ class Program:
                 return whole
         return min(whole, read)
 
+    def _views_and_users(
+        self, body: dict[str, Instruction], index: int
+    ) -> tuple[set[str], list[Instruction]]:
+        """The names of the `index`-th operand and of what only views it; the instructions that use them."""
+        views = {
+            each.name for each in body.values() if each.op == "parameter" and int(each.arguments) == index
+        }
+        for inner in body.values():
+            if set(inner.operands) & views and self._only_views(inner):
+                views.add(inner.name)
+        users = [inner for inner in body.values() if set(inner.operands) & views and inner.name not in views]
+        return views, users
 
-def _views_and_users(body: dict[str, Instruction], index: int) -> tuple[set[str], list[Instruction]]:
-    """The `index`-th operand and what only views it, by name, and the instructions that use any of them."""
-    views = {each.name for each in body.values() if each.op == "parameter" and int(each.arguments) == index}
-    for inner in body.values():
-        if inner.op in ("bitcast", "get-tuple-element", "copy") and set(inner.operands) & views:
-            views.add(inner.name)
-    users = [inner for inner in body.values() if set(inner.operands) & views and inner.name not in views]
-    return views, users
+    def _only_views(self, inner: Instruction) -> bool:
+        """Whether a fused instruction shows its operand as it is, or, as tpu7x's do, in other tiles."""
+        if inner.op != "fusion":
+            return inner.op in _VIEWS
+        called = self._calls(inner)
+        return bool(called) and all(
+            each.op == "parameter" or each.op in _VIEWS for each in self.computations[called[0]]
+        )
 
 
 def _kind(op: str) -> str | None:

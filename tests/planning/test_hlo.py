@@ -159,3 +159,39 @@ ENTRY %main (x: f32[4,8], w: f32[24,8,16], i: s32[]) -> f32[4,16] {
 }
 """
     assert Program(text, 1).total().hbm_bytes == 4 * (4 * 8 + 8 * 16 + 4 * 16)
+
+
+def test_a_layer_written_into_an_array_that_is_tiled_anew_is_all_that_moves():
+    text = """HloModule tiled
+
+%tiles (w: bf16[24,8,16]) -> bf16[24,8,16] {
+  %w = bf16[24,8,16]{2,1,0:T(16,128)(2,1)} parameter(0)
+  ROOT %c = bf16[24,8,16]{2,1,0:T(8,128)(2,1)} copy(%w)
+}
+
+%write (w: bf16[24,8,16], x: bf16[1,8,16], i: s32[]) -> bf16[24,8,16] {
+  %w = bf16[24,8,16]{2,1,0:T(16,128)(2,1)} parameter(0)
+  %t = bf16[24,8,16]{2,1,0:T(8,128)(2,1)} fusion(%w), kind=kLoop, calls=%tiles
+  %x = bf16[1,8,16]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %u = bf16[24,8,16]{2,1,0:T(16,128)(2,1)} dynamic-update-slice(%t, %x, %i, %zero, %zero)
+}
+
+ENTRY %main (w: bf16[24,8,16], x: bf16[1,8,16], i: s32[]) -> bf16[24,8,16] {
+  %w = bf16[24,8,16]{2,1,0:T(16,128)(2,1)} parameter(0)
+  %x = bf16[1,8,16]{2,1,0:S(1)} parameter(1)
+  %i = s32[]{:S(2)} parameter(2)
+  ROOT %f = bf16[24,8,16]{2,1,0:T(16,128)(2,1)} fusion(%w, %x, %i), kind=kLoop, calls=%write
+}
+"""
+    assert Program(text, 1).total().hbm_bytes == 2 * 2 * 8 * 16
+
+
+def test_what_an_asynchronous_call_moves_counts_once():
+    begun = "  %s = ((f32[8]{0}), f32[32]{0}) async-start("
+    passed = "  %u = ((f32[8]{0}), f32[32]{0}) async-update(%s)\n  ROOT"
+    text = OFFLOADED.replace("  ROOT %d", passed + " %d").replace("async-done(%s)", "async-done(%u)")
+    assert begun in text and passed in text
+    expected = Program(OFFLOADED, 4).total()
+    assert Program(text, 4).total() == expected and expected.hbm_bytes > 0
