@@ -27,6 +27,7 @@ _FREE = {
     "async-update",
 }  # fmt: skip
 
+_SLICES = ("dynamic-slice", "slice", "gather")
 _VIEWS = ("bitcast", "get-tuple-element", "copy")
 
 
@@ -201,6 +202,15 @@ class Program:
     def _calls(self, each: Instruction) -> list[str]:
         return [name for name in _CALLED.findall(each.attributes) if name in self.computations]
 
+    def _roots_of(self, each: Instruction) -> list[Instruction]:
+        """What the computations that an instruction calls end with."""
+        return [
+            inner
+            for called in self._calls(each)
+            for inner in self.computations[called]
+            if inner.name == self.roots.get(called)
+        ]
+
     def _heaviest(self, each: Instruction) -> Traffic:
         listed = re.search(r"branch_computations=\{([^}]*)\}", each.attributes)
         names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
@@ -220,8 +230,11 @@ class Program:
             return 0.0
         if each.op.endswith("-start"):  # its result names the operands too
             inside = sum(_hbm(shapes.get(operand, "")) for operand in each.operands)
+            for slice_ in self._roots_of(each):
+                if slice_.op in _SLICES:
+                    return (_bytes(slice_.shape) if inside else 0.0) + _hbm(slice_.shape)
             return max(inside, _hbm(each.shape))
-        if each.op in ("dynamic-slice", "gather"):
+        if each.op in _SLICES:
             return 2 * _hbm(each.shape)
         if each.op in ("dynamic-update-slice", "scatter"):
             return 2 * _hbm(shapes.get(each.operands[-1 if each.op == "scatter" else 1], ""))
@@ -256,7 +269,7 @@ class Program:
         read = 0.0 if users else whole
         for user in users:
             inside = self._calls(user) if user.op == "fusion" else []
-            if user.op in ("dynamic-slice", "slice", "gather"):
+            if user.op in _SLICES:
                 read += _bytes(user.shape)
             elif inside:
                 places = [place for place, operand in enumerate(user.operands) if operand in views]

@@ -195,3 +195,20 @@ def test_what_an_asynchronous_call_moves_counts_once():
     assert begun in text and passed in text
     expected = Program(OFFLOADED, 4).total()
     assert Program(text, 4).total() == expected and expected.hbm_bytes > 0
+
+
+def test_a_slice_that_is_brought_on_chip_beside_other_work_is_all_that_is_read():
+    text = """HloModule prefetched
+
+%async (w: s8[4096]) -> s8[512] {
+  %w = s8[4096]{0} parameter(0)
+  ROOT %c = s8[512]{0:S(1)} slice(%w), slice={[0:512]}
+}
+
+ENTRY %main (w: s8[4096]) -> s8[512] {
+  %w = s8[4096]{0} parameter(0)
+  %s = ((s8[4096]{0}), s8[512]{0:S(1)}, s32[]{:S(2)}) async-start(%w), calls=%async
+  ROOT %d = s8[512]{0:S(1)} async-done(%s)
+}
+"""
+    assert Program(text, 1).total().hbm_bytes == 512
