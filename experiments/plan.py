@@ -14,7 +14,9 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,10 +134,19 @@ def run(job: Job) -> Plan:
 
 
 def _answer(job: Job, sender: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send(_plan(job))
     except Exception as error:
         sender.send(error)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed reads no answer."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _plan(job: Job) -> Plan:

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
         "entropy_temperature": 0.01,
         "dtype": "bfloat16",
     }
+    config.discriminator = {"filters": (64, 128, 256, 512, 512, 512, 512)}  # down to 4x4, as StyleGAN2's
     config.loss = {
         "reconstruction": 1.0,
         "perceptual": 0.1,

@@ -1,6 +1,6 @@
 """The f8 tokenizer of Muse's super-resolution model: 512x512 pixels to 64x64 of 8192 codes (section 2.2).
 
-The network, the losses and the optimizer are MaskGIT's, with one level less.
+The network, the losses and the optimizer are MaskGIT's, with one level less; the discriminator has one more.
 """
 
 import ml_collections
@@ -12,5 +12,6 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment: the f16 tokenizer's, one level less."""
     config = vqgan_f16_256.get_config()
     config.model.multipliers = (1, 1, 2, 4)
+    config.discriminator.filters = (32, 64, 128, 256, 512, 512, 512, 512)
     config.data.image_size = 512
     return config
