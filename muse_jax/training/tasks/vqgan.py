@@ -1,5 +1,6 @@
 """Training of the image tokenizer, and of its decoder alone (Muse, section 2.8)."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -121,11 +122,14 @@ class VQGANTask(Task):
         metrics = {"usage": quantized.usage, "perplexity": quantized.perplexity}
         loss = sum(weights[name] * value for name, value in terms.items())
         if self.discriminator is not None:
-            generator, discriminator = jax.lax.cond(
-                step >= weights["adversarial_start"],
-                lambda: self.adversarial_losses(params["discriminator"], reconstruction, images, step),
-                lambda: (jnp.zeros(()), jnp.zeros(())),
+            losses = functools.partial(
+                self.adversarial_losses, params["discriminator"], reconstruction, images, step
             )
+            if start := weights["adversarial_start"]:
+                none = (jnp.zeros(()), jnp.zeros(()))
+                generator, discriminator = jax.lax.cond(step >= start, losses, lambda: none)
+            else:  # a condition would copy what its branches take
+                generator, discriminator = losses()
             terms |= {"adversarial": generator, "discriminator": discriminator}
             loss += weights["adversarial"] * generator + discriminator
         return loss, {**terms, **metrics, "psnr": psnr(reconstruction, images)}
