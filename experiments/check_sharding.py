@@ -7,6 +7,7 @@ each goes on from the middle checkpoints of all others. It fails where a loss di
 --tolerance, relative to the one that the first layout had at that step.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -147,20 +148,23 @@ def launch(layout: Layout, runs: list[str]) -> None:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={layout.devices}",
     }
     port, processes = free_port(), []
-    for index in range(layout.processes):
-        joined = (
-            (f"localhost:{port}", str(layout.processes), str(index)) if layout.processes > 1 else ("", "", "")
-        )
-        environment = {**common, **dict(zip(distributed.EXPLICIT, joined))}
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    with contextlib.ExitStack() as open_files:
+        for index in range(layout.processes):
+            joined = (
+                (f"localhost:{port}", str(layout.processes), str(index))
+                if layout.processes > 1
+                else ("", "", "")
             )
-        )
-    words = [process.communicate()[1] for process in processes]
-    for process, said in zip(processes, words):
-        if process.returncode:
-            raise ValueError(f"A process of the layout {layout} failed:\n{said[-3000:]}")
+            environment = {**common, **dict(zip(distributed.EXPLICIT, joined))}
+            # Files: a pipe that is full while another process is waited for would stop all of them.
+            said = open_files.enter_context(tempfile.TemporaryFile("w+"))
+            processes.append(
+                (subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said), said)
+            )
+        for process, said in processes:
+            if process.wait():
+                said.seek(0)
+                raise ValueError(f"A process of the layout {layout} failed:\n{said.read()[-3000:]}")
 
 
 def free_port() -> int:
