@@ -37,7 +37,7 @@ from muse_jax.planning import (
     plan_generate,
     plan_train,
     plan_until_it_fits,
-    ranked,
+    rank,
 )
 from muse_jax.training import validate_config
 
@@ -103,13 +103,31 @@ def main() -> None:
 
 
 def search(job: Job) -> list[Plan]:
-    """Plans of every choice of mesh and remat, the best first."""
+    """Plans of every choice of mesh and remat, the best first, which is compiled to its machine code."""
     _set_platform(job.topology)
-    plans = []
+    tried = []
     for choice in choices(job.config, len(load_topology(job.topology).devices)):
-        plans.append(run(job._replace(config=validate_config(choice), code_seconds=0.0)))
-        print(markdown_table(plans[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    return ranked(plans)
+        config = validate_config(choice)
+        if plan := _attempt(job._replace(config=config, code_seconds=0.0)):
+            tried.append((plan, config))
+    tried.sort(key=lambda pair: rank(pair[0]))
+    while tried and tried[0][0].fits:
+        _, config = tried.pop(0)
+        best = _attempt(job._replace(config=config))
+        if best and best.fits:
+            return [best, *(plan for plan, _ in tried)]
+    raise ValueError(f"No mesh of {job.topology} fits {job.name}: take more chips or set optim.accumulate.")
+
+
+def _attempt(job: Job) -> Plan | None:
+    """A plan, shown as a row; None, and why, where the compiler breaks down on this mesh."""
+    try:
+        plan = run(job)
+    except ChildProcessError as error:
+        print(f"{dict(job.config.mesh)}: {error}", file=sys.stderr, flush=True)
+        return None
+    print(markdown_table([plan]).splitlines()[-1], file=sys.stderr, flush=True)
+    return plan
 
 
 def run(job: Job) -> Plan:

@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
         "choice_temperature": 4.5,
         "order": "confidence",
     }
-    config.mesh = {"data": -1, "fsdp": 16, "tensor": 1}
+    config.mesh = {"data": -1, "fsdp": 32, "tensor": 1}
     config.total_steps = 1_500_000
     config.log_every = 100
     config.eval_every = 5_000

@@ -7,7 +7,7 @@ from muse_jax.planning.plan import (
     plan_generate,
     plan_train,
     plan_until_it_fits,
-    ranked,
+    rank,
 )
 from muse_jax.planning.table import describe, markdown_table, markdown_weak_scaling
 from muse_jax.planning.topology import Topology, load_topology
@@ -25,5 +25,5 @@ __all__ = [
     "plan_generate",
     "plan_train",
     "plan_until_it_fits",
-    "ranked",
+    "rank",
 ]

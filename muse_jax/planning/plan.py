@@ -22,16 +22,18 @@ from muse_jax.planning.roofline import roofline, utilisation, wire_bytes
 from muse_jax.planning.topology import Topology
 from muse_jax.training.partitioning import make_mesh
 
+CODE_ROOM = 1e9  # bytes left for machine code whose size is not known; the largest seen had 0.73
+
 
 @dataclass(frozen=True)
 class Plan:
     """A program on a topology. Bytes and times are of one device, FLOPs and images of all together.
 
     Measured by the compiler: `fits` and the bytes of memory (where `code_bytes` is nan the machine code was
-    not waited for, and `needed` and `fits` are without it). Counted in the program: `flops` (what is
-    recomputed included; of a condition the cheapest branch), `model_flops` (without that), `collectives`:
-    for each kind how often it runs and the bytes a device receives, loops multiplied out. Estimates:
-    `hbm_bytes` and the times, which are those of each resource at its peak rate.
+    not waited for: `needed` is without it, `fits` leaves it `CODE_ROOM`). Counted in the program: `flops`
+    (what is recomputed included; of a condition the cheapest branch), `model_flops` (without that),
+    `collectives`: for each kind how often it runs and the bytes a device receives, loops multiplied out.
+    Estimates: `hbm_bytes` and the times, which are those of each resource at its peak rate.
     """
 
     name: str
@@ -153,8 +155,10 @@ def analyse(plan: Plan, compiled: Compiled, topology: Topology, mesh: Mesh) -> P
     """`plan` with what the compiled program tells."""
     needed = compiled.argument_bytes + compiled.temporary_bytes + compiled.fresh_bytes
     notes: tuple[str, ...] = ()
+    room = plan.memory
     if math.isnan(compiled.code_bytes):
         notes += ("The machine code was not waited for: its bytes are not in the peak.",)
+        room -= CODE_ROOM
     else:
         needed += compiled.code_bytes
     plan = dataclasses.replace(
@@ -163,7 +167,7 @@ def analyse(plan: Plan, compiled: Compiled, topology: Topology, mesh: Mesh) -> P
         temporary_bytes=compiled.temporary_bytes,
         code_bytes=compiled.code_bytes,
         needed=needed,
-        fits=needed <= plan.memory,
+        fits=needed <= room,
     )
     traffic = Program(compiled.text, plan.devices).total()
     if traffic.unknown_loops:
@@ -256,8 +260,7 @@ def choices(config: Any, devices: int) -> Iterator[Any]:
         yield choice
 
 
-def ranked(plans: list[Plan]) -> list[Plan]:
-    """What fits first, then by images a second; of equals the one that would be faster without overlap."""
-    return sorted(
-        plans, key=lambda p: (not p.fits, -p.images_per_second if p.fits else p.needed, p.serial_seconds)
-    )
+def rank(plan: Plan) -> tuple[bool, float, float]:
+    """To sort by: what fits first, by images a second; of equals what would be faster without overlap."""
+    needed = math.inf if math.isnan(plan.needed) else plan.needed
+    return not plan.fits, -plan.images_per_second if plan.fits else needed, plan.serial_seconds

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from configs.smoke import vqgan
-from muse_jax.planning import choices, describe, load_topology, markdown_table, plan_train, ranked
+from muse_jax.planning import choices, describe, load_topology, markdown_table, plan_train, rank
 from muse_jax.planning.plan import out_of_memory
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
@@ -89,5 +89,6 @@ def test_what_fits_ranks_before_what_does_not():
         def __init__(self, fits, rate, needed):
             self.fits, self.images_per_second, self.needed, self.serial_seconds = fits, rate, needed, 1.0
 
-    slow, fast, large = Stub(True, 5.0, 1), Stub(True, 9.0, 2), Stub(False, math.nan, 50)
-    assert ranked([large, slow, fast]) == [fast, slow, large]
+    slow, fast = Stub(True, 5.0, 1), Stub(True, 9.0, 2)
+    large, unknown = Stub(False, math.nan, 50), Stub(False, math.nan, math.nan)
+    assert sorted([unknown, large, slow, fast], key=rank) == [fast, slow, large, unknown]
