@@ -13,31 +13,24 @@ import dataclasses
 import hashlib
 import json
 import math
-import multiprocessing
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import ml_collections
 from absl import flags
 
 from experiments import apps
 from muse_jax.planning import (
     CHIPS,
+    Job,
     Plan,
-    choices,
     describe,
-    load_topology,
     markdown_table,
     markdown_weak_scaling,
-    plan_generate,
-    plan_train,
-    plan_until_it_fits,
-    rank,
+    run_job,
+    search,
 )
 from muse_jax.training import validate_config
 
@@ -64,24 +57,7 @@ WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
 PODS_OF = {"muse": PODS, "cogview2": PODS[:2]}  # by folder of configs
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
-# How long machine code is waited for; --search, which only compares, does not wait at all.
-CODE_SECONDS = 300.0
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
-
-
-class Job(NamedTuple):
-    """What to plan. superres: the config of the second stage, or None.
-
-    until_it_fits, code_seconds: see `plan_until_it_fits` and `compile_program`.
-    """
-
-    name: str
-    program: str
-    topology: str
-    config: Any
-    superres: Any = None
-    until_it_fits: bool = False
-    code_seconds: float = CODE_SECONDS
 
 
 def main() -> None:
@@ -94,92 +70,12 @@ def main() -> None:
         )
     config = validate_config(flags.FLAGS.config)
     superres = validate_config(apps.load_config_file(SUPERRES.value)) if SUPERRES.value else None
-    job = Job(config_name(), PROGRAM.value, TOPOLOGY.value, config, superres)
-    plans = search(job) if SEARCH.value else [run(job)]
+    job = Job(config_name(), PROGRAM.value, TOPOLOGY.value, config, find_config, superres)
+    plans = search(job) if SEARCH.value else [run_job(job)]
     print(describe(plans[0]))
     print(markdown_table(plans))
     if OUT.value:
         Path(OUT.value).write_text("".join(json.dumps(dataclasses.asdict(plan)) + "\n" for plan in plans))
-
-
-def search(job: Job) -> list[Plan]:
-    """Plans of every choice of mesh and remat, the best first, which is compiled to its machine code."""
-    _set_platform(job.topology)
-    tried = []
-    for choice in choices(job.config, len(load_topology(job.topology).devices)):
-        config = validate_config(choice)
-        if plan := _attempt(job._replace(config=config, code_seconds=0.0)):
-            tried.append((plan, config))
-    tried.sort(key=lambda pair: rank(pair[0]))
-    while tried and tried[0][0].fits:
-        _, config = tried.pop(0)
-        best = _attempt(job._replace(config=config))
-        if best and best.fits:
-            return [best, *(plan for plan, _ in tried)]
-    raise ValueError(f"No mesh of {job.topology} fits {job.name}: take more chips or set optim.accumulate.")
-
-
-def _attempt(job: Job) -> Plan | None:
-    """A plan, shown as a row; None, and why, where the compiler breaks down on this mesh."""
-    try:
-        plan = run(job)
-    except ChildProcessError as error:
-        print(f"{dict(job.config.mesh)}: {error}", file=sys.stderr, flush=True)
-        return None
-    print(markdown_table([plan]).splitlines()[-1], file=sys.stderr, flush=True)
-    return plan
-
-
-def run(job: Job) -> Plan:
-    """The job's plan, from a process of its own, with which a compile that is not waited for ends."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(job, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        process.join()
-        raise ChildProcessError(
-            f"The process that planned {job.name} on {job.topology} ended with code {process.exitcode}: "
-            "if it was killed, there was not enough memory to compile with."
-        ) from None
-    process.kill()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _answer(job: Job, sender: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        sender.send(_plan(job))
-    except Exception as error:
-        sender.send(error)
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed reads no answer."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _plan(job: Job) -> Plan:
-    _set_platform(job.topology)
-    topology = load_topology(job.topology)
-    if job.program == "generate":
-        parts = (job.name, job.config, job.superres)
-        return plan_generate(*parts, topology, find_config, job.code_seconds)
-    plan = plan_until_it_fits if job.until_it_fits else plan_train
-    return plan(job.name, job.config, topology, find_config, job.code_seconds)
-
-
-def _set_platform(topology: str) -> None:
-    """TPUs are only described: what runs here runs on the CPU. GPUs must be here."""
-    jax.config.update("jax_platforms", None if topology.startswith("h") else "cpu")
 
 
 def config_name() -> str:
@@ -206,7 +102,7 @@ def plan_all() -> None:
     for key, table, job in rows:
         if key not in done:
             print(table, job.name, job.topology, file=sys.stderr, flush=True)
-            done[key] = {"key": key, "table": table, **dataclasses.asdict(run(job))}
+            done[key] = {"key": key, "table": table, **dataclasses.asdict(run_job(job))}
             with ROWS.open("a") as file:
                 file.write(json.dumps(done[key]) + "\n")
         write_tables([done[key] for key, _, _ in rows if key in done])
@@ -221,14 +117,18 @@ def all_rows() -> Iterator[tuple[str, str, Job]]:
         config = ml_collections.ConfigDict(base.to_dict())
         config.data.batch_size = 2 * _devices(pod)
         config.mesh.update(data=1, fsdp=-1, tensor=1)
-        yield _key(base, pod, "weak"), "weak", Job("base_3b", "train", pod, config)
+        yield _key(base, pod, "weak"), "weak", Job("base_3b", "train", pod, config, find_config)
     for file, config in configs.items():
         for pod in PODS_OF[file.parent.name]:
-            yield _key(config, pod), "train", Job(file.stem, "train", pod, config, until_it_fits=True)
+            yield (
+                _key(config, pod),
+                "train",
+                Job(file.stem, "train", pod, config, find_config, until_it_fits=True),
+            )
     for pod in PODS:
         config = ml_collections.ConfigDict(base.to_dict())
         config.data.batch_size = _devices(pod)
-        job = Job("t5_xxl+3b+268m", "generate", pod, config, superres)
+        job = Job("t5_xxl+3b+268m", "generate", pod, config, find_config, superres)
         yield _key(base, pod, superres), "generate", job
 
 

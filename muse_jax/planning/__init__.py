@@ -1,6 +1,7 @@
 """What a run would need on a pod, before there is one: memory, communication and a roofline."""
 
 from muse_jax.planning.chips import CHIPS, Chip
+from muse_jax.planning.jobs import Job, run_job, search
 from muse_jax.planning.plan import (
     Plan,
     choices,
@@ -15,6 +16,7 @@ from muse_jax.planning.topology import Topology, load_topology
 __all__ = [
     "CHIPS",
     "Chip",
+    "Job",
     "Plan",
     "Topology",
     "choices",
@@ -26,4 +28,6 @@ __all__ = [
     "plan_train",
     "plan_until_it_fits",
     "rank",
+    "run_job",
+    "search",
 ]

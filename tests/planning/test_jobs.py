@@ -1,19 +1,24 @@
-"""The command that plans: a compile that breaks down is one mesh less, not the end of a search."""
+"""Plans as jobs: a compile that breaks down is one mesh less, not the end of a search."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 
 from configs.smoke import vqgan
-from experiments import plan
+from muse_jax.planning import jobs
 from muse_jax.training import validate_config
+
+
+def find_nothing(name):
+    return None
 
 
 @pytest.fixture
 def job(monkeypatch):
-    monkeypatch.setattr(plan, "load_topology", lambda name: SimpleNamespace(devices=(None,) * 4))
-    monkeypatch.setattr(plan, "markdown_table", lambda plans: f"{plans[0].mesh}")
-    return plan.Job("smoke", "train", "v5e:2x2", validate_config(vqgan.get_config()))
+    monkeypatch.setattr(jobs, "load_topology", lambda name: SimpleNamespace(devices=(None,) * 4))
+    monkeypatch.setattr(jobs, "markdown_table", lambda plans: f"{plans[0].mesh}")
+    return jobs.Job("smoke", "train", "v5e:2x2", validate_config(vqgan.get_config()), find_nothing)
 
 
 def answers(monkeypatch, fits, breaks):
@@ -29,33 +34,33 @@ def answers(monkeypatch, fits, breaks):
             mesh=mesh, fits=fits(mesh), needed=1.0, images_per_second=float(mesh.fsdp), serial_seconds=1.0
         )
 
-    monkeypatch.setattr(plan, "run", run)
+    monkeypatch.setattr(jobs, "run_job", run)
     return asked
 
 
 def test_a_search_compiles_the_best_that_fits_to_its_machine_code(job, monkeypatch, capsys):
     asked = answers(monkeypatch, fits=lambda mesh: mesh.fsdp < 4, breaks=lambda mesh, _: mesh.tensor == 2)
-    found = plan.search(job)
-    assert found[0].mesh.fsdp == 2 and asked[-1] == (2, plan.CODE_SECONDS)
+    found = jobs.search(job)
+    assert found[0].mesh.fsdp == 2 and asked[-1] == (2, jobs.CODE_SECONDS)
     assert all(seconds == 0 for _, seconds in asked[:-1])
     assert "the compiler ended with code -6" in capsys.readouterr().err
 
 
 def test_a_best_choice_whose_machine_code_breaks_down_gives_way_to_the_next(job, monkeypatch):
     answers(monkeypatch, fits=lambda mesh: True, breaks=lambda mesh, seconds: seconds > 0 and mesh.fsdp == 4)
-    assert plan.search(job)[0].mesh.fsdp == 2
+    assert jobs.search(job)[0].mesh.fsdp == 2
 
 
 def test_a_search_in_which_nothing_fits_says_so(job, monkeypatch):
     answers(monkeypatch, fits=lambda mesh: False, breaks=lambda mesh, _: False)
     with pytest.raises(ValueError, match="No mesh of v5e:2x2 fits smoke"):
-        plan.search(job)
+        jobs.search(job)
 
 
 def test_a_process_that_dies_is_told_in_one_sentence(job, monkeypatch):
-    job = job._replace(topology="v5e:2x2", config=Dies())
+    job = job._replace(config=Dies())
     with pytest.raises(ChildProcessError, match="planned smoke on v5e:2x2 ended with code 7") as caught:
-        plan.run(job)
+        jobs.run_job(job)
     assert "\n" not in str(caught.value)
 
 
@@ -67,6 +72,4 @@ class Dies:
 
 
 def _die():
-    import os
-
     os._exit(7)
