@@ -64,7 +64,12 @@ def _attempt(job: Job) -> Plan | None:
 
 
 def run_job(job: Job) -> Plan:
-    """The job's plan, from a process of its own, with which a compile that is not waited for ends."""
+    """The job's plan, from a process of its own, with which a compile that is not waited for ends.
+
+    Raises:
+      ValueError: one sentence, as `plan_train`.
+      ChildProcessError: likewise, where the compiler refuses the program or breaks down over it.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(job, sender), daemon=True)
@@ -76,9 +81,14 @@ def run_job(job: Job) -> Plan:
         process.join()
         raise ChildProcessError(
             f"The process that planned {job.name} on {job.topology} ended with code {process.exitcode}: "
-            "if it was killed, there was not enough memory to compile with."
+            "after -9 give it more memory; else the compiler broke down, as it says above: take another mesh."
         ) from None
     process.kill()
+    if isinstance(answer, jax.errors.JaxRuntimeError):
+        why = str(answer).splitlines()[0].rstrip(".")
+        raise ChildProcessError(
+            f"The compiler refuses {job.name} on {job.topology} ({why}): take another mesh."
+        ) from answer
     if isinstance(answer, Exception):
         raise answer
     return answer

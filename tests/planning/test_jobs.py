@@ -1,13 +1,23 @@
 """Plans as jobs: a compile that breaks down is one mesh less, not the end of a search."""
 
+import functools
+import importlib.util
+import multiprocessing
 import os
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from configs.smoke import vqgan
 from muse_jax.planning import jobs
 from muse_jax.training import validate_config
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
 
 
 def find_nothing(name):
@@ -57,11 +67,56 @@ def test_a_search_in_which_nothing_fits_says_so(job, monkeypatch):
         jobs.search(job)
 
 
-def test_a_process_that_dies_is_told_in_one_sentence(job, monkeypatch):
+def test_a_process_that_dies_is_told_in_one_sentence(job):
     job = job._replace(config=Dies())
     with pytest.raises(ChildProcessError, match="planned smoke on v5e:2x2 ended with code 7") as caught:
         jobs.run_job(job)
     assert "\n" not in str(caught.value)
+
+
+@needs_libtpu
+def test_what_the_compiler_refuses_is_told_in_one_sentence(job):
+    with pytest.raises(
+        ChildProcessError, match=r"refuses smoke on v5e:2x2 \(INTERNAL: no\): take another"
+    ) as caught:
+        jobs.run_job(asking(job, refuse))
+    assert "\n" not in str(caught.value)
+
+
+@needs_libtpu
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_a_plan_ends_with_the_process_that_asked_for_it(job, tmp_path):
+    noted = tmp_path / "pid"
+    parent = multiprocessing.get_context("spawn").Process(
+        target=jobs.run_job, args=(asking(job, functools.partial(note_and_sleep, noted)),)
+    )
+    parent.start()
+    deadline = time.monotonic() + 60
+    while not noted.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child = int(noted.read_text())
+    parent.kill()
+    parent.join()
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def asking(job, find_config):
+    """The job with a tokenizer that only `find_config` can describe, which the plan asks when it runs."""
+    job.config.tokenizer = "runs/absent"
+    return job._replace(find_config=find_config)
+
+
+def refuse(name):
+    raise jax.errors.JaxRuntimeError("INTERNAL: no\nand more")
+
+
+def note_and_sleep(path, name):
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(path)
+    time.sleep(100)
 
 
 class Dies:
