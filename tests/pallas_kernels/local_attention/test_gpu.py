@@ -1,14 +1,12 @@
-import jax
 import jax.numpy as jnp
 import pytest
-from jax import export
 
 from pallas_kernels import aot
 from pallas_kernels.local_attention import gpu
 from pallas_kernels.local_attention.shapes import CASES, Case
+from tests.pallas_kernels.cuda import TRITON, lower_for_cuda
 from tests.pallas_kernels.local_attention.problems import output_and_grads
 
-TRITON = "__gpu$xla.gpu.triton"
 FAST = ("60x60, window 9x9", "60x60, window 9x5 and 20x20, 5x5", "10x20x20, window 3x3x3, 77 text")
 
 
@@ -23,11 +21,7 @@ REAL = [
 
 @pytest.mark.parametrize("case", REAL)
 def test_real_sizes_lower_for_cuda_forward_and_backward(case):
-    lowered = export.export(
-        jax.jit(_both(case)),
-        platforms=["cuda"],
-        disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
-    )(*case.arguments(1, jnp.bfloat16))
+    lowered = lower_for_cuda(_both(case), *case.arguments(1, jnp.bfloat16))
     # Forward, the gradient of the queries, and one kernel for each set of keys.
     kernels = 2 + len(case.geometry.windows) + (case.extra > 0)
     assert lowered.mlir_module().count(TRITON) == kernels

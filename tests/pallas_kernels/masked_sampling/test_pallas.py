@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pallas_kernels import aot
 from pallas_kernels.masked_sampling import gpu, reference, tpu
+from tests.pallas_kernels.cuda import TRITON, lower_for_cuda
 
 FORMS = {"tpu": tpu.sample, "gpu": gpu.sample}
 
@@ -118,9 +119,6 @@ def test_four_devices_draw_the_tokens_of_one():
 
 @pytest.mark.parametrize("rows, width, vocab, dtype", SIZES[:2])
 def test_lowers_for_cuda_through_triton(rows, width, vocab, dtype):
-    check = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-    exported = jax.export.export(jax.jit(gpu.sample), platforms=["cuda"], disabled_checks=[check])(
-        *shapes(rows, width, vocab, dtype)
-    )
-    assert "__gpu$xla.gpu.triton" in exported.mlir_module()
+    exported = lower_for_cuda(gpu.sample, *shapes(rows, width, vocab, dtype))
+    assert TRITON in exported.mlir_module()
     assert [out.shape for out in exported.out_avals] == [(rows,), (rows,)]

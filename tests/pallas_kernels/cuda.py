@@ -1,0 +1,19 @@
+"""Lowering for an NVIDIA GPU on a machine that may have none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh
+
+TRITON = "__gpu$xla.gpu.triton"
+# What Pallas asks of the GPU that it lowers for; JAX 0.12 refuses to guess where there is none.
+_H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+
+
+def lower_for_cuda(function: Callable, *arguments: Any) -> export.Exported:
+    """`function(*arguments)` as a program for one H100; arguments are pytrees of shapes and types."""
+    check = export.DisabledSafetyCheck.custom_call(TRITON)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("chip",), abstract_device=_H100)):
+        return export.export(jax.jit(function), platforms=["cuda"], disabled_checks=[check])(*arguments)
