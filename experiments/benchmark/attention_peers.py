@@ -5,6 +5,7 @@ Those in JAX take `(query, keys, values, extra, mask)` in the layout of the kern
 """
 
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,9 @@ def _window_mask(grid: tuple[int, ...], window: Window) -> np.ndarray:
     for axis, (places, keys) in enumerate(zip(grid, window.grid)):
         distance = np.abs(np.arange(keys) - (np.arange(places) // window.factor[axis])[:, None])
         near = distance <= window.radii[axis]
-        mask = mask & np.expand_dims(near, [i for i in range(2 * axes) if i not in (axis, axes + axis)])
-    mask = mask.reshape(np.prod(grid), window.tokens)
+        others = tuple(i for i in range(2 * axes) if i not in (axis, axes + axis))
+        mask = mask & np.expand_dims(near, others)
+    mask = mask.reshape(math.prod(grid), window.tokens)
     return np.tril(mask) if window.causal else mask
 
 

@@ -5,6 +5,7 @@ normalisation is folded into the convolutions (see `muse_jax.interop.efficientne
 """
 
 import functools
+import operator
 
 import flax.linen as nn
 import jax
@@ -50,7 +51,7 @@ def _taps(x: Array, kernel: int, stride: int, rows: int, cols: int) -> list[Arra
 
 
 def _weighed(weights: Array, taps: list[Array]) -> Array:
-    return sum(w * tap for w, tap in zip(weights, taps))
+    return functools.reduce(operator.add, (w * tap for w, tap in zip(weights, taps)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
