@@ -1,12 +1,31 @@
-"""Weights that lie in shards, made whole where they are used."""
+"""Layouts of arrays inside a program, by the logical names of their axes."""
 
 import functools
+import math
 
 import jax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Shaped
 
 Names = tuple[str | None, ...]
+
+
+def constrain(x: Shaped[Array, "..."], names: Names) -> Shaped[Array, "..."]:
+    """`x` with the layout that the rules of `nn.logical_axis_rules` give the axes called `names`.
+
+    An axis whose size the mesh does not divide stays whole. Without rules or a mesh, `x` as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return x
+    axes = nn.logical_to_mesh_axes(names) or ()
+    fitting = [axis if axis and size % _parts(axis, mesh) == 0 else None for axis, size in zip(axes, x.shape)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def _parts(axis: str | tuple[str, ...], mesh: jax.sharding.AbstractMesh) -> int:
+    return math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -17,11 +36,11 @@ def gather(weight: Float[Array, "..."], names: Names) -> Float[Array, "..."]:
     1910.02054). Left to itself, the compiler weighs each product's weight against the activations of all
     devices; where these are few it gathers them instead, and what a device receives grows with the pod.
     """
-    return nn.with_logical_constraint(weight, tuple(None if name == "embed" else name for name in names))
+    return constrain(weight, tuple(None if name == "embed" else name for name in names))
 
 
 def _backward(names: Names, _: None, gradient: Array) -> tuple[Array]:
-    return (nn.with_logical_constraint(gradient, names),)
+    return (constrain(gradient, names),)
 
 
 gather.defvjp(lambda weight, names: (gather(weight, names), None), _backward)

@@ -1,4 +1,4 @@
-"""Weights in shards: gathered for the product, their gradients scattered, activations left where they are."""
+"""Layouts inside a program: weights gathered, gradients scattered, activations where they are."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec as P
 from muse_jax.networks.layers import Dense
+from muse_jax.sharding import constrain
 from muse_jax.training.partitioning import RULES, make_mesh
 
 mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
@@ -29,9 +30,11 @@ with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
     step = jax.jit(jax.value_and_grad(loss), in_shardings=(shards, batch))
     compiled = step.lower(kernel, x).compile()
     value, grad = step(kernel, x)
+    rows = [constrain(jnp.ones((size, 4)), ("batch", None)) for size in (1, 16)]  # outside a program
 expected = jax.value_and_grad(lambda k: jnp.mean(jnp.square(x @ k)))(kernel)
 print(json.dumps({
     "hlo": compiled.as_text(),
+    "rows": [row.addressable_shards[0].data.shape for row in rows],
     "shard": grad.addressable_shards[0].data.shape,
     "errors": [float(abs(value / expected[0] - 1)), float(jnp.abs(grad - expected[1]).max())],
 }))
@@ -59,3 +62,7 @@ def test_the_gradient_of_a_gathered_weight_lies_in_its_shards(result):
 
 def test_a_gathered_weight_gives_the_product_of_one_device(result):
     assert max(result["errors"]) < 1e-5
+
+
+def test_an_axis_that_the_mesh_does_not_divide_stays_whole(result):
+    assert result["rows"] == [[1, 4], [2, 4]]

@@ -15,7 +15,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.sharding import gather
+from muse_jax.sharding import constrain, gather
 
 _NEGATIVE = -1e9  # finite, so that a row with nothing to attend to stays a number
 EMBED_STD = 0.02
@@ -223,7 +223,7 @@ class Block(nn.Module):
             x = residual(x, Attention(**attention, name="cross_attention")(y, context, mask))
         y = RMSNorm(self.dtype, name="mlp_norm")(x)
         x = residual(x, MLP(self.mlp_dim, self.out_scale, self.dtype, name="mlp")(y))
-        return nn.with_logical_constraint(x, ("batch", None, None))
+        return constrain(x, ("batch", None, None))
 
 
 class _Step(nn.Module):

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from muse_jax.networks.layers import EMBED_STD, MLP, Dense
+from muse_jax.sharding import constrain
 
 QKV = tuple[Array, Array, Array]
 """Query, key and value of a stream, each (batch, heads, tokens, head_dim)."""
@@ -94,7 +95,7 @@ class SandwichLayer(nn.Module):
         outs, kept = attend(qkv, memory, shared)
         xs = tuple(x + drop(after(own[name].join(y))) for name, x, y in zip(self.streams, xs, outs))
         xs = tuple(x + drop(mlp_after(mlp(mlp_before(x)))) for x in xs)
-        return tuple(nn.with_logical_constraint(x, ("batch", None, None)) for x in xs), kept
+        return tuple(constrain(x, ("batch", None, None)) for x in xs), kept
 
 
 class SandwichStack(nn.Module):

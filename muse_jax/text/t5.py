@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.name_table import Source, Tensors
-from muse_jax.sharding import gather
+from muse_jax.sharding import constrain, gather
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class T5Layer(nn.Module):
             RMSNorm(c.epsilon, dtype, name="attention_norm")(x), bias
         )
         x = x + GatedMlp(c, dtype, name="mlp")(RMSNorm(c.epsilon, dtype, name="mlp_norm")(x))
-        return nn.with_logical_constraint(x, _STATES), None
+        return constrain(x, _STATES), None
 
 
 class T5Encoder(nn.Module):
@@ -211,5 +211,5 @@ class T5Encoder(nn.Module):
             length=c.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.dtype, name="layers")
-        x, _ = layers(nn.with_logical_constraint(embedding[ids].astype(self.dtype), _STATES), bias)
+        x, _ = layers(constrain(embedding[ids].astype(self.dtype), _STATES), bias)
         return RMSNorm(c.epsilon, jnp.float32, name="final_norm")(x)

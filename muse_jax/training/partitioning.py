@@ -91,6 +91,12 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
     )
 
 
+def current_mesh() -> Mesh:
+    """The mesh that `jax.set_mesh` set; without one, a mesh of one device of this process."""
+    mesh = jax.sharding.get_mesh()
+    return make_mesh(dict.fromkeys(MESH_AXES, 1), jax.local_devices()[:1]) if mesh.empty else mesh
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ValueError unless each of `accumulate` equal parts splits evenly over the data and fsdp axes."""
     shards = batch_shards(mesh)
@@ -203,9 +209,14 @@ def process_rows(batch_size: int) -> np.ndarray:
 
 
 def put_tree(tree: Any, shardings: Any) -> Any:
-    """Whole arrays that every process holds to the devices, each process cutting out its own parts."""
+    """Whole arrays that every process holds, on the devices; each process cuts out its own parts.
+
+    Arrays that have their sharding already are not copied.
+    """
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
         value = np.asarray(leaf)
         return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 

@@ -16,7 +16,13 @@ from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
-from muse_jax.training.partitioning import process_rows
+from muse_jax.training.partitioning import (
+    current_mesh,
+    process_rows,
+    put_tree,
+    replicated,
+    tree_shardings,
+)
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
@@ -115,13 +121,16 @@ class MaskedTask(Task):
         )
 
     def frozen(self) -> Any:
-        encoder = self.text_encoder
-        null_text = encoder.apply(encoder.params, *encoder.tokenize([""]))
+        encoder, mesh = self.text_encoder, current_mesh()
+        # In shards before anything is computed: one device cannot hold all of a large encoder.
+        text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), mesh))
+        ids, mask = encoder.tokenize([""])
+        null_text = jax.jit(encoder.apply, out_shardings=replicated(mesh))(text, ids, mask)
         return {
             "tokenizers": self.frozen_tokenizers(),
-            "text": {} if self.config.data.get("features") else encoder.params,
+            "text": {} if self.config.data.get("features") else text,
             "null_text": null_text,
-            "null_mask": jnp.asarray(encoder.tokenize([""])[1]),
+            "null_mask": mask,
         }
 
     def frozen_shapes(self) -> Any:

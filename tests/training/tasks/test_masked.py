@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +13,7 @@ from muse_jax.data import write_precomputed
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from muse_jax.training.tasks.masked import masked_cross_entropy
+from tests.text import t5_files
 from tests.training.tasks.conftest import tiny_config
 
 SIZES = {"width": 16, "heads": 2, "mlp_dim": 32, "text_dim": 384}
@@ -143,3 +149,66 @@ def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(pictures):
     config = base_config(pictures, "runs/nowhere")
     with pytest.raises(ValueError, match="no tokenizer was trained.*--config.tokenizer=DIR"):
         make_task(validate_config(config))
+
+
+ON_MESHES = """
+import json, sys
+import jax
+from flax import linen as nn
+from muse_jax.text import TextEncoder
+from muse_jax.training import train, validate_config
+from muse_jax.training.partitioning import RULES, make_mesh
+from muse_jax.training.tasks import make_task
+
+compiled, apply = [], TextEncoder.apply
+
+def watched(self, params, ids, mask):
+    compiled.append(all(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)))
+    return apply(self, params, ids, mask)
+
+TextEncoder.apply = watched
+config, workdir = json.loads(sys.argv[1]), sys.argv[2]
+for axis in ("data", "fsdp", "tensor"):
+    config["mesh"] = {"data": 1, "fsdp": 1, "tensor": 1, axis: 2}
+    complete = validate_config(config)
+    task = make_task(complete)
+    train(complete, task, f"{workdir}/{axis}")
+    with jax.set_mesh(make_mesh(config["mesh"])), nn.logical_axis_rules(RULES):
+        kernel = task.frozen()["text"]["layers"]["mlp"]["wi_0"]["kernel"]
+    print(json.dumps([all(compiled), kernel.addressable_shards[0].data.shape]))
+"""
+
+
+@pytest.fixture(scope="module")
+def t5_on_meshes(pictures, tokenizer, tmp_path_factory):
+    """Two training steps with a tiny T5 on each axis of a mesh of two devices: workdir and printed lines."""
+    folder = tmp_path_factory.mktemp("t5")
+    t5_files.write_safetensors(folder, t5_files.random_weights())
+    t5_files.write_sentencepiece(folder)
+    config = base_config(pictures, tokenizer)
+    config.model = {**BASE, "text_dim": t5_files.WIDTH}
+    config.data.text_encoder = f"t5:{folder}"
+    config.total_steps = 2
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    command = [sys.executable, "-c", ON_MESHES, json.dumps(config.to_dict()), str(folder / "runs")]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs", [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+def test_t5_trains_to_the_same_losses_on_every_axis_of_a_mesh(t5_on_meshes):
+    losses = {}
+    for axis in ("data", "fsdp", "tensor"):
+        lines = (t5_on_meshes[0] / axis / "metrics.jsonl").read_text().splitlines()
+        losses[axis] = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    assert len(losses["data"]) == 2
+    for axis in ("fsdp", "tensor"):
+        np.testing.assert_allclose(losses[axis], losses["data"], rtol=1e-5)
+
+
+def test_t5_runs_compiled_and_in_shards_outside_the_training_step(t5_on_meshes):
+    _, printed = t5_on_meshes
+    whole = [t5_files.DEPTH, t5_files.WIDTH, t5_files.MLP]
+    shards = [whole, [whole[0], whole[1] // 2, whole[2]], [whole[0], whole[1], whole[2] // 2]]
+    assert printed == [[True, shard] for shard in shards]
