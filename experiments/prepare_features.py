@@ -1,10 +1,15 @@
-"""Computes what the frozen parts of a task make of a data set, once: image tokens and text states or pieces.
+"""Computes what the frozen parts of a task make of a data set, once: image tokens, and states or ids of text.
 
 python -m experiments.prepare_features --config=configs/emoji/base.py --out=data/features/base
 
-Training reads them with --config.data.features=DIR. Every picture gets `--captions` captions: the plain form
-and draws of the caption template.
+Training reads them with --config.data.features=DIR. Every row gets `--captions` captions: the plain form and
+draws of the caption template. With `config.data.text_features="states"` the text encoder's states of them are
+stored, and training does not run the encoder; with "ids" its token ids are, which are hundreds of times
+smaller. Held-out splits have one row an image, with the plain caption.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +20,28 @@ from experiments import apps
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, load_source, make_loader, write_precomputed
 from muse_jax.text import encode_captions
 from muse_jax.training import validate_config
+from muse_jax.training.partitioning import (
+    batch_shards,
+    current_mesh,
+    make_mesh,
+    on_mesh,
+    put_batch,
+    put_tree,
+    tree_shardings,
+)
 from muse_jax.training.tasks import CogViewTask, MaskedTask, make_task
 
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")
-CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a picture.", lower_bound=1)
+CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a row of the training split.", lower_bound=1)
+VARIANTS = flags.DEFINE_integer(
+    "variants",
+    1,
+    "Rows an image of the training split: 1 holds the image as it is, more hold it augmented in as many ways "
+    "as config.data.augment draws.",
+    lower_bound=1,
+)
+BATCH = 64  # images at a time
 
 
 def main() -> None:
@@ -30,63 +52,90 @@ def main() -> None:
         )
     config = validate_config(flags.FLAGS.config)
     config.data.features = ""
+    if VARIANTS.value > 1 and config.data.augment == "none":
+        raise ValueError(
+            f"--variants={VARIANTS.value} with config.data.augment='none' would store the same tokens again: "
+            "set config.data.augment, to flip for instance, or leave --variants out."
+        )
     task = make_task(config)
     if not isinstance(task, MaskedTask | CogViewTask):
         raise ValueError(f"config.task is {config.task!r}, but only tasks over tokens read features.")
-    for split in SPLITS.value:
-        source = load_source(config.data.source, split, config.data.get("data_dir"))
-        captions = captions_of(source, split, CAPTIONS.value, config.seed)
-        meta = {"tokenizer": config.tokenizer}
-        if isinstance(task, MaskedTask):
-            texts = text_states(task, captions, split)
-            meta |= {"superres_tokenizer": config.superres_tokenizer, "text_encoder": task.text_encoder.name}
-        else:
-            ids, mask = task.pieces.encode_cut(captions)
-            texts = {"caption_ids": ids, "caption_mask": mask}
-            meta["text_pieces"] = config.text_pieces
-        texts = {name: array.reshape(len(source), -1, *array.shape[1:]) for name, array in texts.items()}
-        folder = f"{OUT.value}/{split}"
-        write_precomputed(folder, {**image_tokens(task, source, split), **texts}, meta)
-        print(f"{len(source)} pictures' features are in {folder}")
+    with on_mesh(make_mesh(config.mesh)):
+        for split in SPLITS.value:
+            folder, training = f"{OUT.value}/{split}", split == config.data.split
+            rows = store(task, split, folder, *((CAPTIONS.value, VARIANTS.value) if training else (1, 1)))
+            print(f"{rows} rows of features are in {folder}")
 
 
-def image_tokens(task: MaskedTask | CogViewTask, source, split: str) -> dict[str, np.ndarray]:
-    """Tokens of every picture, in the source's order."""
-    frozen = {"tokenizers": task.frozen_tokenizers()}
+def store(task: MaskedTask | CogViewTask, split: str, folder: str, captions: int, variants: int) -> int:
+    """Writes the features of a split, all images `variants` times over, into `folder`; returns the rows."""
+    source = load_source(task.config.data.source, split, task.config.data.get("data_dir"))
+    texts = text_features(task, captions_of(source, split, captions, task.config.seed, variants), split)
+    texts = {name: array.reshape(-1, captions, *array.shape[1:]) for name, array in texts.items()}
+    tokens = image_tokens(task, source, split, variants)
+    origins = {key: list(origin) for key, origin in task.origins.items()}
+    write_precomputed(folder, {**tokens, **texts}, {"origins": origins})
+    return len(source) * variants
+
+
+def image_tokens(
+    task: MaskedTask | CogViewTask, source: Any, split: str, variants: int = 1
+) -> dict[str, np.ndarray]:
+    """Tokens of every image in the source's order, `variants` times over and then augmented each time."""
+    mesh, data = current_mesh(), task.config.data
+    shardings = tree_shardings(task.frozen_shapes()["tokenizers"], mesh)
+    frozen = {"tokenizers": put_tree(task.frozen_tokenizers(), shardings)}
     features = jax.jit(task.features)
-    data = task.config.data
-    batch_size = min(64, len(source))
+    shards = batch_shards(mesh)
+    batch_size = -(-min(BATCH, len(source)) // shards) * shards
     loader = make_loader(
         source,
         batch_size=batch_size,
         image_size=data.image_size,
+        augment=data.augment if variants > 1 else "none",
+        seed=task.config.seed,
         shuffle=False,
-        num_epochs=1,
+        num_epochs=variants,
         drop_remainder=False,
         workers=data.workers,
     )
     parts: list[dict[str, np.ndarray]] = []
-    for batch in tqdm(loader, desc=f"{split}: tokens", total=-(-len(source) // batch_size)):
+    for batch in tqdm(loader, desc=f"{split}: tokens", total=-(-len(source) * variants // batch_size)):
         # The last batch is padded: one shape, one compilation.
         image = np.resize(batch["image"], (batch_size, *batch["image"].shape[1:]))
-        tokens = jax.device_get(features(frozen, image))
+        tokens = jax.device_get(features(frozen, put_batch({"image": image}, mesh)["image"]))
         parts.append({name: value[: len(batch["image"])] for name, value in tokens.items()})
     if loader.skipped:
-        raise ValueError(f"{split} has {loader.skipped} corrupt pictures, {loader.corrupt}: take them out.")
-    return {name: np.concatenate([part[name] for part in parts]).astype(np.uint16) for name in parts[0]}
+        raise ValueError(f"{split} has {loader.skipped} corrupt images, {loader.corrupt}: take them out.")
+    codes = max(module.codebook_size for module in task.frozen_modules().values())
+    dtype = np.min_scalar_type(codes - 1)
+    return {name: np.concatenate([part[name] for part in parts]).astype(dtype) for name in parts[0]}
 
 
-def captions_of(source, split: str, count: int, seed: int) -> list[str]:
-    """`count` captions of every picture, one picture after the other: the plain one, then draws."""
+def captions_of(source: Any, split: str, count: int, seed: int, variants: int = 1) -> list[str]:
+    """`count` captions of every row, row after row: the plain one, then draws."""
     template = CaptionTemplate()
     captions: list[str] = []
-    for index in tqdm(range(len(source)), desc=f"{split}: captions"):
-        record, rng = source[index], np.random.default_rng([seed, index])
+    for row in tqdm(range(len(source) * variants), desc=f"{split}: captions"):
+        record, rng = source[row % len(source)], np.random.default_rng([seed, row])
         captions += [PLAIN_CAPTIONS(record, rng)] + [template(record, rng) for _ in range(count - 1)]
     return captions
 
 
-def text_states(task: MaskedTask, captions: list[str], split: str) -> dict[str, np.ndarray]:
+def text_features(
+    task: MaskedTask | CogViewTask, captions: Sequence[str], split: str
+) -> dict[str, np.ndarray]:
+    """States or ids of the captions, as the config says, and their mask."""
+    if isinstance(task, CogViewTask):
+        ids, mask = task.pieces.encode_cut(captions)
+    elif task.config.data.text_features == "ids":
+        ids, mask = task.text_encoder.tokenize(captions)
+    else:
+        return text_states(task, captions, split)
+    return {"caption_ids": ids, "caption_mask": mask}
+
+
+def text_states(task: MaskedTask, captions: Sequence[str], split: str) -> dict[str, np.ndarray]:
     """States of the captions, and their mask."""
     with tqdm(desc=f"{split}: text") as bar:
 
@@ -94,8 +143,8 @@ def text_states(task: MaskedTask, captions: list[str], split: str) -> dict[str, 
             bar.total = total
             bar.update(done - bar.n)
 
-        states, mask = encode_captions(task.text_encoder, captions, progress=progress)
-    return {"text_states": np.asarray(states), "text_mask": np.asarray(mask)}
+        states, mask = encode_captions(task.sharded_text_encoder(), captions, progress=progress)
+    return {"text_states": states, "text_mask": mask}
 
 
 if __name__ == "__main__":

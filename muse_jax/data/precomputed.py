@@ -1,11 +1,11 @@
 """Features computed once (token ids, text states) in memory-mapped files, read by whole batches.
 
-A folder holds `meta.json` and one `.npy` file an array, all with the N pictures as first axis:
-  tokens           (N, n)            uint16 or int32
-  superres_tokens  (N, m)            uint16 or int32
+A folder holds `meta.json` and one `.npy` file an array, all with N readings of images as first axis:
+  tokens           (N, n)            the smallest unsigned integers that hold the codes
+  superres_tokens  (N, m)            likewise
   text_states      (N, K, L, dim)    float16, K captions for each picture
   text_mask        (N, K, L)         bool
-  caption_ids      (N, K, L)         int32, of networks that read text pieces themselves
+  caption_ids      (N, K, L)         int32, for networks or text encoders inside the training step
   caption_mask     (N, K, L)         bool
 """
 

@@ -97,7 +97,7 @@ class CogView2Pipeline:
             config[name] = stage and stage.to_dict()
             if stage is not None:
                 weights[files["network"]] = stage.params
-        others = {TEXT: self.text_pieces.processor.serialized_model_proto()}
+        others = {TEXT: self.text_pieces.serialize()}
         if self.clusters is not None:
             with tempfile.TemporaryDirectory() as folder:
                 self.clusters.save(Path(folder) / CLUSTERS)

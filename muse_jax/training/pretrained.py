@@ -3,6 +3,7 @@
 A source is a workdir, a directory that a pipeline's `save_pretrained` wrote, or a packaged name ("emoji").
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from muse_jax.networks.coglm_superres import (
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training.checkpoints import restore_params
 from muse_jax.training.config import load_config
+from muse_jax.weights import content_hash
 
 # The stage of a checkpoint whose tokenizer a config key names, by system.
 _STAGE = {
@@ -74,6 +76,15 @@ def tokenizer_params(key: str, source: str) -> Any:
     if config.task == "vqgan_decoder":
         params = {**tokenizer_params("tokenizer", config.tokenizer), **params}
     return params
+
+
+def tokenizer_hash(key: str, source: str) -> str:
+    """A hash of what makes tokens in that VQGAN: encoder and quantizer, whatever its decoder and place."""
+    module = tokenizer_module(key, source)
+    fields = checkpoint.fields_of(module.clone(decoder_filters=None, decoder_res_blocks=None))
+    params = tokenizer_params(key, source)
+    encoding = {name: params[name] for name in params if name != "decoder"}
+    return hashlib.sha256(f"{sorted(fields.items())} {content_hash(encoding)}".encode()).hexdigest()
 
 
 def trained_params(task: str, source: str) -> Any:

@@ -1,5 +1,6 @@
 """Training of CogLM on pictures and their captions (CogView2, section 3.1)."""
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.checkpoint import find_checkpoint, parameter_shapes
-from muse_jax.data import load_source, make_loader
+from muse_jax.data import PrecomputedSource, load_source, make_loader
 from muse_jax.decoding.autoregressive import Sampling
 from muse_jax.decoding.coglm import caption_cross_entropy, check_vocabulary, draw_image
 from muse_jax.images import from_unit_range, to_unit_range
@@ -27,9 +28,16 @@ from muse_jax.networks.coglm_sequence import (
     text_to_image,
 )
 from muse_jax.text import TextPieces
+from muse_jax.tokenizers import VQGAN
 from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
 from muse_jax.training.partitioning import process_rows
-from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params
+from muse_jax.training.pretrained import (
+    is_checkpoint,
+    tokenizer_hash,
+    tokenizer_module,
+    tokenizer_params,
+)
+from muse_jax.training.tasks.features import Origins, check_features
 from muse_jax.training.tasks.masked import PREVIEW_IMAGES, encode
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
@@ -104,21 +112,19 @@ class CogViewTask(Task):
             **common,
         )
 
-    def check_features(self, source: Any) -> None:
-        """Refuses features of another tokenizer, other pieces or another length than the config names."""
-        for key in ("tokenizer", "text_pieces"):
-            used, wanted = source.meta.get(key, ""), self.config[key]
-            if Path(used).resolve() != Path(wanted).resolve():
-                raise ValueError(
-                    f"The features in {self.config.data.features} were made with {key} {used!r}, but "
-                    f"the config has {wanted!r}: compute them again with experiments.prepare_features."
-                )
-        length = source.arrays["caption_ids"].shape[-1]
-        if length != self.pieces.max_length:
-            raise ValueError(
-                f"The features in {self.config.data.features} have {length} pieces a text, but the network "
-                f"reads {self.pieces.max_length}: compute them again with experiments.prepare_features."
-            )
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses features of other weights, other pieces or other shapes than the config names."""
+        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What makes the features of this config."""
+        tokenizer, pieces = self.config.tokenizer, self.config.text_pieces
+        pieces_hash = hashlib.sha256(self.pieces.serialize()).hexdigest()
+        return {
+            "tokenizer": (tokenizer, tokenizer_hash("tokenizer", tokenizer)),
+            "text_pieces": (pieces, pieces_hash),
+        }
 
     def batch_shapes(self) -> Batch:
         batch, size = super().batch_shapes(), self.config.data.batch_size
@@ -140,6 +146,10 @@ class CogViewTask(Task):
         if not self.config.sampling.top_clusters:
             return shapes
         return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        """The tokenizer, by the config key that says where it is."""
+        return {"tokenizer": self.tokenizer}
 
     def frozen_tokenizers(self) -> dict[str, Any]:
         """Weights of the tokenizer."""

@@ -1,7 +1,8 @@
 """Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
 
+import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from muse_jax.data import PrecomputedSource, load_source, make_loader
 from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
-from muse_jax.text import load_text_encoder
+from muse_jax.text import TextEncoder, load_text_encoder
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training.partitioning import (
     current_mesh,
@@ -23,7 +24,8 @@ from muse_jax.training.partitioning import (
     replicated,
     tree_shardings,
 )
-from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
+from muse_jax.training.pretrained import tokenizer_hash, tokenizer_module, tokenizer_params
+from muse_jax.training.tasks.features import Origins, check_features
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
@@ -49,8 +51,9 @@ def masked_cross_entropy(
 class MaskedTask(Task):
     """What the two networks share: text, masks, the loss and the preview.
 
-    Batches come either as pictures and captions, which the frozen tokenizers and text encoder turn into
-    tokens and states inside the compiled step, or with both computed before (`config.data.features`).
+    Batches come either as images and captions, which the frozen tokenizers and text encoder turn into tokens
+    and states inside the compiled step, or with tokens, and with `config.data.text_features="states"` the
+    states too, computed before (`config.data.features`).
     """
 
     network: MaskedTransformer | SuperResTransformer
@@ -84,22 +87,24 @@ class MaskedTask(Task):
             )
 
     def check_features(self, source: PrecomputedSource) -> None:
-        """Refuses features of other tokenizers or of another text encoder than the config names."""
-        for key in ("tokenizer", self.learned_tokenizer):
-            used, wanted = source.meta.get(key), self.config[key]
-            if used is not None and Path(used).resolve() != Path(wanted).resolve():
-                raise ValueError(
-                    f"The features in {self.config.data.features} are tokens of {used}, but config.{key} is "
-                    f"{wanted}: compute them again with experiments.prepare_features."
-                )
+        """Refuses features of other weights, or of other shapes, than the config names."""
+        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What makes the features of this config."""
+        tokenizers = {key: self.config[key] for key in self.frozen_modules()}
         encoder = self.text_encoder
-        given = (source.meta.get("text_encoder", encoder.name), *source.arrays["text_states"].shape[2:])
-        if given != (encoder.name, encoder.max_length, encoder.dim):
-            raise ValueError(
-                f"The features in {self.config.data.features} are text states of {given[0]!r}, {given[1]} "
-                f"tokens of width {given[2]}, but the config's {encoder.name!r} gives {encoder.max_length} "
-                f"of {encoder.dim}: compute them again with experiments.prepare_features."
-            )
+        content = encoder.content_hash(weights=self.config.data.text_features == "states")
+        return {
+            **{key: (source, tokenizer_hash(key, source)) for key, source in tokenizers.items()},
+            "data.text_encoder": (encoder.name, content),
+        }
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether batches hold the text encoder's states, so that the step does not run it."""
+        return bool(self.config.data.get("features")) and self.config.data.text_features == "states"
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
         data = self.config.data
@@ -121,23 +126,27 @@ class MaskedTask(Task):
         )
 
     def frozen(self) -> Any:
-        encoder, mesh = self.text_encoder, current_mesh()
-        # In shards before anything is computed: one device cannot hold all of a large encoder.
-        text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), mesh))
+        encoder = self.sharded_text_encoder()
         ids, mask = encoder.tokenize([""])
-        null_text = jax.jit(encoder.apply, out_shardings=replicated(mesh))(text, ids, mask)
+        encode = jax.jit(encoder.apply, out_shardings=replicated(current_mesh()))
         return {
             "tokenizers": self.frozen_tokenizers(),
-            "text": {} if self.config.data.get("features") else text,
-            "null_text": null_text,
+            "text": {} if self.reads_states else encoder.params,
+            "null_text": encode(encoder.params, ids, mask),
             "null_mask": mask,
         }
+
+    def sharded_text_encoder(self) -> TextEncoder:
+        """The text encoder with its weights on the mesh, since one device may not hold a large one."""
+        encoder = self.text_encoder
+        shardings = tree_shardings(encoder.boxed_shapes(), current_mesh())
+        return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
 
     def frozen_shapes(self) -> Any:
         encoder, tokenizers = self.text_encoder, self.frozen_modules()
         return {
             "tokenizers": {key: parameter_shapes(module) for key, module in tokenizers.items()},
-            "text": {} if self.config.data.get("features") else encoder.boxed_shapes(),
+            "text": {} if self.reads_states else encoder.boxed_shapes(),
             "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
             "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
         }
@@ -145,12 +154,14 @@ class MaskedTask(Task):
     def batch_shapes(self) -> Batch:
         batch = super().batch_shapes()
         texts, encoder = (self.config.data.batch_size, self.text_encoder.max_length), self.text_encoder
-        if not self.config.data.get("features"):
-            ids, mask = jax.ShapeDtypeStruct(texts, jnp.int32), jax.ShapeDtypeStruct(texts, bool)
-            return {**batch, "caption_ids": ids, "caption_mask": mask}
-        tokens = jax.eval_shape(self.features, self.frozen_shapes(), batch["image"])
-        states = jax.ShapeDtypeStruct((*texts, encoder.dim), jnp.float16)
-        return {**tokens, "text_states": states, "text_mask": jax.ShapeDtypeStruct(texts, bool)}
+        mask = jax.ShapeDtypeStruct(texts, bool)
+        if self.config.data.get("features"):
+            tokens = jax.eval_shape(self.features, self.frozen_shapes(), batch["image"])
+            batch = {"index": batch["index"], **tokens}
+        if self.reads_states:
+            states = jax.ShapeDtypeStruct((*texts, encoder.dim), jnp.float16)
+            return {**batch, "text_states": states, "text_mask": mask}
+        return {**batch, "caption_ids": jax.ShapeDtypeStruct(texts, jnp.int32), "caption_mask": mask}
 
     def frozen_modules(self) -> dict[str, VQGAN]:
         """The tokenizers, by the config key that says where they are."""

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from muse_jax.data import write_precomputed
 from muse_jax.networks.coglm_sequence import image_to_text, text_to_image
+from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 from muse_jax.training import validate_config
@@ -138,13 +139,16 @@ def test_pieces_that_do_not_fit_are_refused_before_training(config, tmp_path):
 
 def test_features_of_other_pieces_are_refused(config, tmp_path):
     arrays = {
-        "tokens": np.zeros((2, 16), np.uint16),
-        "caption_ids": np.zeros((2, 1, 11), np.int32),
-        "caption_mask": np.ones((2, 1, 11), bool),
+        "tokens": np.zeros((4, 16), np.uint16),
+        "caption_ids": np.zeros((4, 1, 11), np.int32),
+        "caption_mask": np.ones((4, 1, 11), bool),
     }
     changed = config.copy_and_resolve_references()
     changed.data.features = str(tmp_path)
-    meta = {"tokenizer": config.tokenizer, "text_pieces": "elsewhere.model"}
-    write_precomputed(tmp_path / "train", arrays, meta)
-    with pytest.raises(ValueError, match="were made with text_pieces 'elsewhere.model', but the config has"):
+    task = make_task(validate_config(changed))
+    write_precomputed(tmp_path / "train", arrays, {"origins": task.origins})
+    next(task.make_loader("train", 0))
+    train_text_pieces(["another text"] * 40, tmp_path / "other.model", 20)
+    changed.text_pieces = str(tmp_path / "other.model")
+    with pytest.raises(ValueError, match="were made with config.text_pieces=.* whose content was not"):
         make_task(validate_config(changed)).make_loader("train", 0)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.data import write_precomputed
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from muse_jax.training.tasks.masked import masked_cross_entropy
@@ -83,27 +82,6 @@ def test_stored_features_give_the_same_loss_as_pictures_and_captions(base):
     loss = jax.jit(task.loss)
     expected = loss(params, frozen, batch, jax.random.key(1), 0)[0]
     np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "meta, length, message",
-    [
-        ({"tokenizer": "elsewhere"}, 24, "are tokens of elsewhere, but config.tokenizer is"),
-        ({"text_encoder": "t5:xl"}, 24, "are text states of 't5:xl'"),
-        ({}, 16, "16 tokens of width 384, but the config's 'minilm' gives 24 of 384"),
-    ],
-)
-def test_features_of_other_networks_are_refused(pictures, tokenizer, tmp_path, meta, length, message):
-    arrays = {
-        "tokens": np.zeros((2, 16), np.uint16),
-        "text_states": np.zeros((2, 1, length, 384), np.float16),
-        "text_mask": np.ones((2, 1, length), bool),
-    }
-    config = base_config(pictures, tokenizer)
-    write_precomputed(tmp_path / "train", arrays, {"tokenizer": config.tokenizer, **meta})
-    config.data.features = str(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        make_task(validate_config(config)).make_loader("train", 0)
 
 
 def test_all_text_dropped_makes_the_caption_irrelevant(pictures, tokenizer, base):
