@@ -1,4 +1,4 @@
-"""Package metadata. `make demo` and `make test` install from here; see the Makefile."""
+"""Package metadata; `make demo` and `make test` install from here."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ RUNTIME = [
     "numpy>=1.26",
     "pillow>=10",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "sentencepiece>=0.2",
     "tokenizers>=0.21",
     "tqdm>=4.66",
 ]
 # tfds reads array_record without TensorFlow only where importlib_resources is installed.
-DATA = [
+TRAIN = [
     "grain>=0.2.10,<0.3",
     "tensorflow-datasets==4.9.10",
     "importlib_resources>=6",
     "array_record>=0.8",
     "resvg-py==0.5.0",
     "tensorboardX>=2.6,<3",
-    "scipy>=1.13",
 ]
 TEST = [
     "matplotlib>=3.9",
@@ -55,7 +55,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
-        "data": DATA,
-        "test": DATA + TEST + TPU_COMPILER,
+        "train": TRAIN,
+        "plan": TPU_COMPILER,
+        "test": TRAIN + TEST + TPU_COMPILER,
     },
 )

@@ -1,8 +1,10 @@
 """What the command-line programs share: configs from files, overrides and errors in one sentence."""
 
 import difflib
+import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +31,18 @@ def run(
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise SystemExit(f"Unexpected argument {argv[1]!r}: options are written --name=value.")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every backend and checkpoint
         try:
             main()
         except (ValueError, OSError) as error:
             logging.debug("It rose here:", exc_info=True)
             raise SystemExit(str(error)) from None
+        except ModuleNotFoundError as error:
+            missing = _missing_extra(error)
+            if missing is None:
+                raise
+            raise SystemExit(missing) from None
         except KeyboardInterrupt:
             raise SystemExit(stopped) from None
 
@@ -87,6 +96,27 @@ def load_config_file(name: str) -> ml_collections.ConfigDict:
 def taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     """Those of the options that `function` has."""
     return {name: options[name] for name in inspect.signature(function).parameters if name in options}
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str | None:
+    """A sentence about the extra that installs the missing module; None if no extra of this package does."""
+    module = (error.name or "").partition(".")[0]
+    try:
+        requirements = importlib.metadata.requires("muse_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        found = re.match(r"""([\w.-]+).*extra == ["'](\w+)["']""", requirement)
+        if found and _normalized(found[1]) == _normalized(module):
+            return (
+                f"This command needs the package {found[1]}, which is not installed: "
+                f"install the extra {found[2]!r} with `pip install -e '.[{found[2]}]'`."
+            )
+    return None
+
+
+def _normalized(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def _parse(argv: list[str]) -> list[str]:

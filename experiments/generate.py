@@ -10,7 +10,7 @@ The checkpoint's config says which system it is of; an option that its system la
 written alone; several make a grid with captions.
 """
 
-from absl import flags, logging
+from absl import flags
 from tqdm import tqdm
 
 from experiments import apps, pictures
@@ -47,8 +47,6 @@ def main() -> None:
         raise ValueError('Give either --prompt="..." (once or several times) or --demo.')
     prompts = [prompt for prompt, _ in DEMO] if DEMO_FLAG.value else list(PROMPT.value)
     out = pictures.check_output(OUT.value)
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # JAX tells of every device that is not there
     print(f"Loading the checkpoint {MODEL.value} ...", flush=True)
     from muse_jax.pipelines import load_pipeline
 

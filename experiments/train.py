@@ -9,7 +9,7 @@ Exit status: 0 at the end; 1 after a sentence that says what is wrong; 143 after
 the same command goes on from it.
 """
 
-from absl import flags, logging
+from absl import flags
 
 from experiments import apps
 from muse_jax.training import Stopped, distributed, train, validate_config
@@ -25,8 +25,6 @@ def main() -> None:
         raise ValueError(
             "Give --config=FILE and --workdir=DIR, for instance configs/emoji/base.py and runs/base."
         )
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # else each checkpoint tells of its doings in dozens of lines
     config = validate_config(flags.FLAGS.config)
     distributed.initialize()
     from muse_jax.training.tasks import make_task

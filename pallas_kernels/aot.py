@@ -1,7 +1,7 @@
 """Compiles a function for an accelerator that is not there: a TPU with libtpu, a GPU with JAX's CUDA plugin.
 
-It says whether a program fits the chip and what it costs, on any linux machine with `pip install libtpu`, or
-`pip install "jax[cuda12]"`.
+It says whether a program fits the chip and what it costs, on any linux machine with
+`pip install -e '.[plan]'` or `pip install "jax[cuda12]"`.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class Compiled:
 def missing() -> str | None:
     """Why nothing can be compiled here for a TPU; None when it can."""
     if importlib.util.find_spec("libtpu") is None:
-        return "libtpu, which carries the TPU compiler, is not installed: pip install libtpu (linux x86_64)."
+        return "libtpu, the compiler for TPUs, is not installed: `pip install -e '.[plan]'` (linux x86_64)."
     return None
 
 

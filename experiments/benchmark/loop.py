@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 from flax import linen as nn
 
 from experiments import apps
@@ -34,7 +34,6 @@ def main() -> None:
     """Measures and prints one JSON."""
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, for instance configs/emoji/base.py.")
-    logging.set_verbosity(logging.WARNING)
     config = flags.FLAGS.config
     config.update(total_steps=STEPS.value + BLOCK.value, log_every=BLOCK.value, eval_every=0, preview_every=0)
     config.checkpoint_every = config.total_steps

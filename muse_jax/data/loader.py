@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 from absl import logging
 
@@ -14,6 +13,9 @@ from muse_jax.data.captions import CaptionTemplate
 from muse_jax.data.images import augment_image, parse_augment, resize
 from muse_jax.data.precomputed import PrecomputedLoader, PrecomputedSource, check_identity
 from muse_jax.data.sources import CorruptImageError
+
+if TYPE_CHECKING:  # of the extra "train": imported where a loader is made
+    import grain
 
 Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 Caption = Callable[[dict[str, Any], np.random.Generator], str]
@@ -172,6 +174,8 @@ def make_loader(
         return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, drop_remainder, places)
     if image_size is None or image_size < 1:
         raise ValueError(f"image_size is {image_size}: give the side of the pictures in pixels, at least 1.")
+    import grain
+
     reader = _Reader(source, image_size, augment, caption or CaptionTemplate(), cache_bytes)
     records = grain.MapDataset.range(len(source))
     if shuffle:
@@ -189,6 +193,7 @@ def make_loader(
 
 def _rows_of_batches(records: grain.MapDataset, batch_size: int, rows: np.ndarray) -> grain.MapDataset:
     """The records at `rows` of each batch, batch after batch."""
+    import grain
 
     def pick(place: int) -> Any:
         batch, row = divmod(int(place), len(rows))

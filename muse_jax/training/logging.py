@@ -10,7 +10,6 @@ from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 
 def picture_grid(images: np.ndarray, padding: int = 2) -> np.ndarray:
@@ -46,6 +45,8 @@ class MetricWriter:
         self._board = None
         if not active:
             return
+        from tensorboardX import SummaryWriter  # of the extra "train"
+
         self._previews = workdir / "previews"
         self._previews.mkdir(exist_ok=True)
         self._board = SummaryWriter(str(workdir / "tensorboard"))

@@ -16,8 +16,8 @@ SQUARE = jax.ShapeDtypeStruct((512, 512), jnp.float32)
 
 def test_without_libtpu_the_reason_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install libtpu" in aot.missing()
-    with pytest.raises(ValueError, match="pip install libtpu"):
+    assert "pip install -e '.[plan]'" in aot.missing()
+    with pytest.raises(ValueError, match="pip install -e"):
         aot.devices("v5e:16x16")
 
 

@@ -56,7 +56,7 @@ def test_a_topology_that_does_not_exist_is_refused(name):
 
 def test_without_libtpu_a_pod_is_refused(monkeypatch):
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="v6e:4x8 needs a compiler that is not here: .*pip install libtpu"):
+    with pytest.raises(ValueError, match=r"v6e:4x8 needs a compiler .*pip install -e '.\[plan\]'"):
         load_topology("v6e:4x8")
 
 
