@@ -26,11 +26,11 @@ case $device in
   cpu) ;;
   gpu)
     export XLA_PYTHON_CLIENT_MEM_FRACTION=0.3
-    vqgan+=(--config.model.dtype=bfloat16 --config.model.decoder_res_blocks=2 --config.optim.ema=0.995)
+    vqgan+=(--config.model.dtype=bfloat16 --config.model.decoder_res_blocks=2 --config.optim.ema=0.99)
     vqgan+=(--config.log_every=20 --config.eval_every=1000 --config.eval_batches=4 --config.preview_every=0)
     vqgan64+=(--config.data.batch_size=128 --config.total_steps=4000)
     vqgan128+=(--config.data.batch_size=64 --config.total_steps=4000)
-    transformer+=(--config.model.dtype=bfloat16 --config.optim.ema=0.998)
+    transformer+=(--config.model.dtype=bfloat16)
     transformer+=(--config.eval_every=4000 --config.eval_batches=4 --config.preview_every=0)
     transformer+=(--config.checkpoint_every=2000)
     base+=(--config.data.batch_size=256 --config.total_steps=24000)
