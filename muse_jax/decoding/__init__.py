@@ -8,7 +8,7 @@ from muse_jax.decoding.guidance import LogitsFn, guided, guided_logits_fn
 from muse_jax.decoding.halton import halton_order
 from muse_jax.decoding.lopar import lopar_decode, tile_turns, turns_table, turns_top_k
 from muse_jax.decoding.masked import DecodeState, mask_free_edit, masked_decode
-from muse_jax.decoding.progress import DecodeStep, Progress, listening, silent
+from muse_jax.decoding.progress import DecodeStep, Progress, listening, silent, without_reports
 from muse_jax.decoding.sampling import sample_with_log_prob, top_k_filter, top_p_filter
 from muse_jax.decoding.schedules import cosine_mask_ratio, sample_mask, sample_mask_ratio
 
@@ -38,6 +38,7 @@ __all__ = [
     "sample_mask_ratio",
     "sample_with_log_prob",
     "silent",
+    "without_reports",
     "tile_turns",
     "top_k_filter",
     "top_p_filter",

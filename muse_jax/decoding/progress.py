@@ -1,6 +1,7 @@
 """Telling the host how far a compiled decoding loop is, without compiling it again for every listener."""
 
 import contextlib
+import contextvars
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class _Listener:
 _listeners: dict[int, _Listener] = {}
 _numbers = itertools.count(1)
 _lock = threading.Lock()
+_reporting = contextvars.ContextVar("reporting", default=True)
 
 
 def silent() -> Progress:
@@ -80,11 +82,21 @@ def listening(callback: StepCallback | None) -> Iterator[Progress]:
         raise listener.error
 
 
+@contextlib.contextmanager
+def without_reports() -> Iterator[None]:
+    """Loops traced in this block report to nobody, as GPUs that are only described have no host to tell."""
+    token = _reporting.set(False)
+    try:
+        yield
+    finally:
+        _reporting.reset(token)
+
+
 def report_step(
     on_step: "Progress | StepCallback | None", step: Array, num_steps: int, masked: Int[Array, ""]
 ) -> None:
     """Inside a traced loop: tell `on_step` that `step` steps are done. None adds nothing to the program."""
-    if on_step is None:
+    if on_step is None or not _reporting.get():
         return
     if not isinstance(on_step, Progress):
         if not callable(on_step):

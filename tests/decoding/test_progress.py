@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.decoding import DecodeStep, listening, mask_free_edit, masked_decode, silent
+from muse_jax.decoding import DecodeStep, listening, mask_free_edit, masked_decode, silent, without_reports
 from muse_jax.decoding import progress as progress_module
 
 TRACES: list = []
@@ -84,3 +84,12 @@ def test_a_plain_function_is_heard_too():
     tokens.block_until_ready()
     jax.effects_barrier()
     assert sorted(heard) == [DecodeStep("", 1, 2, 22), DecodeStep("", 2, 2, 0)]
+
+
+def test_a_program_traced_without_reports_calls_no_host():
+    def trace():
+        return str(jax.make_jaxpr(functools.partial(cascade.__wrapped__))(TOKENS, key(), 1.0, silent()))
+
+    assert "callback" in trace()
+    with without_reports():
+        assert "callback" not in trace()

@@ -1,15 +1,24 @@
-"""Lowering for an NVIDIA GPU on a machine that may have none."""
+"""For tests of the GPU kernels: on a GPU, or lowered for one on a machine that may have none."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import pytest
 from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh
+
+from pallas_kernels import aot
 
 TRITON = "__gpu$xla.gpu.triton"
 # What Pallas asks of the GPU that it lowers for; JAX 0.12 refuses to guess where there is none.
 _H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+
+on_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(jax.default_backend() != "gpu", reason="There is no GPU here."),
+]
+needs_gpu_compiler = pytest.mark.skipif(aot.missing_for_gpu() is not None, reason=aot.missing_for_gpu() or "")
 
 
 def lower_for_cuda(function: Callable, *arguments: Any) -> export.Exported:

@@ -64,21 +64,21 @@ def output_and_grads(attend, arguments, geometry, **options):
     return out, pull_back(weights.reshape(out.shape))
 
 
-def check_against_reference(attend, case: Case) -> None:
-    """Asserts that `attend` in interpret mode has the reference's values and gradients."""
+def check_against_reference(attend, case: Case, interpret: bool = True, atol: float = 1e-5) -> None:
+    """Asserts that `attend`, interpreted or as it runs here, has the reference's values and gradients."""
     arguments = arrays(case)
-    ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=True))(arguments)
+    ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=interpret))(arguments)
     theirs = jax.jit(lambda a: output_and_grads(reference.attend, a, case.geometry))(arguments)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
-def check_bfloat16(attend, case: Case) -> None:
+def check_bfloat16(attend, case: Case, interpret: bool = True) -> None:
     """Asserts that `attend` keeps bfloat16 and agrees with the float32 reference to its precision."""
     narrow = arrays(case, dtype=jnp.bfloat16)
     wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), narrow)
-    ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=True))(narrow)
+    ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=interpret))(narrow)
     exact = jax.jit(lambda a: output_and_grads(reference.attend, a, case.geometry))(wide)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact)):
         assert a.dtype == jnp.bfloat16

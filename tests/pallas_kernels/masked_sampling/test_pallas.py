@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pallas_kernels import aot
 from pallas_kernels.masked_sampling import gpu, reference, tpu
-from tests.pallas_kernels.cuda import TRITON, lower_for_cuda
+from tests.pallas_kernels.cuda import TRITON, lower_for_cuda, needs_gpu_compiler
 
 FORMS = {"tpu": tpu.sample, "gpu": gpu.sample}
 
@@ -122,3 +122,18 @@ def test_lowers_for_cuda_through_triton(rows, width, vocab, dtype):
     exported = lower_for_cuda(gpu.sample, *shapes(rows, width, vocab, dtype))
     assert TRITON in exported.mlir_module()
     assert [out.shape for out in exported.out_avals] == [(rows,), (rows,)]
+
+
+# The compiler takes seconds for tensor cores, a minute where float32 has none.
+GPU_SIZES = [
+    size if size[3] == jnp.bfloat16 else pytest.param(*size, marks=pytest.mark.slow) for size in SIZES
+]
+
+
+@needs_gpu_compiler
+@pytest.mark.parametrize("kind", ["a100", "h100"])
+@pytest.mark.parametrize("rows, width, vocab, dtype", GPU_SIZES)
+def test_compiles_for_gpu_without_logits(kind, rows, width, vocab, dtype):
+    compiled = aot.compile_for_gpu(gpu.sample, *shapes(rows, width, vocab, dtype), kind=kind)
+    assert compiled.temporary_bytes < 4 * rows * vocab / 40
+    assert compiled.output_bytes < 16 * rows
