@@ -6,7 +6,8 @@ python -m experiments.plan --config=configs/muse/base_3b.py --superres=configs/m
     --program=generate --topology=v6e:4x4 --config.data.batch_size=16
 python -m experiments.plan --all      every paper-size config on every pod of docs/scale.md, and its tables
 
-The real programs are compiled for the pod by libtpu's compiler (pip install -e '.[plan]'); no weight is read.
+The real programs are compiled for the pod by libtpu's compiler (pip install -e '.[plan]') or, for nodes of
+GPUs (--topology=h100:8x8), by that of JAX's CUDA plugin (make gpu-compiler); no weight is read.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from muse_jax.planning import (
 )
 from muse_jax.training import validate_config
 
-TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or v5p:4x4x4.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or h100:8x8.")
 PROGRAM = flags.DEFINE_enum("program", "train", ["train", "generate"], "Which program to plan.")
 SUPERRES = flags.DEFINE_string(
     "superres", "", "The config file of the second stage, where generating has one."
@@ -54,7 +55,8 @@ PODS = (
     "tpu7x:2x2x4",
 )
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
-PODS_OF = {"muse": PODS, "cogview2": PODS[:2]}  # by folder of configs
+GPU_PODS = ("h100:8x8", "h100:8", "a100:8x8")
+PODS_OF = {"muse": PODS + GPU_PODS, "cogview2": PODS[:2] + GPU_PODS[:2]}  # by folder of configs
 # The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
@@ -120,20 +122,25 @@ def all_rows() -> Iterator[tuple[str, str, Job]]:
         yield _key(base, pod, "weak"), "weak", Job("base_3b", "train", pod, config, find_config)
     for file, config in configs.items():
         for pod in PODS_OF[file.parent.name]:
-            yield (
-                _key(config, pod),
-                "train",
-                Job(file.stem, "train", pod, config, find_config, until_it_fits=True),
-            )
-    for pod in PODS:
-        config = ml_collections.ConfigDict(base.to_dict())
+            job = Job(file.stem, "train", pod, _fitted(config, pod), find_config, until_it_fits=True)
+            yield _key(job.config, pod), "train", job
+    for pod in PODS + GPU_PODS:
+        config = _fitted(base, pod)
         config.data.batch_size = _devices(pod)
         job = Job("t5_xxl+3b+268m", "generate", pod, config, find_config, superres)
         yield _key(base, pod, superres), "generate", job
 
 
+def _fitted(config: Any, pod: str) -> Any:
+    """`config`, whose weights on GPUs lie in shards over no more than the eight of a node."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    if pod in GPU_PODS:
+        config.mesh.fsdp = min(config.mesh.fsdp, 8)
+    return config
+
+
 def _devices(pod: str) -> int:
-    """Of a TPU pod, by its name alone."""
+    """JAX's devices in a pod, by its name alone."""
     kind, _, sides = pod.partition(":")
     return CHIPS[kind].devices_a_chip * math.prod(int(side) for side in sides.split("x"))
 

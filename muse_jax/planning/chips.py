@@ -1,7 +1,7 @@
 """What one accelerator can do, from its maker's data sheet.
 
 Sources: TPUs, the system architecture pages v5e, v5p, v6e and tpu7x of docs.cloud.google.com/tpu/docs; GPUs,
-NVIDIA's data sheets of the SXM parts. Peak FLOP/s are `muse_jax.training.flops.PEAKS`.
+NVIDIA's data sheets of the SXM parts and of its DGX nodes. Peak FLOP/s are `muse_jax.training.flops.PEAKS`.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ class Chip:
 
     kind: its name in `PEAKS`.
     memory: bytes of HBM; bandwidth: bytes a second.
-    link: bytes a second that one link carries one way; a TPU has two links for each dimension of its torus.
-    dimensions: of the torus, 0 where a switch joins all devices.
+    link: bytes a second that one link carries one way; a TPU has two links for each dimension of its torus,
+        a GPU one to the switch of its node.
+    dimensions: of the torus, 0 for GPUs in nodes.
+    network: bytes a second, one way, of each GPU's own adapter to the other nodes.
     ring: sides that are a multiple of this are closed to a ring; others are lines, with half the bandwidth.
     """
 
@@ -27,6 +29,7 @@ class Chip:
     dimensions: int
     ring: int = 1
     devices_a_chip: int = 1
+    network: float = 0.0
 
     @property
     def flops(self) -> float:
@@ -44,6 +47,8 @@ CHIPS = {
     "tpu7x": Chip(
         "TPU7x", 192 * _GIB / 2, 7380e9 / 2, 1200e9 / 2 / 6 / 2, dimensions=3, ring=4, devices_a_chip=2
     ),
-    "h100": Chip("H100", 80e9, 3.35e12, 450e9, dimensions=0),
-    "h200": Chip("H200", 141e9, 4.8e12, 450e9, dimensions=0),
+    # NVLink 3 and eight HDR InfiniBand adapters a node; NVLink 4 and eight NDR ones.
+    "a100": Chip("A100", 80e9, 2.039e12, 600e9 / 2, dimensions=0, network=200e9 / 8),
+    "h100": Chip("H100", 80e9, 3.35e12, 900e9 / 2, dimensions=0, network=400e9 / 8),
+    "h200": Chip("H200", 141e9, 4.8e12, 900e9 / 2, dimensions=0, network=400e9 / 8),
 }

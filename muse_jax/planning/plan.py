@@ -14,6 +14,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from muse_jax.decoding import without_reports
 from muse_jax.planning import programs
 from muse_jax.planning.compilation import Compiled, compile_program
 from muse_jax.planning.hlo import Collective, Program
@@ -103,13 +104,13 @@ def plan_generate(
     `superres` is the second stage's config, or None.
     """
     mesh = make_mesh(config.mesh, list(topology.devices))
-    with programs.planned(config, find_config) as base:
+    with without_reports(), programs.planned(config, find_config) as base:
         if superres is None:
             traced = programs.trace_generate(base, None, mesh)
         else:
             with programs.planned(superres, find_config) as second:
                 traced = programs.trace_generate(base, second, mesh)
-    return _plan(name, "generate", config, topology, mesh, traced, code_seconds)
+        return _plan(name, "generate", config, topology, mesh, traced, code_seconds)
 
 
 def _plan(

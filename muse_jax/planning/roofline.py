@@ -48,23 +48,42 @@ def wire_bytes(collective: Collective) -> float:
     return size
 
 
-def group_bandwidth(chip: Chip, sides: Sequence[int], spanned: Sequence[int]) -> float:
-    """Bytes a second that each device of a group can receive.
+def group_bandwidth(chip: Chip, kind: str, sides: Sequence[int], spanned: Sequence[int]) -> float:
+    """Bytes a second that each device of a group can receive in a collective of `kind`.
 
     Args:
       sides: of the whole topology.
       spanned: along how many places of each dimension the group's devices lie.
 
-    A dimension that the group fills has both of its links at work if it is a ring, one if it is a line. A
-    group on a part of a dimension is a line. Groups within one chip (two devices of it) count as one link.
+    In a torus a dimension that the group fills has both of its links at work if it is a ring, one if it is a
+    line. A group on a part of a dimension is a line. Groups within one chip (two devices of it) count as one
+    link.
     """
     if chip.dimensions == 0:
-        return chip.link
+        return _node_bandwidth(chip, kind, *spanned)
     links = 0
     for side, places in zip(sides, spanned):
         if places > 1:
             links += 2 if places == side and side % chip.ring == 0 and side > 2 else 1
     return max(1, links) * chip.link
+
+
+def _node_bandwidth(chip: Chip, kind: str, nodes: int, each: int) -> float:
+    """That of `each` GPUs on each of some nodes, every one with its own adapter to the other nodes.
+
+    Of what gathers and reductions bring a node from outside, each of its GPUs fetches a part, and they share
+    the parts over NVLink. An exchange of all with all brings each GPU what is its own alone. In a permutation
+    the slowest pair lies in two nodes.
+    """
+    if nodes == 1:
+        return chip.link
+    devices = nodes * each
+    received = (devices - 1) / devices
+    from_outside = {
+        "all-to-all": (devices - each) / devices,
+        "collective-permute": received,
+    }.get(kind, (nodes - 1) / nodes / each)
+    return min(chip.link, chip.network * received / from_outside)
 
 
 def spanned_places(coordinates: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -92,7 +111,7 @@ def roofline(
     ici = 0.0
     for collective, times in collectives:
         group = [coordinates[i] for i in collective.group] if coordinates else []
-        bandwidth = group_bandwidth(chip, sides, spanned_places(group))
+        bandwidth = group_bandwidth(chip, collective.kind, sides, spanned_places(group))
         ici += times * wire_bytes(collective) / bandwidth
     return Roofline(flops / (devices * chip.flops), hbm_bytes / chip.bandwidth, ici)
 

@@ -1,4 +1,4 @@
-"""Pods by name: "v5e:16x16" is described by libtpu's compiler, "h100:8" is this machine's own GPUs."""
+"""Pods by name, as their compilers describe them: "v5e:16x16" is a torus, "h100:8x8" eight nodes of GPUs."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from pallas_kernels import aot
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices to compile for. sides: of the torus of chips, (8,) for eight GPUs behind a switch."""
+    """Devices to compile for. sides: of the torus of chips, or (nodes, GPUs a node)."""
 
     name: str
     chip: Chip
@@ -21,14 +21,16 @@ class Topology:
     devices: tuple[Any, ...]
 
     def coordinates(self, device: Any) -> tuple[int, ...]:
-        """Where a device's chip lies in the torus."""
-        coordinates = getattr(device, "coords", (device.id,))
-        return tuple(coordinates)[: max(1, self.chip.dimensions)]
+        """Where a device's chip lies in the torus, or its node and its place there."""
+        first = 0 if self.chip.dimensions else 1  # a GPU's slice comes first
+        return tuple(device.coords)[first : first + len(self.sides)]
 
 
 @functools.cache
 def load_topology(name: str) -> Topology:
-    """The topology "GENERATION:SIDES", such as v5e:16x16, v5p:4x4x4, v6e:8x8, tpu7x:2x2x1 or h100:8.
+    """The topology "GENERATION:SIDES", such as v5e:16x16, v5p:4x4x4, tpu7x:2x2x1, h100:8 or h100:8x8.
+
+    The sides are those of the torus in chips, or the GPUs of one node, or nodes x GPUs a node.
 
     Raises:
       ValueError: one sentence, for one that does not exist or whose compiler is not at hand.
@@ -37,40 +39,35 @@ def load_topology(name: str) -> Topology:
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
         raise ValueError(
             f"There is no topology {name!r}: give GENERATION:SIDES, one of {', '.join(CHIPS)} and the "
-            "sides in chips, such as v5e:16x16 or v5p:4x4x4."
+            "sides in chips, such as v5e:16x16, v5p:4x4x4 or h100:8x8."
         )
     chip, lengths = CHIPS[kind], tuple(int(side) for side in sides.split("x"))
-    if len(lengths) != max(1, chip.dimensions):
+    if chip.dimensions == 0 and len(lengths) == 1:
+        lengths = (1, *lengths)
+    expected = chip.dimensions or 2
+    if len(lengths) != expected:
         raise ValueError(
-            f"The topology {name!r} has {len(lengths)} sides, but a {kind} pod has "
-            f"{max(1, chip.dimensions)}: give {'x'.join('4' * max(1, chip.dimensions))}, for instance."
+            f"The topology {name!r} has {len(lengths)} sides, but {kind} has {expected}: "
+            f"give {kind}:{'x'.join('4' * expected)}, for instance."
         )
-    devices = _gpus(name, lengths[0]) if chip.dimensions == 0 else _tpus(name, chip)
+    devices = _tpus(name) if chip.dimensions else _gpus(name, kind, lengths)
     return Topology(name, chip, lengths, devices)
 
 
-def _tpus(name: str, chip: Chip) -> tuple[Any, ...]:
+def _tpus(name: str) -> tuple[Any, ...]:
     if reason := aot.missing():
         raise ValueError(f"A plan for {name} needs a compiler that is not here: {reason}")
     try:
-        devices = aot.devices(name)
+        return aot.devices(name)
     except jax.errors.JaxRuntimeError as error:
         why = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
             f"There is no topology {name!r} ({why}): give one that can be rented, such as v5e:4x4."
         ) from error
-    return tuple(devices)
 
 
-def _gpus(name: str, count: int) -> tuple[Any, ...]:
-    """This machine's: XLA compiles for GPUs only where it sees them."""
+def _gpus(name: str, kind: str, sides: tuple[int, ...]) -> tuple[Any, ...]:
     try:
-        devices = jax.devices("cuda")
-    except RuntimeError:
-        devices = []
-    if len(devices) < count:
-        raise ValueError(
-            f"A plan for {name} needs {count} GPUs of that kind on this machine, which has {len(devices)}: "
-            "XLA compiles for a GPU only where there is one."
-        )
-    return tuple(devices[:count])
+        return aot.gpus(kind, *sides)
+    except ValueError as reason:
+        raise ValueError(f"A plan for {name} needs a compiler that is not here: {reason}") from None

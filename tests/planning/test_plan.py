@@ -7,11 +7,12 @@ import jax
 import pytest
 
 from configs.smoke import vqgan
-from muse_jax.planning import choices, describe, load_topology, markdown_table, plan_train, rank
+from muse_jax.planning import CHIPS, choices, describe, load_topology, markdown_table, plan_train, rank
 from muse_jax.planning.plan import out_of_memory
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from pallas_kernels import aot
+from tests.pallas_kernels.cuda import needs_gpu_compiler
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -47,7 +48,7 @@ def test_a_small_train_step_on_four_chips(config):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v5e:3x5", "v5e:4", "v9:2x2", "v5p:axb", "v5e"])
+@pytest.mark.parametrize("name", ["v5e:3x5", "v5e:4", "v9:2x2", "v5p:axb", "v5e", "h100:2x2x8"])
 def test_a_topology_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match=f"topology '{name}'") as caught:
         load_topology(name)
@@ -60,9 +61,29 @@ def test_without_libtpu_a_pod_is_refused(monkeypatch):
         load_topology("v6e:4x8")
 
 
-def test_a_gpu_pod_without_gpus_is_refused():
-    with pytest.raises(ValueError, match="compiles for a GPU only where there is one"):
-        load_topology("h100:8")
+def test_without_the_cuda_plugin_nodes_of_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="h200:3x8 needs a compiler that is not here: .*make gpu-compiler"):
+        load_topology("h200:3x8")
+
+
+@needs_gpu_compiler
+@pytest.mark.parametrize("name, sides", [("h100:8", (1, 8)), ("a100:4x8", (4, 8))])
+def test_gpus_lie_in_nodes(name, sides):
+    topology = load_topology(name)
+    places = [(node, place) for node in range(sides[0]) for place in range(sides[1])]
+    assert topology.sides == sides
+    assert [topology.coordinates(device) for device in topology.devices] == places
+
+
+@needs_gpu_compiler
+def test_a_small_train_step_on_two_nodes_of_two_gpus(config):
+    plan = plan_train("smoke", config, load_topology("h100:2x2"), lambda name: None)
+    assert plan.fits and plan.chips == plan.devices == 4
+    # Two means over the batch apart, the gradient is summed over both axes: whole inside a node and between.
+    received = sum(each["bytes"] for each in plan.collectives.values())
+    assert received > 4 * plan.parameters / 2
+    assert plan.ici_seconds > received / CHIPS["h100"].link
 
 
 @needs_libtpu
