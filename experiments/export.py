@@ -3,17 +3,22 @@ r"""Makes a pipeline of trained runs and writes it as a checkpoint for its `from
 python -m experiments.export --base=runs/base --superres=runs/superres --out=muse_jax/checkpoints/emoji
 python -m experiments.export --coglm=runs/coglm --direct=runs/coglm_direct --iterative=runs/coglm_iterative \
     --out=muse_jax/checkpoints/emoji-cogview2
+python -m experiments.export --tokenizer=runs/vqgan64 --out=vqgan64.safetensors
 
-The tokenizers are those that the runs name; --tokenizer and --superres_tokenizer put another run of the same
-codes in their place, such as one with a finetuned decoder. Weights are the averaged ones.
+The last form writes the weights of a tokenizer alone. Otherwise the tokenizers are those that the runs name;
+--tokenizer and --superres_tokenizer put another run of the same codes in their place, such as one with a
+finetuned decoder. Weights are the averaged ones.
 """
+
+from pathlib import Path
 
 from absl import flags
 
 from experiments import apps
 from muse_jax.pipelines import CogView2Pipeline, MusePipeline
 from muse_jax.pipelines.runs import load_cogview2_runs, load_runs
-from muse_jax.weights import DTYPES
+from muse_jax.training.pretrained import tokenizer_params
+from muse_jax.weights import DTYPES, weights_to_bytes
 
 BASE = flags.DEFINE_string("base", "", "Muse: the workdir of a base run.")
 COGLM = flags.DEFINE_string("coglm", "", "CogView2: the workdir of a coglm run.")
@@ -24,14 +29,17 @@ DIRECT = flags.DEFINE_string("direct", "", "CogView2: the workdir of a direct_su
 ITERATIVE = flags.DEFINE_string("iterative", "", "CogView2: the workdir of an iterative_superres run.")
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "Instead of the base or coglm run's tokenizer.")
 SUPERRES_TOKENIZER = flags.DEFINE_string("superres_tokenizer", "", "Instead of the superres run's tokenizer.")
-OUT = flags.DEFINE_string("out", None, "The directory to write.")
+OUT = flags.DEFINE_string("out", None, "The directory to write; of a tokenizer alone, the file.")
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "What weights are stored in.")
 
 
 def main() -> None:
     """Checks the flags, loads and writes."""
-    if bool(BASE.value) == bool(COGLM.value):
+    if BASE.value and COGLM.value:
         raise ValueError("Give either --base=DIR, for Muse, or --coglm=DIR, for CogView2.")
+    if not (BASE.value or COGLM.value):
+        write_tokenizer()
+        return
     pipe: MusePipeline | CogView2Pipeline
     if COGLM.value:
         if SUPERRES.value or SUPERRES_TOKENIZER.value:
@@ -45,6 +53,20 @@ def main() -> None:
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {name}")
     print(f"{sum(sizes.values()) / 1e6:8.2f} MB  in {OUT.value}")
+
+
+def write_tokenizer() -> None:
+    """Writes the weights of --tokenizer alone, through a temporary name."""
+    if not TOKENIZER.value:
+        raise ValueError(
+            "Give --base=DIR, for Muse, --coglm=DIR, for CogView2, or --tokenizer=DIR for its weights alone."
+        )
+    file = Path(OUT.value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.tmp")
+    unfinished.write_bytes(weights_to_bytes(tokenizer_params("tokenizer", TOKENIZER.value), DTYPE.value))
+    unfinished.replace(file)
+    print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
 
 
 if __name__ == "__main__":

@@ -221,9 +221,11 @@ def parameter_shapes(module: Any) -> dict[str, Any]:
     if isinstance(module, CogLMBase):
         tokens = jnp.zeros((1, module.length), jnp.int32)
         return abstract_params(module, tokens, tokens)
-    grids = [module.grid] + ([module.low_grid] if isinstance(module, SuperResTransformer) else [])
-    grid_tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
-    return abstract_params(module, *grid_tokens, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
+    counts = [module.num_tokens] + (
+        [module.num_low_tokens] if isinstance(module, SuperResTransformer) else []
+    )
+    sequences = [jnp.zeros((1, count), jnp.int32) for count in counts]
+    return abstract_params(module, *sequences, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
 
 
 def write_checkpoint(

@@ -1,6 +1,7 @@
 """Features computed once (token ids, text states) in memory-mapped files, read by whole batches.
 
 A folder holds `meta.json` and one `.npy` file an array, all with N readings of images as first axis:
+  image            (N, h, w, 3)      uint8, of experiments.prepare_images
   tokens           (N, n)            the smallest unsigned integers that hold the codes
   superres_tokens  (N, m)            likewise
   text_states      (N, K, L, dim)    float16, K captions for each picture
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+IMAGES = "image"
 VARIANT_ARRAYS = ("text_states", "text_mask", "caption_ids", "caption_mask")
 
 
@@ -40,7 +42,13 @@ def write_precomputed(folder: str | Path, arrays: Mapping[str, np.ndarray], meta
     unfinished.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(unfinished / f"{name}.npy", np.asarray(array))
-    summary = {name: [list(np.shape(array)), str(np.asarray(array).dtype)] for name, array in arrays.items()}
+    publish(unfinished, folder, meta)
+
+
+def publish(unfinished: Path, folder: Path, meta: Mapping[str, Any]) -> None:
+    """Adds meta.json to the `.npy` files of `unfinished` and puts it in the place of `folder`."""
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(unfinished.glob("*.npy"))}
+    summary = {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()}
     (unfinished / "meta.json").write_text(json.dumps({**meta, "arrays": summary}, indent=2) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
@@ -89,13 +97,12 @@ class PrecomputedSource:
         return next((self.arrays[name].shape[1] for name in VARIANT_ARRAYS if name in self.arrays), 0)
 
     def batch(self, rows: np.ndarray, variants: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `rows` (batch,), each with its caption `variants` (batch,); integers become int32."""
+        """Rows `rows` (batch,), each with its caption `variants` (batch,); ids become int32."""
         batch = {"index": rows.astype(np.int64)}
         for name, array in self.arrays.items():
             value = array[rows, variants] if name in VARIANT_ARRAYS else array[rows]
-            batch[name] = (
-                value.astype(np.int32) if np.issubdtype(value.dtype, np.integer) else np.asarray(value)
-            )
+            ids = np.issubdtype(value.dtype, np.integer) and name != IMAGES
+            batch[name] = value.astype(np.int32) if ids else np.asarray(value)
         return batch
 
 

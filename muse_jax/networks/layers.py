@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from muse_jax.sharding import constrain, gather
 
@@ -283,42 +283,6 @@ class Transformer(nn.Module):
         return RMSNorm(self.dtype, name="final_norm")(x)
 
 
-class TokenGrid(nn.Module):
-    """Token embedding plus learned row and column positions, normalised (MaskGIT).
-
-    `embedding`, which the tied head reads too, has `vocab_size + 1` rows; the last is the mask token's.
-    """
-
-    vocab_size: int
-    grid: tuple[int, int]
-    width: int
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-
-    def setup(self):
-        normal = nn.initializers.normal(EMBED_STD)
-        self.embedding = self.param(
-            "embedding", _init(normal, "vocab", "embed"), (self.vocab_size + 1, self.width)
-        )
-        self.rows = self.param("row_positions", _init(normal, None, "embed"), (self.grid[0], self.width))
-        self.columns = self.param(
-            "column_positions", _init(normal, None, "embed"), (self.grid[1], self.width)
-        )
-        self.norm = RMSNorm(self.dtype)
-        self.drop = nn.Dropout(self.dropout)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "batch tokens"],
-        extra: Float[Array, "batch tokens width"] | float = 0.0,
-        deterministic: bool = True,
-    ) -> Float[Array, "batch tokens width"]:
-        """Embeds ids in `[0, vocab_size]`; `extra` joins the sum before it is normalised."""
-        positions = rearrange(self.rows[:, None] + self.columns[None], "h w d -> (h w) d")
-        x = self.embedding[tokens] + positions + extra
-        return self.drop(self.norm(x), deterministic=deterministic)
-
-
 class TextProjection(nn.Module):
     """Frozen text states to the transformer's width, normalised so that any encoder's scale will do."""
 
@@ -356,13 +320,16 @@ class LinearLogits(NamedTuple):
 
 
 def unembed(
-    hidden: Float[Array, "batch tokens width"],
-    table: Float[Array, "vocab width"],
-    bias: Float[Array, " vocab"],
+    hidden: Float[Array, "batch positions width"],
+    table: Float[Array, "*groups vocab width"],
+    bias: Float[Array, "*groups vocab"],
 ) -> Float[Array, "batch tokens vocab"]:
-    """Float32 logits of the codes: `hidden @ table.T + bias`."""
+    """Float32 logits of the codes: `hidden @ table.T + bias`, with several tables those of each in turn."""
     table = table.astype(hidden.dtype)
-    return jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
+    if table.ndim == 2:
+        return jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
+    logits = jnp.einsum("bnd,gvd->bngv", hidden, table, preferred_element_type=jnp.float32) + bias
+    return rearrange(logits, "b n g v -> b (n g) v")
 
 
 def check_width(width: int, heads: int) -> None:
@@ -371,18 +338,6 @@ def check_width(width: int, heads: int) -> None:
         raise ValueError(
             f"width {width} does not split into {heads} heads; choose heads that divide the width."
         )
-
-
-def check_tokens(name: str, tokens: Array, grid: tuple[int, int]) -> None:
-    """Raises ValueError unless `tokens` are integers of shape `(batch, height * width)`."""
-    height, width = grid
-    if tokens.ndim != 2 or tokens.shape[1] != height * width:
-        raise ValueError(
-            f"{name} has shape {tokens.shape}, but the grid {height}x{width} needs "
-            f"(batch, {height * width}); flatten the grid row by row or build the network with another grid."
-        )
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {tokens.dtype}, but token ids are integers; pass int32.")
 
 
 def check_text(text: Array, text_mask: Array, text_dim: int) -> None:

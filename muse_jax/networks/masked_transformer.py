@@ -10,13 +10,12 @@ from muse_jax.networks.layers import (
     HeadTransform,
     LinearLogits,
     TextProjection,
-    TokenGrid,
     Transformer,
     check_text,
-    check_tokens,
     check_width,
     unembed,
 )
+from muse_jax.networks.token_grid import TokenGrid, check_tokens, output_bias
 
 
 class MaskedTransformer(nn.Module):
@@ -25,6 +24,8 @@ class MaskedTransformer(nn.Module):
     Fields:
       vocab_size: codes of the tokenizer; the id `vocab_size` is the mask token.
       grid: height and width of the token grid.
+      groups: tokens a position, side by side in the flat sequence, each of `vocab_size` codes and masked by
+        itself (MaskBit). Attention is over positions, whose tokens' embeddings are summed.
       width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
       text_dim: width of the text encoder's states.
       dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
@@ -44,18 +45,25 @@ class MaskedTransformer(nn.Module):
     text_dim: int = 4096
     dropout: float = 0.0
     remat: bool = False
+    groups: int = 1
     dtype: Any = jnp.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the flat sequence of an image."""
+        return self.grid[0] * self.grid[1] * self.groups
 
     def setup(self):
         check_width(self.width, self.heads)
         self.text_projection = TextProjection(self.width, self.dtype)
-        self.embedding = TokenGrid(self.vocab_size, tuple(self.grid), self.width, self.dropout, self.dtype)
+        self.embedding = TokenGrid(
+            self.vocab_size, tuple(self.grid), self.width, self.dropout, self.dtype, self.groups
+        )
         self.transformer = Transformer(
             self.depth, self.heads, self.mlp_dim, self.dropout, self.remat, dtype=self.dtype
         )
         self.head = HeadTransform(self.dtype)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        self.bias = self.param("bias", zeros, (self.vocab_size,))
+        self.bias = output_bias(self, self.vocab_size, self.groups)
 
     def __call__(
         self,
@@ -77,27 +85,31 @@ class MaskedTransformer(nn.Module):
         text: Float[Array, "batch text text_dim"],
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "batch positions width"]:
         """What the output table is multiplied with: everything but the last product."""
-        check_tokens("tokens", tokens, self.grid)
+        check_tokens("tokens", tokens, self.grid, self.groups)
         check_text(text, text_mask, self.text_dim)
         x = self.embedding(tokens, deterministic=deterministic)
         x = self.transformer(x, self.text_projection(text), text_mask, deterministic)
         return self.head(x)
 
-    def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
-        """The output table (the token embedding without its mask row) and the output bias."""
-        return self.embedding.embedding[: self.vocab_size], self.bias
+    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
+        """The output table (the token embedding without its mask row) and the output bias, of each group."""
+        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
 
     def linear_logits(
         self,
         tokens: Int[Array, "batch tokens"],
         text: Float[Array, "batch text text_dim"],
         text_mask: Bool[Array, "batch text"],
-    ) -> LinearLogits:
-        """What `__call__` returns, without the last product: a decoder draws from it block by block."""
-        return LinearLogits(self.hidden(tokens, text, text_mask), *self.output_embedding())
+    ) -> LinearLogits | Float[Array, "batch tokens vocab"]:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block.
 
-    def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
+        The small vocabularies of several groups are multiplied out.
+        """
+        hidden = self.hidden(tokens, text, text_mask)
+        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())
+
+    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""
         return unembed(hidden, *self.output_embedding())

@@ -14,13 +14,12 @@ from muse_jax.networks.layers import (
     Layout,
     LinearLogits,
     TextProjection,
-    TokenGrid,
     Transformer,
     check_text,
-    check_tokens,
     check_width,
     unembed,
 )
+from muse_jax.networks.token_grid import TokenGrid, check_tokens, output_bias
 
 
 def block_layout(grid: tuple[int, int], block: int) -> Layout:
@@ -65,7 +64,8 @@ class SuperResTransformer(nn.Module):
     it covers, joins their embeddings. It spares small models learning that alignment by attention.
 
     Fields as in `MaskedTransformer`, and:
-      low_vocab_size, low_grid: of the low-resolution tokens (never masked); `low_grid` divides `grid`.
+      low_vocab_size, low_grid, low_groups: of the low-resolution tokens (never masked); `low_grid` divides
+        `grid`.
       low_depth: layers of the low-resolution stack.
       block: side of the attention windows; divides both sides of `grid`. `depth` must be even.
     """
@@ -83,7 +83,19 @@ class SuperResTransformer(nn.Module):
     block: int = 8
     dropout: float = 0.0
     remat: bool = False
+    groups: int = 1
+    low_groups: int = 1
     dtype: Any = jnp.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the flat sequence of an image."""
+        return self.grid[0] * self.grid[1] * self.groups
+
+    @property
+    def num_low_tokens(self) -> int:
+        """Length of the flat sequence of the low-resolution image."""
+        return self.low_grid[0] * self.low_grid[1] * self.low_groups
 
     def setup(self):
         self._check()
@@ -92,17 +104,16 @@ class SuperResTransformer(nn.Module):
         sizes |= {"remat": self.remat, "dtype": self.dtype}
         self.text_projection = TextProjection(self.width, self.dtype)
         self.low_embedding = TokenGrid(
-            self.low_vocab_size, tuple(self.low_grid), self.width, self.dropout, self.dtype
+            self.low_vocab_size, tuple(self.low_grid), self.width, self.dropout, self.dtype, self.low_groups
         )
         self.low_transformer = Transformer(self.low_depth, **sizes)
         # As large as the embeddings that it is added to.
         self.aligned = Dense((self.width,), ("embed", None), EMBED_STD, self.dtype)
-        self.embedding = TokenGrid(self.vocab_size, grid, self.width, self.dropout, self.dtype)
+        self.embedding = TokenGrid(self.vocab_size, grid, self.width, self.dropout, self.dtype, self.groups)
         layouts = (block_layout(grid, self.block), grid_layout(grid, self.block))
         self.transformer = Transformer(self.depth, **sizes, layouts=layouts)
         self.head = HeadTransform(self.dtype)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        self.bias = self.param("bias", zeros, (self.vocab_size,))
+        self.bias = output_bias(self, self.vocab_size, self.groups)
 
     def _check(self) -> None:
         check_width(self.width, self.heads)
@@ -144,10 +155,10 @@ class SuperResTransformer(nn.Module):
         text: Float[Array, "batch text text_dim"],
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "batch positions width"]:
         """What the output table is multiplied with: everything but the last product."""
-        check_tokens("tokens", tokens, self.grid)
-        check_tokens("low_tokens", low_tokens, self.low_grid)
+        check_tokens("tokens", tokens, self.grid, self.groups)
+        check_tokens("low_tokens", low_tokens, self.low_grid, self.low_groups)
         check_text(text, text_mask, self.text_dim)
         low = self.low_embedding(low_tokens, deterministic=deterministic)
         low = self.low_transformer(low, deterministic=deterministic)
@@ -157,13 +168,15 @@ class SuperResTransformer(nn.Module):
         x = self.transformer(x, context, mask, deterministic)
         return self.head(x)
 
-    def _upsample(self, low: Float[Array, "batch low_tokens width"]) -> Float[Array, "batch tokens width"]:
+    def _upsample(
+        self, low: Float[Array, "batch low_positions width"]
+    ) -> Float[Array, "batch positions width"]:
         (h, w), (high_h, high_w) = self.low_grid, self.grid
         return repeat(low, "b (h w) d -> b (h i w j) d", h=h, w=w, i=high_h // h, j=high_w // w)
 
-    def output_embedding(self) -> tuple[Float[Array, "vocab width"], Float[Array, " vocab"]]:
-        """The output table (the token embedding without its mask row) and the output bias."""
-        return self.embedding.embedding[: self.vocab_size], self.bias
+    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
+        """The output table (the token embedding without its mask row) and the output bias, of each group."""
+        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
 
     def linear_logits(
         self,
@@ -171,10 +184,14 @@ class SuperResTransformer(nn.Module):
         low_tokens: Int[Array, "batch low_tokens"],
         text: Float[Array, "batch text text_dim"],
         text_mask: Bool[Array, "batch text"],
-    ) -> LinearLogits:
-        """What `__call__` returns, without the last product: a decoder draws from it block by block."""
-        return LinearLogits(self.hidden(tokens, low_tokens, text, text_mask), *self.output_embedding())
+    ) -> LinearLogits | Float[Array, "batch tokens vocab"]:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block.
 
-    def logits(self, hidden: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
+        The small vocabularies of several groups are multiplied out.
+        """
+        hidden = self.hidden(tokens, low_tokens, text, text_mask)
+        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())
+
+    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits from `hidden`."""
         return unembed(hidden, *self.output_embedding())

@@ -307,21 +307,28 @@ def _check_parts(pipe: MusePipeline) -> None:
                 f"The {name} network reads text states of width {network.text_dim}, but the text encoder "
                 f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
             )
-        if network.vocab_size != tokenizer.codebook_size:
+        drawn, decoded = (network.groups, network.vocab_size), (tokenizer.groups, tokenizer.codebook_size)
+        if drawn != decoded:
             raise ValueError(
-                f"The {name} network has {network.vocab_size} codes, but its tokenizer "
-                f"{tokenizer.codebook_size}: take the tokenizer it was trained with."
+                f"The {name} network draws {_codes(*drawn)}, but its tokenizer has {_codes(*decoded)}: "
+                "take the tokenizer it was trained with."
             )
     if superres is None:
         return
-    low = (superres.network.low_vocab_size, tuple(superres.network.low_grid))
-    if low != (base.network.vocab_size, tuple(base.network.grid)):
+    low, small = superres.network, base.network
+    read = (low.low_groups, low.low_vocab_size, tuple(low.low_grid))
+    made = (small.groups, small.vocab_size, tuple(small.grid))
+    if read != made:
         raise ValueError(
-            f"The superres network reads {low[0]} codes on a grid {low[1]}, but the base network draws "
-            f"{base.network.vocab_size} on {tuple(base.network.grid)}: take a pair that was trained together."
+            f"The superres network reads {_codes(*read[:2])} on a grid {read[2]}, but the base network draws "
+            f"{_codes(*made[:2])} on {made[2]}: take a pair that was trained together."
         )
     if any(large % small for large, small in zip(superres.image_size, base.image_size)):
         raise ValueError(
             f"The superres stage draws {superres.image_size} pixels, no multiple of the base stage's "
             f"{base.image_size}: take the pair that was trained together."
         )
+
+
+def _codes(groups: int, vocab_size: int) -> str:
+    return f"{vocab_size} codes" if groups == 1 else f"{groups} groups of {vocab_size} codes"

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce, repeat
+from einops import reduce, repeat
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.decoding import LogitsFn, Progress, guided_logits_fn, mask_free_edit, masked_decode
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
-from muse_jax.tokenizers import VQGAN
+from muse_jax.networks.token_grid import entry_grid
+from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 
 
 class Modules(NamedTuple):
@@ -69,10 +70,10 @@ def generate(
 ) -> UInt8[Array, "batch height width 3"]:
     """Pictures for the texts; picture i has draws of its own, which depend on the seed and i alone."""
     batch = texts.ids.shape[0]
-    tokens = jnp.full((batch, _cells(modules.base)), modules.base.vocab_size)
+    tokens = jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)
     high = None
     if modules.superres is not None:
-        high = jnp.full((batch, _cells(modules.superres)), modules.superres.vocab_size)
+        high = jnp.full((batch, modules.superres.num_tokens), modules.superres.vocab_size)
     return _draw(
         modules, plan, params, _encode_texts(modules, params, texts), scales, seed, progress, tokens, high
     )
@@ -92,9 +93,9 @@ def inpaint(
 ) -> UInt8[Array, "batch height width 3"]:
     """Pictures redrawn where `mask` is True; every other pixel is the given one."""
     tokens, high = _tokenize(modules, params, images)
-    tokens = jnp.where(touched(mask, modules.base.grid), modules.base.vocab_size, tokens)
+    tokens = jnp.where(_entries(mask, modules.base), modules.base.vocab_size, tokens)
     if modules.superres is not None:
-        high = jnp.where(touched(mask, modules.superres.grid), modules.superres.vocab_size, high)
+        high = jnp.where(_entries(mask, modules.superres), modules.superres.vocab_size, high)
     conditions = _encode_texts(modules, params, texts)
     drawn = _draw(modules, plan, params, conditions, scales, seed, progress, tokens, high)
     return jnp.where(mask[..., None], drawn, images)
@@ -133,14 +134,12 @@ def edit(
     )
     if modules.superres is None:
         return _pixels(modules, params, edited, None)
-    changed = _enlarge(edited != tokens, modules.base.grid, modules.superres.grid)
+    changed = reduce(edited != tokens, "b (n g) -> b n", "max", g=modules.base.groups)
+    changed = _enlarge(changed, modules.base.grid, modules.superres.grid)
+    changed = repeat(changed, "b n -> b (n g)", g=modules.superres.groups)
     high = jnp.where(changed, modules.superres.vocab_size, high)
     high = _draw_superres(modules, plan, params, conditions, scales[1], superres_key, progress, edited, high)
     return _pixels(modules, params, edited, high)
-
-
-def _cells(network: Any) -> int:
-    return network.grid[0] * network.grid[1]
 
 
 def _encode_texts(modules: Modules, params: Any, texts: Texts) -> Conditions:
@@ -176,7 +175,7 @@ def _draw(modules, plan, params, conditions, scales, seed, progress, tokens, hig
         temperature=scales[0].temperature,
         choice_temperature=scales[0].choice_temperature,
         order=plan.order[0],
-        grid=modules.base.grid,
+        grid=entry_grid(modules.base),
         on_step=progress.at("base"),
     )
     if modules.superres is not None:
@@ -196,7 +195,7 @@ def _draw_superres(modules, plan, params, conditions, scales, key, progress, tok
         temperature=scales.temperature,
         choice_temperature=scales.choice_temperature,
         order=plan.order[1],
-        grid=modules.superres.grid,
+        grid=entry_grid(modules.superres),
         on_step=progress.at("superres"),
     )
 
@@ -205,7 +204,7 @@ def _pixels(modules: Modules, params: Any, tokens: Array, high: Array | None) ->
     """The pictures of the last stage's tokens."""
     name = "vqgan" if high is None else "vqgan_superres"
     network: Any = modules.base if high is None else modules.superres
-    ids = rearrange(tokens if high is None else high, "b (h w) -> b h w", h=network.grid[0])
+    ids = token_grid(tokens if high is None else high, network.grid, network.groups)
     return from_unit_range(getattr(modules, name).apply({"params": params[name]}, ids, method="decode"))
 
 
@@ -216,8 +215,7 @@ def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]
     """
 
     def encode(name: str, pixels: Array) -> Array:
-        ids = getattr(modules, name).apply({"params": params[name]}, pixels, method="encode")
-        return rearrange(ids, "b h w -> b (h w)")
+        return flat_tokens(getattr(modules, name).apply({"params": params[name]}, pixels, method="encode"))
 
     pixels = to_unit_range(images)
     if modules.superres is None:
@@ -230,6 +228,11 @@ def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]
 def touched(mask: Bool[Array, "batch height width"], grid: tuple[int, int]) -> Bool[Array, "batch n"]:
     """The cells of `grid` that hold any pixel of `mask`."""
     return reduce(mask, "b (h p) (w q) -> b (h w)", "max", h=grid[0], w=grid[1])
+
+
+def _entries(mask: Bool[Array, "batch height width"], network: Any) -> Bool[Array, "batch n"]:
+    """The network's tokens whose position holds any pixel of `mask`."""
+    return repeat(touched(mask, network.grid), "b n -> b (n g)", g=network.groups)
 
 
 def _enlarge(cells: Bool[Array, "batch low"], low: tuple[int, int], high: tuple[int, int]) -> Array:

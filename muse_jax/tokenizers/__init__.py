@@ -2,6 +2,15 @@
 
 from muse_jax.tokenizers.clusters import Clusters, cluster_codebook, codebook_rows, load_clusters
 from muse_jax.tokenizers.quantizer import VectorQuantizer
-from muse_jax.tokenizers.vqgan import VQGAN
+from muse_jax.tokenizers.vqgan import VQGAN, flat_tokens, token_grid
 
-__all__ = ["VQGAN", "Clusters", "VectorQuantizer", "cluster_codebook", "codebook_rows", "load_clusters"]
+__all__ = [
+    "VQGAN",
+    "Clusters",
+    "VectorQuantizer",
+    "cluster_codebook",
+    "codebook_rows",
+    "flat_tokens",
+    "load_clusters",
+    "token_grid",
+]

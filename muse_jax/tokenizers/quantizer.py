@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 class Quantized:
     """What quantization gives.
 
-    codes: the chosen codebook rows with the straight-through gradient, `(..., embed_dim)`.
-    ids: their row numbers, int32 `(...)`.
+    codes: the chosen codes with the straight-through gradient, `(..., embed_dim)`.
+    ids: their numbers, int32 `(...)`, or `(..., groups)` where a position has several.
     codebook_loss, commitment_loss, entropy_loss: scalars, unweighted.
     usage: share of the codebook that this batch used, in [0, 1].
     perplexity: exp of the entropy of the batch's code histogram, in [1, codebook_size].
@@ -56,14 +56,22 @@ def entropy_loss(
     return sample_entropy - mean_entropy
 
 
-def code_histogram(ids: Int[Array, "..."], codebook_size: int) -> Float[Array, "codes"]:
-    """The share of `ids` that each code has; sums to 1."""
-    return jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
+def code_histogram(
+    ids: Int[Array, "..."], codebook_size: int, groups: int = 1
+) -> Float[Array, "codes"] | Float[Array, "groups codes"]:
+    """The share of `ids` that each code has; sums to 1. Of several groups, the last axis, one each."""
+    if groups == 1:
+        return jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
+    columns = ids.reshape(-1, groups).T
+    return jnp.stack([code_histogram(column, codebook_size) for column in columns])
 
 
-def histogram_statistics(histogram: Float[Array, "codes"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`(usage, perplexity)` of a code histogram: dead codes show as low usage."""
-    return jnp.mean(histogram > 0), jnp.exp(-jnp.sum(histogram * jnp.log(histogram + 1e-10)))
+def histogram_statistics(
+    histogram: Float[Array, "*groups codes"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`(usage, perplexity)` of a code histogram, means over groups: dead codes show as low usage."""
+    entropy = -jnp.sum(histogram * jnp.log(histogram + 1e-10), axis=-1)
+    return jnp.mean(histogram > 0), jnp.mean(jnp.exp(entropy))
 
 
 def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:

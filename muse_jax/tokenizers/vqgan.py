@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
+from muse_jax.tokenizers.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
+
+QUANTIZERS = ("vq", "fsq", "lfq")
 
 
 def conv(features: int, kernel: int, dtype: Any, name: str | None = None) -> nn.Conv:
@@ -125,6 +128,16 @@ class Decoder(nn.Module):
         return x.astype(jnp.float32)
 
 
+def flat_tokens(ids: Int[Array, "b h w *groups"]) -> Int[Array, "b n"]:
+    """The ids of `VQGAN.encode` as a sequence: row by row, a position's groups side by side."""
+    return ids.reshape(len(ids), -1)
+
+
+def token_grid(tokens: Int[Array, "b n"], grid: tuple[int, int], groups: int) -> Int[Array, "b h w *groups"]:
+    """The inverse of `flat_tokens`, which `VQGAN.decode` takes."""
+    return tokens.reshape(len(tokens), *grid, *(() if groups == 1 else (groups,)))
+
+
 class VQGAN(nn.Module):
     """The image tokenizer.
 
@@ -135,6 +148,13 @@ class VQGAN(nn.Module):
         since convolutions at full resolution cost the most there and gain the least.
     decoder_filters, decoder_res_blocks: where set, a larger decoder than the encoder, for Muse's decoder
         finetuning (section 2.8).
+    decoder_multipliers, decoder_patch: where set, levels of the decoder that differ from the encoder's. An
+        encoder that starts with patches of 2 pixels goes well with a decoder that ends in convolutions at
+        full resolution, which outlines need.
+    quantizer_kind: "vq", a learned table of `codebook_size` codes (`VectorQuantizer`); "fsq", `embed_dim`
+        dimensions of `levels` levels each (`FiniteScalarQuantizer`); "lfq", `embed_dim` bits
+        (`LookupFreeQuantizer`).
+    groups: codes a position, of `codebook_size` values each; more than 1 with "fsq" and "lfq" alone.
     normalize_codes, entropy_temperature: see `VectorQuantizer`.
     """
 
@@ -149,6 +169,11 @@ class VQGAN(nn.Module):
     normalize_codes: bool = False
     local: bool = False
     entropy_temperature: float = 0.01
+    decoder_multipliers: Sequence[int] | None = None
+    decoder_patch: int | None = None
+    quantizer_kind: str = "vq"
+    groups: int = 1
+    levels: int = 2
     dtype: Any = jnp.float32
 
     @property
@@ -170,15 +195,40 @@ class VQGAN(nn.Module):
                 self.patch,
                 self.dtype,
             )
-        self.quantizer = VectorQuantizer(
-            self.codebook_size, self.embed_dim, self.normalize_codes, self.entropy_temperature
-        )
+        self.quantizer = self._make_quantizer()
+        multipliers = tuple(self.decoder_multipliers or self.multipliers)
+        patch = self.decoder_patch or self.patch
+        if patch * 2 ** (len(multipliers) - 1) != self.downsampling:
+            raise ValueError(
+                f"decoder_patch {patch} and {len(multipliers)} decoder_multipliers enlarge "
+                f"{patch * 2 ** (len(multipliers) - 1)} times, but the encoder reduces {self.downsampling} "
+                "times: give as many levels as make them equal."
+            )
         self.decoder = Decoder(
             self.decoder_filters or self.filters,
-            tuple(self.multipliers),
+            multipliers,
             self.decoder_res_blocks or self.num_res_blocks,
-            self.patch,
+            patch,
             self.dtype,
+        )
+
+    def _make_quantizer(self) -> VectorQuantizer | FiniteScalarQuantizer | LookupFreeQuantizer:
+        if self.quantizer_kind == "fsq":
+            return FiniteScalarQuantizer((self.levels,) * self.embed_dim, self.codebook_size, self.groups)
+        if self.quantizer_kind == "lfq":
+            return LookupFreeQuantizer(
+                self.embed_dim, self.codebook_size, self.groups, self.entropy_temperature
+            )
+        if self.quantizer_kind != "vq":
+            raise ValueError(
+                f"quantizer_kind is {self.quantizer_kind!r}, but must be one of {', '.join(QUANTIZERS)}."
+            )
+        if self.groups != 1:
+            raise ValueError(
+                f"groups is {self.groups}, but a position has one code of a learned table: use fsq or lfq."
+            )
+        return VectorQuantizer(
+            self.codebook_size, self.embed_dim, self.normalize_codes, self.entropy_temperature
         )
 
     def __call__(
@@ -202,10 +252,10 @@ class VQGAN(nn.Module):
             )
         return self.encoder(images)
 
-    def encode(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w"]:
-        """Codes of `images` in [-1, 1]."""
+    def encode(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
+        """Codes of `images` in [-1, 1]; the last axis is there where `groups` is above 1."""
         return self.quantizer.nearest(self.encode_vectors(images))
 
-    def decode(self, ids: Int[Array, "b h w"]) -> Float[Array, "b height width 3"]:
+    def decode(self, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
         """Pixels of codes, in about [-1, 1]."""
         return self.decoder(self.quantizer.lookup(ids).astype(self.dtype))

@@ -75,6 +75,7 @@ def default_config() -> ml_collections.ConfigDict:
                 "max_rollbacks": 3,  # then the run ends
             },
             "total_steps": 10_000,
+            "time_limit": 0.0,  # seconds from the start to the end, by leaving steps out; 0: none
             "seed": 0,
             "log_every": 50,
             "eval_every": 1000,  # 0: never; likewise preview_every
@@ -213,6 +214,7 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
         ("optim.rollback_after", optim["rollback_after"], 0, float("inf")),
         ("optim.max_rollbacks", optim["max_rollbacks"], 0, float("inf")),
         ("watchdog", full["watchdog"], 0, float("inf")),
+        ("time_limit", full["time_limit"], 0, float("inf")),
         ("optim.accumulate", optim["accumulate"], 1, float("inf")),
         ("mesh.slices", full["mesh"]["slices"], 1, float("inf")),
         ("optim.grad_clip", optim["grad_clip"], 0, float("inf")),

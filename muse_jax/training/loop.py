@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from muse_jax.training.checkpoints import Checkpoints, full_disk_in_one_sentence, prepare_workdir
 from muse_jax.training.config import check_same_run, save_config
+from muse_jax.training.deadline import Deadline, skip_to
 from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
 from muse_jax.training.logging import MetricWriter, Progress
 from muse_jax.training.optimizers import make_optimizer, make_schedule
@@ -37,6 +38,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         gradient.
       Stopped: SIGTERM or SIGINT came; the step under way was finished and saved.
     """
+    deadline = Deadline(config.time_limit, config.total_steps)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
     workdir = prepare_workdir(workdir)
@@ -94,6 +96,12 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         pending: list[Any] = []  # scalars that are still on the device
 
         while step < config.total_steps:
+            before = step
+            if step % config.log_every == 0:
+                step = deadline.due(step, config.log_every)
+            if step > before:
+                state = skip_to(state, step)
+                progress.restart(step)
             step += 1
             last = step == config.total_steps
             watchdog.beat(step)
@@ -110,8 +118,8 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
             window.after(step, state)
 
             stopping = signals.due()
-            saving = step % config.checkpoint_every == 0 or last or stopping
-            logging = step % config.log_every == 0 or last
+            saving = due(before, step, config.checkpoint_every, last) or stopping
+            logging = due(step - 1, step, config.log_every, last)
             if logging or saving:
                 with clock.part("step"):  # the only waits for the device in the loop
                     finite.see(jax.device_get(pending))
@@ -130,13 +138,13 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
                 row |= {"corrupt_records": getattr(loader, "skipped", 0), "rollbacks": rollbacks}
                 writer.scalars(step, row)
                 progress.show(step, row["loss"], row["images_per_second"], row.get("mfu"))
-            if due(step, config.eval_every, last):
+            if due(before, step, config.eval_every, last):
                 with clock.part("eval"):
                     found = eval_batches(task, config, mesh)
                     scores = mean_scores(evaluate, task.summarize, state.ema, frozen, found, config.seed)
                     writer.scalars(step, scores, prefix="eval")
                 progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            if due(step, config.preview_every, last):
+            if due(before, step, config.preview_every, last):
                 with clock.part("eval"):
                     for first in itertools.islice(eval_batches(task, config, mesh), 1):
                         pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
@@ -157,9 +165,9 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
         return state
 
 
-def due(step: int, every: int, last: bool) -> bool:
-    """Whether something done every so many steps (0: never) and after the last one is to be done now."""
-    return every > 0 and (step % every == 0 or last)
+def due(before: int, step: int, every: int, last: bool) -> bool:
+    """Whether something done every so many steps (0: never) and after the last one is due after `before`."""
+    return every > 0 and (step // every > before // every or last)
 
 
 def _next(batches: Prefetch, split: str) -> Any:

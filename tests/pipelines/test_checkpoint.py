@@ -174,7 +174,7 @@ class TestPartsThatDoNotFit:
                 {"text_dim": 512},
                 "reads text states of width 512, but the text encoder 'minilm' gives 384",
             ),
-            ("base", {"vocab_size": 17}, "base network has 17 codes, but its tokenizer 16"),
+            ("base", {"vocab_size": 17}, "base network draws 17 codes, but its tokenizer has 16 codes"),
             (
                 "superres",
                 {"low_grid": (2, 2)},

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.checkpoint import parameter_shapes
@@ -15,8 +15,9 @@ from muse_jax.data import PrecomputedSource, load_source, make_loader
 from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.networks.token_grid import entry_grid
 from muse_jax.text import TextEncoder, load_text_encoder
-from muse_jax.tokenizers import VQGAN
+from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 from muse_jax.training.partitioning import (
     current_mesh,
     process_rows,
@@ -76,14 +77,15 @@ class MaskedTask(Task):
             )
 
     def check_grid(self, name: str, vocab: str, grid: str, tokenizer: VQGAN, image_size: int) -> None:
-        """Refuses a network whose `vocab` and `grid` fields are not what `tokenizer` gives."""
+        """Refuses a network whose `vocab`, `grid` and groups fields are not what `tokenizer` gives."""
         side = image_size // tokenizer.downsampling
-        given = (self.config.model[vocab], tuple(self.config.model[grid]))
-        if given != (tokenizer.codebook_size, (side, side)):
+        model, groups = self.config.model, grid.replace("grid", "groups")
+        given = (model[vocab], tuple(model[grid]), model.get(groups, 1))
+        if given != (tokenizer.codebook_size, (side, side), tokenizer.groups):
             raise ValueError(
-                f"config.model.{vocab} and {grid} are {given[0]} and {given[1]}, but the tokenizer of "
-                f"config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} at "
-                f"{image_size} px: set them to that."
+                f"config.model.{vocab}, {grid} and {groups} are {given[0]}, {given[1]} and {given[2]}, but "
+                f"the tokenizer of config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} in "
+                f"{tokenizer.groups} groups at {image_size} px: set them to that."
             )
 
     def check_features(self, source: PrecomputedSource) -> None:
@@ -195,11 +197,11 @@ class MaskedTask(Task):
     def init(self, key: Array) -> Any:
         model = self.config.model
         text = jnp.zeros((1, self.text_encoder.max_length, model.text_dim))
-        grids = [jnp.zeros((1, h * w), jnp.int32) for h, w in self.token_grids()]
-        return self.network.init(key, *grids, text, jnp.ones(text.shape[:2], bool))["params"]
+        tokens = [jnp.zeros((1, count), jnp.int32) for count in self.token_counts()]
+        return self.network.init(key, *tokens, text, jnp.ones(text.shape[:2], bool))["params"]
 
-    def token_grids(self) -> list[tuple[int, int]]:
-        """Grids of the network's token arguments."""
+    def token_counts(self) -> list[int]:
+        """Lengths of the network's token arguments."""
         raise NotImplementedError
 
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
@@ -259,17 +261,16 @@ class MaskedTask(Task):
             temperature=decoding.temperature,
             choice_temperature=decoding.choice_temperature,
             order=decoding.order,
-            grid=self.network.grid,
+            grid=entry_grid(self.network),
         )
         vqgan = {"params": frozen["tokenizers"][self.learned_tokenizer]}
-        grid = rearrange(jnp.concatenate([tokens, drawn]), "b (h w) -> b h w", h=self.network.grid[0])
+        grid = token_grid(jnp.concatenate([tokens, drawn]), self.network.grid, self.network.groups)
         return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
 
 
 def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
     """Flat tokens of pictures in [-1, 1]."""
-    ids = tokenizer.apply({"params": params}, image, method="encode")
-    return rearrange(ids, "b h w -> b (h w)")
+    return flat_tokens(tokenizer.apply({"params": params}, image, method="encode"))
 
 
 class BaseTask(MaskedTask):
@@ -283,8 +284,8 @@ class BaseTask(MaskedTask):
         super().__init__(config)
         self.check_grid("tokenizer", "vocab_size", "grid", self.tokenizer, config.data.image_size)
 
-    def token_grids(self) -> list[tuple[int, int]]:
-        return [self.network.grid]
+    def token_counts(self) -> list[int]:
+        return [self.network.num_tokens]
 
     def frozen_modules(self) -> dict[str, VQGAN]:
         return {"tokenizer": self.tokenizer}
@@ -315,8 +316,8 @@ class SuperResTask(MaskedTask):
         self.check_grid("superres_tokenizer", "vocab_size", "grid", self.tokenizer, size)
         self.check_grid("tokenizer", "low_vocab_size", "low_grid", self.low_tokenizer, size // self.factor)
 
-    def token_grids(self) -> list[tuple[int, int]]:
-        return [self.network.grid, self.network.low_grid]
+    def token_counts(self) -> list[int]:
+        return [self.network.num_tokens, self.network.num_low_tokens]
 
     def frozen_modules(self) -> dict[str, VQGAN]:
         return {"tokenizer": self.low_tokenizer, "superres_tokenizer": self.tokenizer}

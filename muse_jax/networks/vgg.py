@@ -1,0 +1,31 @@
+"""The convolutions of VGG-16 (Simonyan & Zisserman 2015), for the perceptual distance LPIPS."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+STAGES: tuple[tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+"""The number of convolutions of each stage and their width; a stage halves the resolution before it."""
+
+
+class VGG16(nn.Module):
+    """Images in [-1, 1] to the last map of each of the first `stages` stages, after its ReLU."""
+
+    stages: int = len(STAGES)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> list[Float[Array, "batch h w c"]]:
+        # LPIPS's own normalisation, of ImageNet's means and deviations for images in [-1, 1].
+        x = (images - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
+        x, maps, index = x.astype(self.dtype), [], 0
+        for stage, (count, width) in enumerate(STAGES[: self.stages]):
+            if stage > 0:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            for _ in range(count):
+                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{index}")(x))
+                index += 1
+            maps.append(x)
+        return maps
