@@ -76,6 +76,10 @@ splits=train,heldout_pairs,heldout_concepts
 [ -d "$runs/images/64/heldout_concepts" ] ||
   JAX_PLATFORMS=cpu "$python" -m experiments.prepare_images --source="$source" --data_dir="${DATA_DIR:-data}" \
     --splits=$splits --size=128 --size=64 --out="$runs/images"
+# The stages share what the preparation has left of the budget.
+now=$(date +%s)
+budget=$((budget - (now - began)))
+began=$now
 
 small=(--config.data.source="precomputed:$runs/images/64")
 large=(--config.data.source="precomputed:$runs/images/128")
