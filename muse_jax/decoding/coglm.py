@@ -35,8 +35,8 @@ def draw_image(
 
     Args:
       text, text_mask: pieces from 0, as `TextPieces` gives them for the network's text slots less one.
-      text_weight: added to the attention logits of the text (`attn_plus`): 1.4 in the published sampling of
-        whole images, 3.5 in that of regions.
+      text_weight: added to the attention logits of the text (`attn_plus`); the published programs use 1.4 for
+        whole images and for regions.
       image: codes of which only those that are not `drawn` count; None with `drawn` None: a new image.
       on_step: as for `masked_decode`.
 

@@ -63,7 +63,7 @@ def redraw_fine(
     *,
     turns: np.ndarray,
     top_k: tuple[int, ...] | None = None,
-    temperature: Float[Array, ""] | float = 1.3,
+    temperature: Float[Array, ""] | float = 1.0,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch tokens"]:
     """The fine tokens with those redrawn that have a turn (CogView2, section 3.3), see `lopar_decode`.

@@ -67,7 +67,7 @@ def lopar_decode(
     turns: np.ndarray,
     mask_id: int,
     top_k: tuple[int, ...] | None = None,
-    temperature: Float[Array, ""] | float = 1.3,
+    temperature: Float[Array, ""] | float = 1.0,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
     """Redraws an image's tokens in as many passes of the network as there are turns.
@@ -80,7 +80,7 @@ def lopar_decode(
       tokens: of the whole image, for instance of the direct network.
       turns: of each token, as `tile_turns` gives them; static.
       top_k: one size a turn, by default `turns_top_k`; static.
-      temperature: 0 is greedy.
+      temperature: 0 is greedy; the published program samples at 1.
       on_step: as for `masked_decode`.
 
     Raises:

@@ -87,12 +87,12 @@ class CogLMDecoding(TokenDecoding):
     """How CogLM draws images.
 
     text_weight, infill_text_weight: added to the attention logits of the text, where a whole image is drawn
-      and where a region is (1.4 and 3.5 in the published sampling).
+      and where a region is; 1.4 for both in the published programs.
     candidates, keep: images that are drawn of each prompt, and how many of them, the best, are kept.
     """
 
     text_weight: float = 1.4
-    infill_text_weight: float = 3.5
+    infill_text_weight: float = 1.4
     candidates: int = 8
     keep: int = 1
 
@@ -117,7 +117,7 @@ class LoparDecoding(Settings):
     top_k: at least 1, of each turn; by default of the six that enlarge three times.
     """
 
-    temperature: float = 1.3
+    temperature: float = 1.0
     top_k: tuple[int, ...] = turns_top_k(6)
 
     def __post_init__(self):

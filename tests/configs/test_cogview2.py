@@ -8,6 +8,7 @@ import pytest
 
 from muse_jax.networks.coglm import CogLM
 from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, split_params
+from muse_jax.pipelines.settings import CogLMDecoding
 from muse_jax.training import validate_config
 
 NAMES = (
@@ -25,6 +26,12 @@ NAMES = (
 def test_the_trainer_takes_the_config(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert validate_config(config).model.to_dict() == config.model.to_dict()
+
+
+def test_text_weighs_as_in_the_published_programs():
+    config = importlib.import_module("configs.cogview2.coglm_6b").get_config()
+    assert config.sampling.text_weight == 1.4
+    assert CogLMDecoding().text_weight == CogLMDecoding().infill_text_weight == 1.4
 
 
 def test_coglm_has_the_paper_s_six_billion_parameters():

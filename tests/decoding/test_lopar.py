@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.cogview2 import iterative_superres
 from muse_jax.decoding.lopar import TABLE, lopar_decode, tile_turns, turns_table, turns_top_k
+from muse_jax.pipelines.settings import LoparDecoding
 
 CODES, MASK, GRID = 50, 50, (7, 8)
 TOP_K = (40, 40, 40, 20, 20, 10)  # the published ones
@@ -43,17 +45,26 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
         return logits_fn(tokens)
 
     decode = jax.jit(
-        lambda *args: lopar_decode(counted, *args, turns=TURNS, mask_id=MASK, on_step=steps.append)
+        lambda *args: lopar_decode(
+            counted, *args[:2], turns=TURNS, mask_id=MASK, temperature=args[2], on_step=steps.append
+        )
     )
-    for seed in range(3):
-        drawn = decode(tokens, jax.random.key(seed))
-        np.testing.assert_array_equal(drawn, plain(tokens, jax.random.key(seed), 1.3))
+    for seed, temperature in enumerate((0.7, 1.0, 1.3)):
+        drawn = decode(tokens, jax.random.key(seed), temperature)
+        np.testing.assert_array_equal(drawn, plain(tokens, jax.random.key(seed), temperature))
         kept = TURNS <= 0
         np.testing.assert_array_equal(drawn[:, kept], tokens[:, kept])
         assert (drawn != tokens)[:, ~kept].mean() > 0.7
     jax.effects_barrier()
     assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
     assert min(step.masked for step in steps) == 0
+
+
+def test_the_published_temperature_is_one():
+    tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(5)
+    drawn = lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK)
+    np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0))
+    assert LoparDecoding().temperature == iterative_superres.get_config().sampling.temperature == 1.0
 
 
 def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():
