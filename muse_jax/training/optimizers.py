@@ -62,14 +62,32 @@ def matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(axes, params, decay_mask(params))
 
 
+def clip_networks_apart(max_norm: float) -> optax.GradientTransformation:
+    """Clips gradients by their global norm, those of `params["discriminator"]` apart from all others.
+
+    A discriminator's gradient with R1 is many times its generator's: one norm of both would stop the
+    generator.
+    """
+    clip = optax.clip_by_global_norm(max_norm)
+
+    def networks(params: Any) -> Any:
+        def network(path: tuple[Any, ...], _: Any) -> str:
+            return "discriminator" if path and getattr(path[0], "key", "") == "discriminator" else "other"
+
+        return jax.tree_util.tree_map_with_path(network, params)
+
+    return optax.partition({"discriminator": clip, "other": clip}, networks)
+
+
 def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
     """The optimizer of `config.optim`: clip by global norm, update rule, decoupled weight decay, schedule.
 
     "adam" and "adamw" are Kingma & Ba's, the latter with Loshchilov & Hutter's decay; "adafactor" is
     Shazeer & Stern's with factored second moments, block clipping at 1 and, if b1 > 0, momentum; "muon" is
-    Jordan's on matrices, scaled so that Adam's learning rates fit (Liu et al., 2502.16982), Adam on the rest.
+    Jordan's with Nesterov momentum on matrices, scaled so that Adam's learning rates fit (Liu et al.,
+    2502.16982), and Dozat's NAdam on the rest.
     """
-    parts = [optax.clip_by_global_norm(optim["grad_clip"])] if optim["grad_clip"] else []
+    parts = [clip_networks_apart(optim["grad_clip"])] if optim["grad_clip"] else []
     if optim["name"] == "muon":
         return optax.chain(
             *parts,

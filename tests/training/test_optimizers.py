@@ -96,6 +96,18 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.1 * 3 / 5, 0.1 * 4 / 5], rtol=1e-5)
 
 
+def test_a_discriminator_s_gradient_is_clipped_apart_from_all_others():
+    optimizer = make_optimizer({**OPTIM, "grad_clip": 1.0}, 10)
+    params = {"generator": {"a": jnp.zeros(1), "b": jnp.zeros(1)}, "discriminator": {"a": jnp.zeros(1)}}
+    grads = {"generator": {"a": jnp.array([0.3]), "b": jnp.array([0.4])}}
+    grads["discriminator"] = {"a": jnp.array([-1000.0])}
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    moments = optax.tree_utils.tree_get(state, "mu")
+    generator = [moments["generator"]["a"][0], moments["generator"]["b"][0]]
+    np.testing.assert_allclose(generator, [0.1 * 0.3, 0.1 * 0.4], rtol=1e-5)  # a norm of 0.5 is left alone
+    np.testing.assert_allclose(moments["discriminator"]["a"], [-0.1], rtol=1e-5)
+
+
 def test_adafactor_factors_large_matrices_and_descends():
     optimizer = make_optimizer({**OPTIM, "name": "adafactor", "b1": 0.0, "grad_clip": 1.0}, 10)
     params = {"kernel": jnp.ones((128, 256))}
