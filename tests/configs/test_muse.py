@@ -11,7 +11,7 @@ from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training import validate_config
 
-NAMES = ("base_632m", "base_3b", "superres_268m", "vqgan_f16_256", "vqgan_f8_512")
+NAMES = ("base_632m", "base_3b", "superres_268m", "vqgan_f16_256", "vqgan_f8_512", "vqgan_f8_512_decoder")
 
 
 def load(name):
@@ -76,3 +76,10 @@ def test_tokenizer_sizes(name, side, downsampling):
     assert ids.shape == (1, side // downsampling, side // downsampling)
     # taming's and MaskGIT's f16 and f8 tokenizers of these filters have 40M to 75M parameters.
     assert 4e7 < count(nn.unbox(variables)["params"]) < 7.5e7
+
+
+def test_the_finetuned_decoder_fits_the_tokens_of_its_tokenizer():
+    finetuned, trained = load("vqgan_f8_512_decoder"), load("vqgan_f8_512")
+    assert finetuned.tokenizer == "runs/vqgan_f8_512"
+    changed = {key for key, value in finetuned.model.items() if trained.model.get(key) != value}
+    assert changed == {"decoder_filters", "decoder_res_blocks"}
