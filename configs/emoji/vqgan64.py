@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
         "embed_dim": 64,
     }
     config.loss = {
-        "reconstruction": 1.0,
+        "reconstruction": 4.0,
         "perceptual": 0.01,
         "codebook": 1.0,
         "commitment": 0.25,

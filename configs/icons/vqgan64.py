@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "float32",
     }
     config.loss = {
-        "reconstruction": 2.0,
+        "reconstruction": 8.0,
         "l1": 1.0,
         "edge": 0.5,
         "lpips": 0.2,

@@ -1,6 +1,9 @@
 """The f16 tokenizer of Muse's base models: 256x256 pixels to 16x16 of 8192 codes (Muse, section 2.2).
 
-The network, the losses and the optimizer are MaskGIT's.
+Sizes, loss weights (for images in [0, 1]) and optimizer are those of MaskGIT's public configs. What differs:
+the perceptual loss compares features of EfficientNet-Lite0 and not of ResNet-50; R1 is computed every 16th
+step, 16 times as strong; the discriminator has a 1x1 stem and a minibatch standard deviation; the res blocks
+have biases, and the decoder narrows right after up-sampling. So MaskGIT's weights do not load into it.
 """
 
 import ml_collections
@@ -29,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         "entropy": 0.1,
         "adversarial": 0.1,  # non-saturating
         "r1": 10.0,
+        "r1_every": 16,
     }
     config.data = {
         "source": "folder:data/captioned",  # captions are not read
@@ -44,8 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
         "lr": 1e-4,
         "b1": 0.0,
         "b2": 0.99,
-        "warmup_steps": 5_000,
-        "decay": "cosine",
+        "warmup_steps": 2_000,
+        "decay": "constant",
+        "grad_clip": 0.0,  # MaskGIT clips nothing
         "ema": 0.999,
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}

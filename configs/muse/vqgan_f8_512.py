@@ -1,6 +1,6 @@
 """The f8 tokenizer of Muse's super-resolution model: 512x512 pixels to 64x64 of 8192 codes (section 2.2).
 
-The network, the losses and the optimizer are MaskGIT's, with one level less; the discriminator has one more.
+The experiment is configs/muse/vqgan_f16_256.py's with one level less; the discriminator has one more.
 """
 
 import ml_collections
@@ -9,7 +9,7 @@ from configs.muse import vqgan_f16_256
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The experiment: the f16 tokenizer's, one level less."""
+    """The experiment."""
     config = vqgan_f16_256.get_config()
     config.model.multipliers = (1, 1, 2, 4)
     config.discriminator.filters = (32, 64, 128, 256, 512, 512, 512, 512)

@@ -1,4 +1,4 @@
-"""The StyleGAN2 discriminator (Karras et al. 2020, appendix B), as MaskGIT's VQGAN uses it."""
+"""The StyleGAN2 discriminator (Karras et al. 2020, appendix B), which MaskGIT's VQGAN uses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,10 @@ def minibatch_stddev(x: Float[Array, "b h w c"], group: int = 4) -> Float[Array,
 
 
 class Discriminator(nn.Module):
-    """Images to one realness logit each.
+    """Images in [0, 1] to one realness logit each.
+
+    It differs from MaskGIT's in its 1x1 stem (theirs is 3x3), the reflected borders of its blur (theirs are
+    zero) and the minibatch standard deviation (theirs has none).
 
     filters: channels of each level; every level but the last halves the resolution.
     patch: space-to-depth before the first convolution, as in `VQGAN`.
@@ -69,6 +72,6 @@ def discriminator_loss(real_logits: Float[Array, "b"], fake_logits: Float[Array,
 
 
 def r1_penalty(apply, images: Float[Array, "b height width 3"]) -> Float[Array, ""]:
-    """Mean squared norm of the discriminator's gradient at real images (Mescheder et al. 2018)."""
+    """Mean squared norm of the discriminator's gradient at real images (Mescheder et al. 2018), no half."""
     gradient = jax.grad(lambda x: jnp.sum(apply(x)))(images)
     return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))

@@ -38,20 +38,16 @@ def squared_distances(
     )
 
 
-def entropy_loss(
-    distances: Float[Array, "n codes"], ids: Int[Array, "n"], temperature: float
-) -> Float[Array, ""]:
-    """Mean entropy of each vector's soft assignment less the entropy of their mean (MaskGIT's VQGAN).
+def entropy_loss(distances: Float[Array, "n codes"], temperature: float) -> Float[Array, ""]:
+    """Mean entropy of the soft assignments minus the entropy of their mean ("softmax" of MaskGIT's VQGAN).
 
-    Low when every vector is sure of its code and the batch as a whole uses all codes evenly. The mean
-    assignment is the straight-through one: hard in value, soft in gradient.
+    A vector's soft assignment is `softmax(-distances / temperature)`. The loss is low when every vector is
+    sure of its code and the batch as a whole uses all codes evenly; its least value is `-log(codes)`.
     """
     log_probs = jax.nn.log_softmax(-distances / temperature, axis=-1)
     probs = jnp.exp(log_probs)
     sample_entropy = -jnp.mean(jnp.sum(probs * log_probs, -1))
-    soft_mean = jnp.mean(probs, 0)
-    hard_mean = code_histogram(ids, distances.shape[-1])
-    mean_probs = soft_mean + jax.lax.stop_gradient(hard_mean - soft_mean)
+    mean_probs = jnp.mean(probs, 0)
     mean_entropy = -jnp.sum(mean_probs * jnp.log(mean_probs + 1e-5))
     return sample_entropy - mean_entropy
 
@@ -80,9 +76,12 @@ def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
 
 
 class VectorQuantizer(nn.Module):
-    """A learned codebook (van den Oord et al. 2017; entropy term of MaskGIT).
+    """A learned codebook (van den Oord et al. 2017) with MaskGIT's initialization and entropy loss.
 
-    normalize: compare unit vectors (ViT-VQGAN, section 3.2): with few dimensions no code dies.
+    The codebook starts uniform in +-sqrt(3 / codebook_size).
+
+    normalize: compare unit vectors, the codebook's drawn evenly over the sphere (ViT-VQGAN, section 3.2):
+        with few dimensions no code dies.
     entropy_temperature: of the soft assignment inside the entropy loss.
     """
 
@@ -92,7 +91,8 @@ class VectorQuantizer(nn.Module):
     entropy_temperature: float = 0.01
 
     def setup(self):
-        init = nn.initializers.normal(1.0) if self.normalize else nn.initializers.uniform(1.0)
+        fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        init = nn.initializers.normal(1.0) if self.normalize else fan_in
         self.codebook = self.param(
             "codebook",
             nn.with_logical_partitioning(init, ("vocab", "embed")),
@@ -119,7 +119,7 @@ class VectorQuantizer(nn.Module):
             ids=ids.reshape(vectors.shape[:-1]),
             codebook_loss=jnp.mean((chosen - stop(flat)) ** 2),
             commitment_loss=jnp.mean((stop(chosen) - flat) ** 2),
-            entropy_loss=entropy_loss(distances, ids, self.entropy_temperature),
+            entropy_loss=entropy_loss(distances, self.entropy_temperature),
             usage=usage,
             perplexity=perplexity,
         )

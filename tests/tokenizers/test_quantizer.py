@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy.special import softmax
+from scipy.stats import entropy, kstest, uniform
 
 from muse_jax.tokenizers.quantizer import (
     VectorQuantizer,
@@ -64,13 +66,43 @@ def test_commitment_moves_vectors_and_the_codebook_loss_moves_codes_only():
     assert not np.any(by_codes["params"]["codebook"])
 
 
-def test_the_entropy_loss_is_zero_for_sure_and_even_codes_up_to_minus_log_of_their_number():
+def test_the_entropy_loss_is_zero_for_one_sure_code_and_minus_log_of_their_number_for_sure_even_ones():
     distances = jnp.where(jnp.eye(4, dtype=bool), 0.0, 10.0)
-    np.testing.assert_allclose(
-        entropy_loss(distances, jnp.arange(4), temperature=0.01), -np.log(4), atol=1e-3
-    )
+    np.testing.assert_allclose(entropy_loss(distances, temperature=0.01), -np.log(4), atol=1e-3)
     one_code = jnp.broadcast_to(jnp.array([0.0, 10.0, 10.0, 10.0]), (4, 4))
-    np.testing.assert_allclose(entropy_loss(one_code, jnp.zeros(4, int), temperature=0.01), 0, atol=1e-3)
+    np.testing.assert_allclose(entropy_loss(one_code, temperature=0.01), 0, atol=1e-3)
+
+
+def test_the_entropy_loss_of_unsure_codes_is_scipy_s_mean_of_entropies_minus_entropy_of_the_mean():
+    distances = np.random.default_rng(0).uniform(size=(6, 5)).astype(np.float32)
+    probs = softmax(-distances.astype(np.float64) / 0.3, axis=1)
+    expected = np.mean([entropy(row) for row in probs]) - entropy(probs.mean(0))
+    np.testing.assert_allclose(entropy_loss(jnp.asarray(distances), temperature=0.3), expected, atol=1e-4)
+
+
+def test_the_quantizer_s_entropy_loss_has_its_distances_and_temperature():
+    module, params, vectors = quantizer(False)
+    module = module.clone(entropy_temperature=0.7)
+    flat, rows = np.asarray(vectors).reshape(-1, DIM), np.asarray(params["params"]["codebook"])
+    distances = ((flat[:, None] - rows) ** 2).sum(-1)
+    quantized = module.apply(params, vectors)
+    np.testing.assert_allclose(quantized.entropy_loss, entropy_loss(distances, 0.7), rtol=1e-5)
+
+
+def test_the_codebook_starts_uniform_within_the_root_of_three_over_its_size():
+    module = VectorQuantizer(codebook_size=512, embed_dim=64)
+    params = nn.unbox(module.init(jax.random.key(0), jnp.zeros((1, 64))))
+    rows = np.asarray(params["params"]["codebook"]).reshape(-1)
+    bound = np.sqrt(3 / 512)
+    assert kstest(rows, uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+
+
+def test_usage_counts_codes_and_perplexity_is_of_the_batch():
+    module, params, vectors = quantizer(False)
+    quantized = module.apply(params, vectors)
+    counts = np.bincount(np.asarray(quantized.ids).reshape(-1), minlength=CODES)
+    np.testing.assert_allclose(quantized.usage, np.mean(counts > 0))
+    np.testing.assert_allclose(quantized.perplexity, np.exp(entropy(counts)), rtol=1e-4)
 
 
 def test_usage_and_perplexity_of_a_known_histogram():

