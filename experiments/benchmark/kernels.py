@@ -41,8 +41,10 @@ _OUT = flags.DEFINE_string("out", "runs/kernels", "Folder for the plot.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each form, taken in turn.", lower_bound=1)
 _LIMIT = flags.DEFINE_float("limit_gib", 8.0, "Programs that need more memory than this are not run.")
 _TABLES = flags.DEFINE_multi_enum(
-    "table", ["cases", "sampling", "sides"], ["cases", "sampling", "sides"], "Which to make, on this machine."
+    "table", ["cases", "sampling", "sides"], ["cases", "sampling", "sides"], "Which to make here, in turn."
 )
+_TORCH = flags.DEFINE_bool("torch", True, "Time PyTorch's forms too, on a GPU where they are installed.")
+_CASES = flags.DEFINE_multi_string("case", [], "Names of the cases to time; by default all.")
 _SMALL = flags.DEFINE_bool("small", False, "Tiny shapes: whether the script works, not how fast.")
 
 _SIDES = (32, 48, 64, 96, 128)
@@ -118,16 +120,19 @@ def gradients(attend: Callable) -> Callable:
 
 
 def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
-    """Our forms by name, and the two of XLA, as functions of query, keys, values, extra, mask and case."""
+    """Our forms by name, and JAX's own, as functions of query, keys, values, extra, mask and case."""
 
     def ours(attend):
         return lambda case: lambda q, k, v, extra, mask: attend(q, k, v, extra, case.geometry)
 
     forms = {f"local_attention ({name})": ours(find_attend(name)) for name in names}
-    return forms | {
+    forms |= {
         "dense, XLA": lambda case: peers.dense,
         "dot_product_attention": lambda case: peers.dot_product,
     }
+    if jax.default_backend() == "gpu":
+        forms["dot_product_attention, cuDNN"] = lambda case: peers.cudnn
+    return forms
 
 
 def random_arguments(case: Case, dtype: Any) -> list[Any]:
@@ -210,7 +215,7 @@ def attention_table(cases: tuple[Case, ...], dtype: Any, peak: float | None, ban
     for case in cases:
         arrays = random_arguments(case, dtype)
         runs = both_passes(case, arrays)
-        if jax.default_backend() == "gpu" and peers.has_torch():
+        if _with_torch():
             runs |= torch_forms(case, arrays)
         forward = measure({name: pair[0] for name, pair in runs.items()})
         backward = measure({name: pair[1] for name, pair in runs.items()})
@@ -223,12 +228,21 @@ def attention_table(cases: tuple[Case, ...], dtype: Any, peak: float | None, ban
             print(f"| {case.name} | {name} | {times} | {_mib(run.bytes)} | {share} | {ratio} |", flush=True)
 
 
+def _with_torch() -> bool:
+    return _TORCH.value and jax.default_backend() == "gpu" and peers.has_torch()
+
+
 def both_passes(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
-    """Every JAX form's forward pass and its forward with its backward pass."""
-    forms = {name: make(case) for name, make in attention_forms((select(None),)).items()}
-    return {
-        name: (jax_run(form, *arrays[:-1]), jax_run(gradients(form), *arrays)) for name, form in forms.items()
-    }
+    """The forward pass of every JAX form that compiles here, and its forward with its backward pass."""
+    names = tuple(dict.fromkeys((select(None), "xla")))
+    runs = {}
+    for name, make in attention_forms(names).items():
+        form = make(case)
+        try:
+            runs[name] = jax_run(form, *arrays[:-1]), jax_run(gradients(form), *arrays)
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+            print(f"{case.name}: no {name} here ({str(error).splitlines()[0][:80]})", flush=True)
+    return runs
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -252,7 +266,7 @@ def time_by_side(dtype: Any) -> None:
         case = Case(f"{side}x{side}", (side, side), (9, 9))
         arrays = random_arguments(case, dtype)
         runs = {name: pair[1] for name, pair in both_passes(case, arrays).items()}
-        if jax.default_backend() == "gpu" and peers.has_torch():
+        if _with_torch():
             runs |= {name: pair[1] for name, pair in torch_forms(case, arrays).items()}
         seconds = measure(runs)
         for name, run in runs.items():
@@ -358,6 +372,7 @@ def _device_name() -> str:
 
 def main() -> None:
     cases = _SMALL_CASES if _SMALL.value else CASES
+    cases = tuple(case for case in cases if not _CASES.value or case.name in _CASES.value)
     if _PLATFORM.value == "tpu-aot":
         jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
         tpu_tables(cases, jnp.dtype(_DTYPE.value or "bfloat16"))
@@ -372,12 +387,13 @@ def main() -> None:
         f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
         f"copy {bandwidth / 1e9:.0f} GB/s"
     )
-    if "cases" in _TABLES.value:
-        attention_table(cases, dtype, peak, bandwidth)
-    if "sampling" in _TABLES.value:
-        sampling_table(dtype)
-    if "sides" in _TABLES.value:
-        time_by_side(dtype)
+    tables = {
+        "cases": functools.partial(attention_table, cases, dtype, peak, bandwidth),
+        "sampling": functools.partial(sampling_table, dtype),
+        "sides": functools.partial(time_by_side, dtype),
+    }
+    for name in _TABLES.value:
+        tables[name]()
 
 
 if __name__ == "__main__":
