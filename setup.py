@@ -50,7 +50,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["muse_jax*", "pallas_kernels*"]),
-    package_data={"muse_jax": ["checkpoints/*/*", "py.typed"], "pallas_kernels": ["*/tuning.json"]},
+    package_data={
+        "muse_jax": ["checkpoints/*/*", "data/icons/left_out.txt", "py.typed"],
+        "pallas_kernels": ["*/tuning.json"],
+    },
     install_requires=RUNTIME,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],

@@ -1,4 +1,4 @@
-"""Fetches the emoji sets with npm and builds the data set `emoji`: `python -m experiments.prepare_data`."""
+"""Fetches vector sets with npm and builds `emoji` and `icons`: `python -m experiments.prepare_data`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from tqdm import tqdm
 
 from experiments import apps
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data set is built in.")
+_DATA = flags.DEFINE_multi_enum("data", ["emoji", "icons"], ["emoji", "icons"], "Data sets to build.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data sets are built in.")
 _DOWNLOADS = flags.DEFINE_string(
     "downloads",
     None,
     "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads.",
 )
-_SIZES = flags.DEFINE_multi_integer("size", [128], "Picture sizes to build: 128, 192, 256.", lower_bound=1)
+_SIZES = flags.DEFINE_multi_integer(
+    "size", [128], "Image sizes of emoji to build: 128, 192, 256.", lower_bound=1
+)
 
 
 def fetch(package: str, downloads: Path) -> Path:
@@ -48,28 +52,41 @@ def fetch(package: str, downloads: Path) -> Path:
     return target
 
 
-def main() -> None:
-    """Fetches the packages and builds the data set in each size."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def build(builder: Any, title: str, downloads: Path) -> None:
+    """Builds a data set unless it is there, and prints how many records its splits have."""
     import tensorflow_datasets as tfds
 
-    from muse_jax.data.emoji.artwork import PACKAGES
-    from muse_jax.data.emoji.emoji_dataset_builder import Builder
+    start = time.monotonic()
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=downloads.resolve()))
+    counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+    print(f"{title}: {counts} ({time.monotonic() - start:.0f} s) in {builder.data_dir}")
 
-    unknown = [size for size in _SIZES.value if f"px{size}" not in Builder.builder_configs]
+
+def main() -> None:
+    """Fetches the packages and builds the data sets, emoji in each size."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from muse_jax.data.emoji import artwork, emoji_dataset_builder
+    from muse_jax.data.icons import icons_dataset_builder, sets
+    from muse_jax.data.icons.attribution import attribution
+    from muse_jax.data.icons.drawings import read_collections
+
+    emoji, icons = "emoji" in _DATA.value, "icons" in _DATA.value
+    known = emoji_dataset_builder.Builder.builder_configs
+    unknown = [size for size in _SIZES.value if f"px{size}" not in known]
     if unknown:
         raise ValueError(f"--size={unknown[0]} is not built: use 128, 192 or 256.")
     downloads = Path(_DOWNLOADS.value or Path(_DATA_DIR.value) / "downloads")
-    for package in tqdm(PACKAGES, desc="fetch", unit="package"):
+    packages = dict.fromkeys((artwork.PACKAGES if emoji else ()) + (sets.PACKAGES if icons else ()))
+    for package in tqdm(packages, desc="fetch", unit="package"):
         fetch(package, downloads)
-    for size in _SIZES.value:
-        start = time.monotonic()
-        builder = Builder(config=f"px{size}", data_dir=_DATA_DIR.value, file_format="array_record")
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=downloads.resolve())
-        )
-        counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
-        print(f"emoji at {size} px: {counts} ({time.monotonic() - start:.0f} s) in {builder.data_dir}")
+    stored = {"data_dir": _DATA_DIR.value, "file_format": "array_record"}
+    for size in _SIZES.value if emoji else ():
+        builder = emoji_dataset_builder.Builder(config=f"px{size}", **stored)
+        build(builder, f"emoji at {size} px", downloads)
+    if icons:
+        builder = icons_dataset_builder.Builder(**stored)
+        build(builder, "icons", downloads)
+        (Path(builder.data_dir) / "NOTICE").write_text(attribution(read_collections(downloads)))
 
 
 if __name__ == "__main__":

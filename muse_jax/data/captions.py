@@ -11,7 +11,7 @@ _CONSONANT_SOUNDS = ("uni", "use", "eu", "one", "u.")
 _PLURALS = ("men", "women", "people", "children", "feet", "teeth")
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
     """Words with "a", "an", "the" or, for a plural, nothing in front."""
     if words.startswith("flag of "):
         return f"the {words}"
@@ -31,20 +31,21 @@ def _article(words: str) -> str:
 def emoji_prompt(concept: str, style: str | None = None) -> str:
     """The plain prompt of a pair: "a noto emoji of a red heart"; without a style "a red heart"."""
     if style is None:
-        return _article(concept)
-    return f"{_article(style + ' emoji')} of {_article(concept)}"
+        return with_article(concept)
+    return f"{with_article(style + ' emoji')} of {with_article(concept)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTemplate:
     """Draws a caption for a record; call it with the record and a numpy generator.
 
-    A record with a `concept` is described by one of these forms:
+    A record with `captions` gives one of them at random, one with a `caption` gives that. A record with
+    neither is described by its `concept`, in one of these forms:
       "a noto emoji of a red heart"                    the plain form, whenever no other is drawn
       "a noto emoji of a red heart, love, valentine"   with probability `tags`: 1 to `max_tags` of its tags
       "a red heart, noto style"                        with probability `reordered`
       "a red heart"                                    with probability `style_free`
-    Any other record gives its `caption`, or one of its `captions` at random; "" if it has neither.
+    A record without any of these gives "".
     """
 
     style_free: float = 0.1
@@ -65,7 +66,7 @@ class CaptionTemplate:
             )
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> str:
-        if "concept" not in record:
+        if "captions" in record or "caption" in record or "concept" not in record:
             return _written_caption(record, rng)
         concept, style = record["concept"], record.get("style")
         draw = rng.random()

@@ -11,7 +11,10 @@ import numpy as np
 from muse_jax.data.images import decode_image
 
 DEFAULT_DATA_DIR = "data"
-NAMES = "emoji, emoji/px192, emoji/px256, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
+NAMES = (
+    "emoji, emoji/px192, emoji/px256, icons, icons/xN, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, "
+    "precomputed:PATH"
+)
 
 
 class CorruptImageError(ValueError):
@@ -171,6 +174,24 @@ def _emoji_builder(name: str, data_dir: str | Path) -> Any:
     return builder
 
 
+def _icons_source(name: str, split: str, data_dir: str | Path) -> Any:
+    from muse_jax.data.icons.icons_dataset_builder import Builder
+    from muse_jax.data.icons.source import IconsSource
+
+    compositions = name.partition("/")[2] or "x1"
+    if not compositions.startswith("x") or not compositions[1:].isdigit() or int(compositions[1:]) < 1:
+        raise ValueError(
+            f"{name!r} is no form of the icons data: use icons, or icons/x8 for 8 images a drawing."
+        )
+    builder = Builder(data_dir=str(data_dir), file_format="array_record")
+    if not Path(builder.data_dir).is_dir():
+        raise ValueError(
+            f"the icons data is not built at {builder.data_dir}: run "
+            f"`python -m experiments.prepare_data --data=icons --data_dir={data_dir}`."
+        )
+    return IconsSource(builder, split, int(compositions[1:]))
+
+
 def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
     import tensorflow_datasets as tfds
 
@@ -194,11 +215,13 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
     """Opens a source by name.
 
     Args:
-      name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "tfds:NAME" or "tfds:NAME/CONFIG";
-        "folder:PATH", a folder of pictures with `captions.jsonl`; "precomputed:PATH", features stored in
-        PATH/SPLIT.
-      split: for emoji "train", "heldout_pairs" or "heldout_concepts"; else what the data has.
-      data_dir: where TFDS data is built; for emoji the default ("" or None) is `data` in the current folder.
+      name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/xN" for N images composed
+        from each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of pictures with
+        `captions.jsonl`; "precomputed:PATH", features stored in PATH/SPLIT.
+      split: for emoji "train", "heldout_pairs" or "heldout_concepts"; for icons see
+        `muse_jax.data.icons.SPLITS`; else what the data has.
+      data_dir: where TFDS data is built; for emoji and icons the default ("" or None) is `data` in the
+        current folder.
 
     Returns:
       A `Source`, or a `PrecomputedSource`.
@@ -218,4 +241,6 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
         return TfdsSource(_tfds_builder(rest, data_dir), split)
     if kind.split("/")[0] == "emoji" and not rest:
         return TfdsSource(_emoji_builder(kind, DEFAULT_DATA_DIR if data_dir is None else data_dir), split)
+    if kind.split("/")[0] == "icons" and not rest:
+        return _icons_source(kind, split, DEFAULT_DATA_DIR if data_dir is None else data_dir)
     raise ValueError(f"unknown data source {name!r}: use one of {NAMES}.")

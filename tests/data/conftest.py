@@ -103,3 +103,79 @@ def built(downloads, tmp_path_factory):
     builder = Builder(config="px128", data_dir=str(data_dir), file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(downloads)))
     return data_dir
+
+
+ICON_SHAPES = {
+    "key": '<circle cx="5" cy="8" r="4"/><path d="M8 7h7v2H8z"/>',
+    "star": '<path d="M8 1l2 5h5l-4 3 2 6-5-4-5 4 2-6-4-3h5z"/>',
+    "bicycle": '<circle cx="4" cy="11" r="3"/><circle cx="12" cy="11" r="3"/><path d="M4 10h8v2H4z"/>',
+    "bell": '<path d="M8 1a5 6 0 0 0-5 6v5h10V7a5 6 0 0 0-5-6z"/>',
+    "sun": '<circle cx="8" cy="8" r="4"/><path d="M7 0h2v2H7zM7 14h2v2H7z"/>',
+    "anchor": '<path d="M7 1h2v13H7zM2 9h2c0 3 8 3 8 0h2c0 7-12 7-12 0z"/>',
+    **{
+        f"relic-{letter}x": f'<path d="M{i % 8} 1h{8 - i % 8}v{14 - i // 2}H1z"/>'
+        for i, letter in enumerate("abcdefghijklmnopqrst")
+    },
+}
+
+
+def one_colour(shapes):
+    return {name: {"body": f'<g fill="currentColor">{body}</g>'} for name, body in shapes.items()}
+
+
+def coloured(shapes, colour):
+    mark = '<path fill="#123" d="M0 0h3v2H0z"/>'
+    return {name: {"body": f'<g fill="{colour}">{body}{mark}</g>'} for name, body in shapes.items()}
+
+
+def path(data):
+    return f'<path d="{data}"/>'
+
+
+@pytest.fixture(scope="session")
+def icons_downloads(tmp_path_factory):
+    """Tarballs of the icon package with a few drawings in eight of its sets, and of the labels."""
+    from muse_jax.data.icons import sets
+
+    contents = {prefix: {} for prefix in (*(s.prefix for s in sets.SETS), *sets.BRAND_SETS)}
+    contents["game-icons"] = one_colour(ICON_SHAPES)
+    contents["tabler"] = one_colour({"align-left": path("M0 0h9v2H0z"), "acme": path("M0 0h9v9H0z")})
+    contents["lucide"] = one_colour(
+        {"acme": path("M3 0h9v9z"), "lamp-2": path("M3 3h9v9z"), "gadget": path("M0 5h9v9H0z")}
+    )
+    contents["lucide-lab"] = one_colour({"gadget": path("M1 1h9v9z"), "align-left": path("M9 0h4v9z")})
+    contents["mdi"] = one_colour({"lamp": path("M1 1v9h9z"), "star-outline": path("M1 9v6h9z")})
+    contents["simple-icons"] = one_colour({"acme": path("M0 0h1v1z")})
+    contents["icon-park"] = coloured(ICON_SHAPES, "#e33")
+    contents["flat-color-icons"] = coloured(ICON_SHAPES, "#3a3")
+    contents["noto"] = coloured({"red-heart": path("M8 15C-6 6 3-3 8 4c5-7 14 2 0 11")}, "#d22")
+    files = {
+        f"json/{prefix}.json": {"prefix": prefix, "icons": icons, "width": 16, "height": 16}
+        for prefix, icons in contents.items()
+    }
+    files["json/noto.json"]["chars"] = {"2764": "red-heart"}
+    licence = {"title": "MIT", "spdx": "MIT", "url": "https://example.org/licence"}
+    files["collections.json"] = {
+        prefix: {"name": prefix.title(), "author": {"name": f"The {prefix} authors"}, "license": licence}
+        for prefix in contents
+    }
+    folder = tmp_path_factory.mktemp("icons_downloads")
+    write_tarball(folder, sets.ICONS, files)
+    label = {"label": "red heart", "hexcode": "2764-FE0F", "tags": ["love"], "group": 8}
+    write_tarball(folder, LABELS, {"en/data.json": [label], "meta/groups.json": {"groups": {"8": "symbols"}}})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_icons(icons_downloads, tmp_path_factory):
+    """The small icons data set; gives its data_dir."""
+    import tensorflow_datasets as tfds
+
+    from muse_jax.data.icons.icons_dataset_builder import Builder
+
+    data_dir = tmp_path_factory.mktemp("icons_data")
+    builder = Builder(data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=str(icons_downloads))
+    )
+    return data_dir

@@ -1,4 +1,4 @@
-"""The script that fetches and builds the emoji data."""
+"""The script that fetches and builds the data sets."""
 
 import subprocess
 import sys
@@ -16,10 +16,18 @@ def run(*arguments):
 
 
 def test_builds_from_a_folder_of_tarballs(downloads, tmp_path):
-    result = run(f"--downloads={downloads}", f"--data_dir={tmp_path}")
+    result = run("--data=emoji", f"--downloads={downloads}", f"--data_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     sizes = {split: len(load_source("emoji", split, tmp_path)) for split in ("train", "heldout_pairs")}
     assert f"emoji at 128 px: train {sizes['train']}, heldout_pairs {sizes['heldout_pairs']}" in result.stdout
+
+
+def test_builds_icons_with_their_notice(icons_downloads, tmp_path):
+    result = run("--data=icons", f"--downloads={icons_downloads}", f"--data_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "icons: masks " in result.stdout and "render: 100%" in result.stderr
+    assert len(load_source("icons", "train", tmp_path)) > 40
+    assert "Game-Icons (game-icons)" in (tmp_path / "icons" / "1.0.0" / "NOTICE").read_text()
 
 
 def test_tarball_that_is_there_is_not_fetched(downloads, monkeypatch):

@@ -27,7 +27,7 @@ LABELS = "emojibase-data@17.0.0"
 PACKAGES: tuple[str, ...] = (*STYLES.values(), LABELS)
 
 _SKIN_TONES = frozenset(["1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"])
-_SKIN_TONE_NAME = re.compile(r"-skin-tone|-tone\d|-(medium-)?(light|dark|medium)$")
+SKIN_TONE_NAME = re.compile(r"-skin-tone|-tone\d|-(medium-)?(light|dark|medium)$")
 _COMPONENT_GROUP = 2  # skin tones and hair colours, which are not pictures by themselves
 
 
@@ -44,7 +44,7 @@ class Artwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Label:
+class Label:
     concept: str
     slug: str
     tags: tuple[str, ...]
@@ -71,7 +71,7 @@ def concept_name(label: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9'.,-]+", " ", text).split())
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """The part of a name that the sets agree on: words, without "and" and without the forms of "flag for"."""
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", text.replace("'", "").replace("’", "").replace(".", "")).strip("-")
@@ -96,22 +96,22 @@ def _read_json(tarball: Path, member: str, default: Any = None) -> Any:
         return json.load(file)
 
 
-def _read_labels(tarball: Path) -> dict[str, _Label]:
+def read_labels(tarball: Path) -> dict[str, Label]:
     groups = _read_json(tarball, "meta/groups.json")["groups"]
     labels = {}
     for entry in _read_json(tarball, "en/data.json"):
         group = entry.get("group", _COMPONENT_GROUP)
         if group != _COMPONENT_GROUP:
-            labels[_bare(entry["hexcode"])] = _Label(
+            labels[_bare(entry["hexcode"])] = Label(
                 concept=concept_name(entry["label"]),
-                slug=_slug(entry["label"]),
+                slug=slug(entry["label"]),
                 tags=tuple(concept_name(tag) for tag in entry.get("tags", ())),
                 group=groups[str(group)],
             )
     return labels
 
 
-def _svg(icon_set: dict, name: str) -> str | None:
+def svg_document(icon_set: dict, name: str) -> str | None:
     """The drawing `name` as a whole SVG document, following an alias and its mirroring; None if absent."""
     alias = icon_set.get("aliases", {}).get(name, {})
     icon = icon_set["icons"].get(alias.get("parent", name))
@@ -128,7 +128,7 @@ def _svg(icon_set: dict, name: str) -> str | None:
     )
 
 
-def _names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
+def names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
     """(name in the set) -> code points, skin tones left out."""
     names: dict[str, str] = {}
     for hexcode in sorted(codes):
@@ -137,30 +137,30 @@ def _names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
     return names
 
 
-def _known_slugs(labels: dict[str, _Label], sets: Iterable[tuple[dict, dict[str, str]]]) -> dict[str, str]:
+def known_slugs(labels: dict[str, Label], sets: Iterable[tuple[dict, dict[str, str]]]) -> dict[str, str]:
     """Every name by which a concept is known -> code points: labels first, then names, then aliases."""
     slugs = {label.slug: code for code, label in sorted(labels.items())}
     sets = list(sets)
     for _, names in sets:
         for name, code in sorted(names.items()):
-            slugs.setdefault(_slug(name), code)
+            slugs.setdefault(slug(name), code)
     for icon_set, names in sets:
         for alias, target in sorted(icon_set.get("aliases", {}).items()):
             if target["parent"] in names:
-                slugs.setdefault(_slug(alias), names[target["parent"]])
+                slugs.setdefault(slug(alias), names[target["parent"]])
     return {slug: code for slug, code in slugs.items() if code in labels}
 
 
-def _names_by_slug(icon_set: dict, slugs: dict[str, str]) -> dict[str, str]:
-    """As `_names_by_code`, for a set without code points: by a name or one of its aliases."""
+def names_by_slug(icon_set: dict, slugs: dict[str, str]) -> dict[str, str]:
+    """As `names_by_code`, for a set without code points: by a name or one of its aliases."""
     aliases: dict[str, list[str]] = {}
     for alias, target in icon_set.get("aliases", {}).items():
         aliases.setdefault(target["parent"], []).append(alias)
     names = {}
     for name in icon_set["icons"]:
-        if not _SKIN_TONE_NAME.search(name):
+        if not SKIN_TONE_NAME.search(name):
             code = next(
-                (slugs[s] for s in map(_slug, [name, *sorted(aliases.get(name, []))]) if s in slugs), None
+                (slugs[s] for s in map(slug, [name, *sorted(aliases.get(name, []))]) if s in slugs), None
             )
             if code is not None:
                 names[name] = code
@@ -188,27 +188,27 @@ def load_artworks(downloads: str | Path, styles: Iterable[str] = tuple(STYLES)) 
             f"{downloads} lacks {', '.join(missing)}: run `python -m experiments.prepare_data`, "
             "which fetches them."
         )
-    labels = _read_labels(downloads / tarball_name(LABELS))
+    labels = read_labels(downloads / tarball_name(LABELS))
     icon_sets, names = {}, {}
     for style in styles:
         tarball = downloads / tarball_name(STYLES[style])
         icon_sets[style] = _read_json(tarball, "icons.json")
-        names[style] = _names_by_code(icon_sets[style], _read_json(tarball, "chars.json", default={"": ""}))
+        names[style] = names_by_code(icon_sets[style], _read_json(tarball, "chars.json", default={"": ""}))
         names[style].pop("", None)
-    slugs = _known_slugs(labels, [(icon_sets[s], names[s]) for s in styles])
+    slugs = known_slugs(labels, [(icon_sets[s], names[s]) for s in styles])
     artworks = []
     for style in styles:
-        style_names = names[style] or _names_by_slug(icon_sets[style], slugs)
+        style_names = names[style] or names_by_slug(icon_sets[style], slugs)
         artworks += _one_style(style, icon_sets[style], style_names, labels)
     return sorted(artworks, key=lambda artwork: (artwork.concept, artwork.style))
 
 
-def _one_style(style: str, icon_set: dict, names: dict[str, str], labels: dict[str, _Label]) -> list[Artwork]:
+def _one_style(style: str, icon_set: dict, names: dict[str, str], labels: dict[str, Label]) -> list[Artwork]:
     drawings, concepts = set(), set()
     artworks = []
     known = [(labels[code], name) for name, code in names.items() if code in labels]
     for label, name in sorted(known, key=lambda item: (len(item[0].concept), item[0].concept, item[1])):
-        svg = _svg(icon_set, name)
+        svg = svg_document(icon_set, name)
         if svg is None or svg in drawings or label.concept in concepts:
             continue
         drawings.add(svg)

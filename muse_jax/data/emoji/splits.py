@@ -12,9 +12,14 @@ HELDOUT_CONCEPTS = 0.04
 HELDOUT_PAIRS = 0.155
 
 
-def _uniform(*words: str) -> float:
+def uniform(*words: str) -> float:
     """A number in [0, 1) that depends on the words only."""
     return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big") / 2**64
+
+
+def is_heldout_concept(concept: str) -> bool:
+    """Whether a concept is held out whole, in every data set that has it."""
+    return uniform("concept", concept) < HELDOUT_CONCEPTS
 
 
 def assign_splits(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -29,12 +34,12 @@ def assign_splits(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str
         styles[concept].add(style)
     splits = {}
     for concept, names in styles.items():
-        if _uniform("concept", concept) < HELDOUT_CONCEPTS:
+        if is_heldout_concept(concept):
             splits.update({(concept, style): "heldout_concepts" for style in names})
             continue
-        first, *others = sorted(names, key=lambda style: _uniform("order", concept, style))
+        first, *others = sorted(names, key=lambda style: uniform("order", concept, style))
         splits[concept, first] = "train"
         for style in others:
-            held_out = _uniform("pair", concept, style) < HELDOUT_PAIRS
+            held_out = uniform("pair", concept, style) < HELDOUT_PAIRS
             splits[concept, style] = "heldout_pairs" if held_out else "train"
     return splits

@@ -1,0 +1,20 @@
+"""The icons data set: coloured drawings in many styles, and drawings of one colour, composed when read."""
+
+from muse_jax.data.icons.drawings import Drawing, load_drawings
+from muse_jax.data.icons.palette import BACKGROUNDS, FOREGROUNDS
+from muse_jax.data.icons.sets import PACKAGES, SETS, STYLES, WEIGHTS
+from muse_jax.data.icons.source import IconsSource
+from muse_jax.data.icons.splits import SPLITS
+
+__all__ = [
+    "BACKGROUNDS",
+    "FOREGROUNDS",
+    "PACKAGES",
+    "SETS",
+    "SPLITS",
+    "STYLES",
+    "WEIGHTS",
+    "Drawing",
+    "IconsSource",
+    "load_drawings",
+]

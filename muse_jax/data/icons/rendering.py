@@ -1,0 +1,160 @@
+"""Renders drawings at one size, filling the square, and finds those that look the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from muse_jax.data.icons.drawings import Drawing
+
+SIZE = 128
+MARGIN = 4
+_GIST = 16
+# Root mean square difference of two gists, in levels of 255: below it two drawings are one.
+NEAR = 7.0
+_BLOCK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """A drawing as pixels.
+
+    Attributes:
+      drawing: what was rendered.
+      png: `SIZE` pixels a side; RGBA of a coloured drawing, grey (0) and alpha of one in a single colour.
+      gist: the image on white at 16x16 pixels, flat: what near-equal drawings have in common.
+      parts: how many pieces of one colour stay apart when gaps under a tenth of the side are closed; 1 for a
+        coloured drawing.
+    """
+
+    drawing: Drawing
+    png: bytes
+    gist: UInt8[np.ndarray, " gist"]
+    parts: int
+
+
+def _rasterize(drawing: Drawing, size: int) -> Image.Image:
+    """The drawing's own box, centred in a transparent square of `size` pixels."""
+    import resvg_py
+
+    left, top, width, height = drawing.box
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{size}" height="{size}" viewBox="{left} {top} {width} {height}">{drawing.body}</svg>'
+    )
+    data = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
+    return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+
+
+def render(drawing: Drawing) -> Rendering | None:
+    """The drawing centred, its longer side `SIZE - 2 * MARGIN` pixels; None if nothing can be seen.
+
+    Raises:
+      ValueError: the SVG cannot be parsed.
+    """
+    image = _rasterize(drawing, SIZE * 3 // 2)
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    longer = max(right - left, bottom - top)
+    left, top = (left + right - longer) // 2, (top + bottom - longer) // 2
+    square = image.crop((left, top, left + longer, top + longer))
+    inner = SIZE - 2 * MARGIN
+    centred = Image.new("RGBA", (SIZE, SIZE))
+    centred.paste(square.resize((inner, inner), Image.Resampling.HAMMING), (MARGIN, MARGIN))
+    return _rendering(drawing, centred)
+
+
+def _rendering(drawing: Drawing, image: Image.Image) -> Rendering:
+    white = Image.new("RGBA", image.size, "white")
+    if drawing.coloured:
+        shown, stored, parts = Image.alpha_composite(white, image).convert("RGB"), image, 1
+    else:
+        alpha = image.getchannel("A")
+        shown, stored = alpha, Image.merge("LA", (Image.new("L", image.size), alpha))
+        parts = count_parts(np.asarray(alpha), SIZE // 10)
+    gist = np.asarray(shown.resize((_GIST, _GIST), Image.Resampling.BOX)).ravel()
+    buffer = io.BytesIO()
+    stored.save(buffer, format="PNG")
+    return Rendering(drawing, buffer.getvalue(), gist, parts)
+
+
+def count_parts(alpha: UInt8[np.ndarray, "height width"], gap: int) -> int:
+    """Pieces of an image that are at least `gap` pixels apart, by rows or columns or diagonally."""
+    from scipy import ndimage
+
+    closed = ndimage.maximum_filter(alpha > 96, size=gap)
+    return int(ndimage.label(closed, structure=np.ones((3, 3)))[1])
+
+
+def _render_all(drawings: Sequence[Drawing]) -> list[Rendering]:
+    return [rendering for rendering in map(render, drawings) if rendering is not None]
+
+
+def render_all(drawings: Sequence[Drawing], processes: int | None = None) -> list[Rendering]:
+    """Renders drawings in several processes, by default one for each core; the order stays."""
+    chunks = [drawings[start : start + 64] for start in range(0, len(drawings), 64)]
+    processes = min(processes or len(os.sched_getaffinity(0)), len(chunks))
+    bar = tqdm(total=len(drawings), desc="render", unit="drawing")
+    results: Iterable[list[Rendering]]
+    renderings = []
+    with bar:
+        if processes <= 1:
+            results = map(_render_all, chunks)
+            pool = None
+        else:
+            pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+            results = pool.map(_render_all, chunks)
+        for chunk, rendered in zip(chunks, results):
+            renderings += rendered
+            bar.update(len(chunk))
+        if pool is not None:
+            pool.shutdown()
+    return renderings
+
+
+def _kin(rendering: Rendering) -> tuple[str, str]:
+    return rendering.drawing.name.split("/")[0], rendering.drawing.concept
+
+
+def drop_near_equal(renderings: Sequence[Rendering], near: float = NEAR) -> list[Rendering]:
+    """Keeps the first of renderings that look the same.
+
+    Coloured ones are compared with each other, and so are those of one colour; weights of the same icon in
+    the same set may be alike.
+    """
+    kept = []
+    for coloured in (True, False):
+        group = [r for r in renderings if r.drawing.coloured == coloured]
+        dropped = _near_earlier(group, near)
+        kept += [r for r, drop in zip(group, dropped) if not drop]
+    return kept
+
+
+def _near_earlier(group: Sequence[Rendering], near: float) -> np.ndarray:
+    """Whether each rendering is near an earlier one that is kept."""
+    dropped = np.zeros(len(group), bool)
+    if not group:
+        return dropped
+    gists = np.stack([rendering.gist for rendering in group]).astype(np.float32)
+    gists -= gists.mean(axis=0)
+    squares = np.einsum("ij,ij->i", gists, gists)
+    limit = near**2 * gists.shape[1]
+    for start in range(0, len(group), _BLOCK):
+        stop = min(start + _BLOCK, len(group))
+        distance = squares[start:stop, None] + squares[:stop] - 2 * gists[start:stop] @ gists[:stop].T
+        for row, column in np.argwhere(distance < limit):
+            index = start + row
+            if column < index and not dropped[column] and _kin(group[index]) != _kin(group[column]):
+                dropped[index] = True
+    return dropped
