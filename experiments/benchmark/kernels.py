@@ -371,7 +371,7 @@ def _device_name() -> str:
 
 
 def main() -> None:
-    cases = _SMALL_CASES if _SMALL.value else CASES
+    cases: tuple[Case, ...] = _SMALL_CASES if _SMALL.value else CASES
     cases = tuple(case for case in cases if not _CASES.value or case.name in _CASES.value)
     if _PLATFORM.value == "tpu-aot":
         jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
