@@ -1,0 +1,62 @@
+"""MaskBit's generator over the 14 bits of tokenizer_14bit.py, from text (Weber et al., TMLR 2024, section 4).
+
+Width, depth, heads, MLP, dropout and optimizer are those of the public config, whose network of 305M
+parameters draws ImageNet's classes. This one reads T5-XL by cross-attention instead, and embeds a token's
+bits by a table of its own rather than by a linear map of the bits; the class label's dropout is the text's.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.task = "base"
+    config.tokenizer = "runs/maskbit_tokenizer_14bit"
+    config.model = {
+        "vocab_size": 128,
+        "groups": 2,
+        "grid": (16, 16),
+        "width": 1024,
+        "depth": 24,
+        "heads": 16,
+        "mlp_dim": 4096,
+        "text_dim": 2048,  # T5-XL
+        "dropout": 0.1,
+        "remat": False,
+        "dtype": "bfloat16",
+    }
+    config.loss = {"label_smoothing": 0.1, "text_dropout": 0.1}
+    config.data = {
+        "source": "folder:data/captioned",  # images beside a captions.jsonl
+        "split": "train",
+        "eval_split": "validation",
+        "batch_size": 1024,
+        "image_size": 256,
+        "text_encoder": "t5:checkpoints/t5-v1_1-xl",  # frozen
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adamw",
+        "lr": 1e-4,
+        "b1": 0.9,
+        "b2": 0.96,
+        "weight_decay": 0.045,
+        "warmup_steps": 5_000,
+        "decay": "cosine",
+        "ema": 0.999,
+    }
+    config.decoding = {
+        "num_steps": 64,
+        "guidance_scale": 7.1,
+        "temperature": 1.0,
+        "choice_temperature": 7.8,
+        "order": "confidence",
+    }
+    config.mesh = {"data": -1, "fsdp": 8, "tensor": 1}
+    config.total_steps = 1_350_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
+    return config

@@ -1,0 +1,69 @@
+"""MaskBit's tokenizer of 14 bits: 256x256 pixels to 16x16 positions (Weber et al., TMLR 2024, section 3).
+
+Sizes, loss weights (for images in [0, 1]), batch and schedule are those of the public config of the same
+name. What differs: levels are halved by average pooling and not by convolutions; the perceptual loss
+compares features of EfficientNet-Lite0 and not logits of ResNet-50; the adversarial loss is non-saturating
+with R1 and not hinge with LeCam regularization; entropy weight and learning rate are not annealed to a
+minimum above zero.
+
+A position is read as two tokens of 7 bits, which the generator predicts each by itself.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.task = "vqgan"
+    config.model = {
+        "filters": 128,
+        "multipliers": (1, 1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "patch": 1,
+        "quantizer_kind": "lfq",
+        "embed_dim": 14,
+        "groups": 2,
+        "codebook_size": 128,
+        "entropy_temperature": 0.01,
+        "dtype": "bfloat16",
+    }
+    config.discriminator = {"filters": (128, 256, 512, 512, 512), "patch": 2}
+    config.loss = {
+        "reconstruction": 4.0,
+        "perceptual": 0.1,
+        "codebook": 0.0,  # there is no codebook to learn
+        "commitment": 0.25,
+        "entropy": 0.02,
+        "adversarial": 0.02,
+        "adversarial_start": 20_000,
+        "r1": 10.0,
+        "r1_every": 16,
+    }
+    config.data = {
+        "source": "folder:data/captioned",  # captions are not read
+        "split": "train",
+        "eval_split": "validation",
+        "batch_size": 256,
+        "image_size": 256,
+        "augment": "zoom+flip",
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adamw",
+        "lr": 1e-4,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 1e-4,
+        "warmup_steps": 5_000,
+        "decay": "cosine",
+        "grad_clip": 1.0,
+        "ema": 0.999,
+    }
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.total_steps = 1_350_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
+    return config
