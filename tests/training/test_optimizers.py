@@ -108,15 +108,103 @@ def test_a_discriminator_s_gradient_is_clipped_apart_from_all_others():
     np.testing.assert_allclose(moments["discriminator"]["a"], [-0.1], rtol=1e-5)
 
 
-def test_adafactor_factors_large_matrices_and_descends():
-    optimizer = make_optimizer({**OPTIM, "name": "adafactor", "b1": 0.0, "grad_clip": 1.0}, 10)
-    params = {"kernel": jnp.ones((128, 256))}
+def run(optim, params, grads):
+    """The weights after one step a tree of `grads`."""
+    optimizer = make_optimizer(optim, 10)
+    step = jax.jit(optimizer.update)
     state = optimizer.init(params)
-    assert (
-        sum(leaf.size for leaf in jax.tree.leaves(state)) < 1000
-    )  # rows and columns, not 32768 second moments
-    updates, _ = optimizer.update({"kernel": jnp.ones((128, 256))}, state, params)
-    assert (np.asarray(updates["kernel"]) < 0).all()
+    for each in grads:
+        updates, state = step(each, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def drawn(seed, shapes):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def clipped(grads, limit):
+    scale = min(1.0, limit / math.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in grads.values())))
+    return {name: leaf.astype(np.float64) * scale for name, leaf in grads.items()}
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+def test_adafactor_steps_are_the_formula(b1):
+    """Shazeer & Stern, algorithm 4 with decay 1 - t^-0.8; then momentum, weight decay and schedule."""
+    shapes = {"kernel": (128, 200), "bias": (130,)}  # only the kernel has two axes of 128 and more
+    optim = {**OPTIM, "name": "adafactor", "b1": b1, "weight_decay": 0.1, "grad_clip": 3.0}
+    params, grads = drawn(0, shapes), [drawn(step, shapes) for step in (1, 2, 3)]
+    grads[1] = jax.tree.map(lambda leaf: 5 * leaf, grads[1])  # an update above 1 is clipped
+    expected = {name: leaf.astype(np.float64) for name, leaf in params.items()}
+    row, column, full, momentum = 0.0, 0.0, 0.0, dict.fromkeys(shapes, 0.0)
+    clips = []
+    for step, each in enumerate(grads, 1):
+        decay, each = 1 - step**-0.8, clipped(each, 3.0)
+        square = {name: leaf**2 + 1e-30 for name, leaf in each.items()}
+        row = decay * row + (1 - decay) * square["kernel"].mean(axis=1)
+        column = decay * column + (1 - decay) * square["kernel"].mean(axis=0)
+        full = decay * full + (1 - decay) * square["bias"]
+        second = {"kernel": row[:, None] * column / row.mean(), "bias": full}
+        for name in shapes:
+            update = each[name] / np.sqrt(second[name])
+            clips.append(np.sqrt((update**2).mean()))
+            update = update / max(1.0, clips[-1])
+            momentum[name] = b1 * momentum[name] + (1 - b1) * update
+            shrink = 0.1 * expected[name] if name == "kernel" else 0.0
+            expected[name] = expected[name] - 0.01 * min(1, step / 4) * (momentum[name] + shrink)
+    assert min(clips) < 1 < max(clips)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        run(optim, params, grads),
+        expected,
+    )
+
+
+def test_adafactor_keeps_rows_and_columns_of_second_moments():
+    state = make_optimizer({**OPTIM, "name": "adafactor", "b1": 0.0}, 10).init(
+        {"kernel": jnp.ones((128, 256))}
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 1000  # not 32768
+
+
+def test_adam_takes_no_decay_and_its_own_betas():
+    optim = {**OPTIM, "name": "adam", "b1": 0.0, "b2": 0.5, "eps": 0.1}
+    params, grads = drawn(0, {"kernel": (3, 4)}), [drawn(step, {"kernel": (3, 4)}) for step in (1, 2, 3)]
+    expected, second = params["kernel"].astype(np.float64), 0.0
+    for step, each in enumerate(grads, 1):
+        second = 0.5 * second + 0.5 * each["kernel"].astype(np.float64) ** 2
+        move = each["kernel"] / (np.sqrt(second / (1 - 0.5**step)) + 0.1)
+        expected = expected - 0.01 * min(1, step / 4) * move
+    np.testing.assert_allclose(run(optim, params, grads)["kernel"], expected, rtol=1e-5)
+
+
+def orthogonalized(matrix):
+    """Five Newton-Schulz steps with Jordan's coefficients."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def test_muon_steps_are_the_formulas_of_muon_on_matrices_and_of_nadam_on_the_rest():
+    shapes = {"kernel": (6, 4), "bias": (5,)}
+    optim = {**OPTIM, "name": "muon", "weight_decay": 0.1, "grad_clip": 3.0}
+    params, grads = drawn(0, shapes), [drawn(step, shapes) for step in (1, 2, 3)]
+    matrix, vector = (params[name].astype(np.float64) for name in shapes)
+    momentum, first, second = 0.0, 0.0, 0.0
+    for step, each in enumerate(grads, 1):
+        each, lr = clipped(each, 3.0), 0.01 * min(1, step / 4)
+        momentum = 0.95 * momentum + 0.05 * each["kernel"]
+        ahead = 0.95 * momentum / (1 - 0.95 ** (step + 1)) + 0.05 * each["kernel"] / (1 - 0.95**step)
+        matrix = matrix - lr * (0.2 * math.sqrt(6) * orthogonalized(ahead) + 0.1 * matrix)
+        first, second = 0.9 * first + 0.1 * each["bias"], 0.99 * second + 0.01 * each["bias"] ** 2
+        ahead = 0.9 * first / (1 - 0.9 ** (step + 1)) + 0.1 * each["bias"] / (1 - 0.9**step)
+        vector = vector - lr * ahead / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+    got = run(optim, params, grads)
+    np.testing.assert_allclose(got["kernel"], matrix, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(got["bias"], vector, rtol=1e-4)
 
 
 def test_muon_makes_each_matrix_of_the_stacked_layers_near_orthogonal():
@@ -140,6 +228,6 @@ def test_muon_makes_each_matrix_of_the_stacked_layers_near_orthogonal():
         # Five Newton-Schulz steps bring every singular value to about 1; the rest is lr 0.01 and the scale.
         singular = np.linalg.svd(np.asarray(matrices), compute_uv=False) / (0.01 * 0.2 * larger**0.5)
         assert singular.min() > 0.3 and singular.max() < 1.4
-    adam = optax.nadam(0.01, OPTIM["b1"], OPTIM["b2"])
-    expected, _ = adam.update(grads["table"], adam.init(params["table"]))
+    nadam = optax.nadam(0.01, OPTIM["b1"], OPTIM["b2"])
+    expected, _ = nadam.update(grads["table"], nadam.init(params["table"]))
     np.testing.assert_allclose(updates["table"]["embedding"], expected["embedding"], rtol=1e-4)
