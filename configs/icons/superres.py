@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
         "dropout": 0.1,
         "dtype": "float32",
     }
+    config.loss.low_noise = 0.2
     config.data.update(
         source="precomputed:runs/icons/images/128", batch_size=16, image_size=128, superres_factor=2
     )

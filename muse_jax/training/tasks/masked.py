@@ -60,10 +60,11 @@ class MaskedTask(Task):
     network: MaskedTransformer | SuperResTransformer
     tokenizer: VQGAN  # of the tokens that are learned
     learned_tokenizer: str  # the config key that says where it is
+    loss_defaults: dict[str, float] = LOSS
 
     def __init__(self, config):
         super().__init__(config)
-        self.weights = check_loss_keys(config, LOSS)
+        self.weights = check_loss_keys(config, self.loss_defaults)
         # T5's weights stay in the host's memory until they are laid out over the mesh: XXL fills a device.
         self.text_encoder = load_text_encoder(
             config.data.get("text_encoder", "minilm"),
@@ -207,6 +208,7 @@ class MaskedTask(Task):
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
         mask_key, text_key, dropout_key = jax.random.split(key, 3)
         tokens, given, states, text_mask = self.inputs(frozen, batch)
+        given = self.corrupt(given, jax.random.fold_in(key, 3))
         drop = jax.random.bernoulli(text_key, self.weights["text_dropout"], (tokens.shape[0], 1))
         states = jnp.where(drop[..., None], frozen["null_text"], states)
         text_mask = jnp.where(drop, frozen["null_mask"], text_mask)
@@ -222,6 +224,10 @@ class MaskedTask(Task):
         )
         loss = masked_cross_entropy(logits, tokens, masked, self.weights["label_smoothing"])
         return loss, {**self.scores(logits, tokens, masked), "weight": jnp.sum(masked)}
+
+    def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
+        """The given tokens as training shows them."""
+        return given
 
     def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
         """Cross-entropy without smoothing, and the share of masked tokens that are guessed right."""
@@ -302,9 +308,14 @@ class SuperResTask(MaskedTask):
     """Tokens of the large picture from the caption and the tokens of the small one.
 
     The small picture is the large one, averaged over squares of `config.data.superres_factor` pixels.
+
+    In training, a share of its tokens between 0 and `config.loss.low_noise`, drawn for each image, are random
+    codes: the network learns not to trust every token that the base network will draw (compare the noise
+    conditioning of Ho et al. 2022).
     """
 
     learned_tokenizer = "superres_tokenizer"
+    loss_defaults = {**LOSS, "low_noise": 0.0}
 
     def __init__(self, config):
         self.low_tokenizer = tokenizer_module("tokenizer", config.tokenizer)
@@ -333,3 +344,11 @@ class SuperResTask(MaskedTask):
 
     def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
         return tokens["superres_tokens"], (tokens["tokens"],)
+
+    def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
+        (low,) = given
+        share_key, place_key, code_key = jax.random.split(key, 3)
+        share = self.weights["low_noise"] * jax.random.uniform(share_key, (len(low), 1))
+        wrong = jax.random.bernoulli(place_key, share, low.shape)
+        codes = jax.random.randint(code_key, low.shape, 0, self.network.low_vocab_size)
+        return (jnp.where(wrong, codes, low),)

@@ -190,3 +190,18 @@ def test_t5_runs_compiled_and_in_shards_outside_the_training_step(t5_on_meshes):
     whole = [t5_files.DEPTH, t5_files.WIDTH, t5_files.MLP]
     shards = [whole, [whole[0], whole[1] // 2, whole[2]], [whole[0], whole[1], whole[2] // 2]]
     assert printed == [[True, shard] for shard in shards]
+
+
+def test_a_share_of_the_low_tokens_is_wrong_in_training(pictures, tokenizer):
+    config = superres_config(pictures, tokenizer)
+    config.loss = {"low_noise": 0.5}
+    task = make_task(validate_config(config))
+    low = jnp.full((400, 4), 3)
+    (noisy,) = task.corrupt((low,), jax.random.key(0))
+    shares = np.mean(np.asarray(noisy) != 3, axis=1)
+    # The mean share is 0.5 / 2, less the sixteenth of codes that are right by chance.
+    np.testing.assert_allclose(shares.mean(), 0.25 * 15 / 16, atol=0.03)
+    assert noisy.min() >= 0 and noisy.max() < 16
+    config.loss = {}
+    (clean,) = make_task(validate_config(config)).corrupt((low,), jax.random.key(0))
+    np.testing.assert_array_equal(clean, low)
