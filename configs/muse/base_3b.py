@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adafactor",
-        "lr": 1e-4,  # the paper gives none; this, b1, decay and warm-up are MaskGIT's
+        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
         "b1": 0.9,
         "weight_decay": 0.045,
         "warmup_steps": 5_000,

@@ -119,7 +119,8 @@ def caption_cross_entropy(
 ) -> Float[Array, "batch"]:
     """Mean `-log p` in nats of a caption's pieces and its end given the image; `exp` of it is the perplexity.
 
-    CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption.
+    CogView2 ranks candidates by it (section 3.4), without the end: the lower, the better the image fits its
+    caption.
     """
     check_inputs(network, vocabulary, text, text_mask, image=image)
     sequence = image_to_text(vocabulary, text, text_mask, image)

@@ -181,7 +181,8 @@ def draw_patches(
 ) -> tuple[Bool[Array, "batch tokens"], Bool[Array, "batch tokens"]]:
     """Region and loss of `share` worth of `patch x patch` squares at random places, which may overlap.
 
-    In each square all but the last column predict the token to their right: `patch * (patch - 1)` of it.
+    In each square all but the last column predict the token to their right: `patch * (patch - 1)` of it. A
+    square may lie anywhere; the published program never begins one in the last row or column that has room.
     """
     rows, columns = (side - patch + 1 for side in grid)
     count = min(int(share * grid[0] * grid[1] / patch**2), rows * columns)

@@ -63,15 +63,6 @@ class T5Config:
         )
 
 
-T5_SIZES: dict[str, T5Config] = {
-    "small": T5Config(width=512, mlp_dim=1024, depth=8, heads=6),
-    "base": T5Config(width=768, mlp_dim=2048, depth=12, heads=12),
-    "large": T5Config(width=1024, mlp_dim=2816, depth=24, heads=16),
-    "xl": T5Config(width=2048, mlp_dim=5120, depth=24, heads=32),
-    "xxl": T5Config(width=4096, mlp_dim=10240, depth=24, heads=64),
-}
-
-
 def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "query key"]:
     """The bucket of each (query, key) pair, in both directions (section 2.1): near distances have one each,
     far ones share buckets that grow with the logarithm, and all beyond `max_distance` share the last."""
@@ -87,7 +78,7 @@ def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) ->
 
 
 # Of the checkpoints that T5 v1.1 was published as.
-T5_SIZES = {
+T5_SIZES: dict[str, T5Config] = {
     "t5-v1_1-small": T5Config(width=512, mlp_dim=1024, depth=8, heads=6),
     "t5-v1_1-base": T5Config(width=768, mlp_dim=2048, depth=12, heads=12),
     "t5-v1_1-large": T5Config(width=1024, mlp_dim=2816, depth=24, heads=16),

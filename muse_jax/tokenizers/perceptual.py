@@ -1,4 +1,4 @@
-"""Perceptual loss: the distance of two pictures in the early and middle maps of a pretrained network.
+"""Perceptual loss: the distance of two images in the early and middle maps of a pretrained network.
 
 The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): unit-normalise
 every position's channels, take squared differences, average over space, sum over stages.
@@ -15,7 +15,7 @@ from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.interop.name_table import abstract_params
 from muse_jax.networks.efficientnet_lite import EfficientNetLite0
 
-# The last map at 1/2, 1/4, 1/8 and 1/16 of the picture's size, and the stem for fine texture.
+# The last map at 1/2, 1/4, 1/8 and 1/16 of the image's size, and the stem for fine texture.
 TAPS = (0, 1, 3, 5, 11)
 
 
@@ -37,10 +37,10 @@ def load_perceptual(
 
     Args:
       taps: the stages compared (0 is the stem, k the k-th block of 16); nothing after the last is computed.
-      upsample: enlarges pictures this many times before the network. It costs the square of it.
+      upsample: enlarges images this many times before the network. It costs the square of it.
 
     Returns:
-      `(params, fn)`; `fn(params, images, targets)` takes float pictures in [-1, 1], of one shape
+      `(params, fn)`; `fn(params, images, targets)` takes float images in [-1, 1], of one shape
       `(batch, height, width, 3)` and any size from 32 px, and gives the batch's mean distance, float32.
 
     Raises:

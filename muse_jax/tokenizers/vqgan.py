@@ -82,7 +82,7 @@ class PatchEncoder(nn.Module):
 
     A code then says what its square looks like and nothing of its neighbours. Such codes are far from evenly
     used, hence cheap to predict; what neighbours have in common is left to the decoder. The linear map starts
-    orthogonal, so that distances between vectors are at first about those between patches.
+    orthogonal: at first the vectors are a projection of the patches to `embed_dim` dimensions.
     """
 
     filters: int

@@ -56,13 +56,97 @@ def test_the_encoder_learns_through_the_straight_through_gradient(model):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0
 
 
-def test_the_patch_stem_loses_no_pixel_of_its_square():
-    # With an identity where the network would be, space-to-depth and its inverse must cancel.
-    from einops import rearrange
+class Plain:
+    """The network in numpy, from its description: one method a part, float64, weights by their names."""
 
-    x = np.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
-    deep = rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=4, q=4)
-    np.testing.assert_array_equal(deep[0, 1, 0], x[0, 4:8, 0:4].reshape(-1))
+    def __init__(self, vqgan, params):
+        self.vqgan = vqgan
+        self.params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
+
+    def conv(self, x, params):
+        kernel = params["kernel"]
+        edge = kernel.shape[0] // 2
+        padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))
+        return np.einsum("bhwcij,ijco->bhwo", windows, kernel) + params["bias"]
+
+    def norm_swish(self, x, params):
+        batch, height, width, channels = x.shape
+        groups = min(32, channels)
+        grouped = x.reshape(batch, height * width, groups, channels // groups)
+        mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+        x = ((grouped - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape)
+        x = x * params["GroupNorm_0"]["scale"] + params["GroupNorm_0"]["bias"]
+        return x / (1 + np.exp(-x))
+
+    def res_block(self, x, params):
+        h = self.conv(self.norm_swish(x, params["NormSwish_0"]), params["Conv_0"])
+        h = self.conv(self.norm_swish(h, params["NormSwish_1"]), params["Conv_1"])
+        return h + (self.conv(x, params["skip"]) if "skip" in params else x)
+
+    def encode(self, x):
+        params, patch = self.params["encoder"], self.vqgan.patch
+        blocks = iter(range(99))
+        batch, height, width, _ = x.shape
+        x = x.reshape(batch, height // patch, patch, width // patch, patch, 3).swapaxes(2, 3)
+        x = self.conv(x.reshape(batch, height // patch, width // patch, -1), params["Conv_0"])
+        for level in range(len(self.vqgan.multipliers)):
+            if level:
+                x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+            for _ in range(self.vqgan.num_res_blocks):
+                x = self.res_block(x, params[f"ResBlock_{next(blocks)}"])
+        for _ in range(self.vqgan.num_res_blocks):
+            x = self.res_block(x, params[f"ResBlock_{next(blocks)}"])
+        assert f"ResBlock_{next(blocks)}" not in params
+        return self.conv(self.norm_swish(x, params["NormSwish_0"]), params["Conv_1"])
+
+    def nearest(self, vectors):
+        rows = self.params["quantizer"]["codebook"]
+        return ((vectors[..., None, :] - rows) ** 2).sum(-1).argmin(-1)
+
+    def decode(self, ids):
+        params, patch = self.params["decoder"], self.vqgan.decoder_patch or self.vqgan.patch
+        multipliers = self.vqgan.decoder_multipliers or self.vqgan.multipliers
+        convs, blocks = iter(range(99)), iter(range(99))
+        x = self.conv(self.params["quantizer"]["codebook"][ids], params[f"Conv_{next(convs)}"])
+        for _ in range(self.vqgan.num_res_blocks):
+            x = self.res_block(x, params[f"ResBlock_{next(blocks)}"])
+        for level in reversed(range(len(multipliers))):
+            for _ in range(self.vqgan.num_res_blocks):
+                x = self.res_block(x, params[f"ResBlock_{next(blocks)}"])
+            if level:
+                rows, columns = (np.arange(2 * size) // 2 for size in x.shape[1:3])
+                x = self.conv(x[:, rows][:, :, columns], params[f"Conv_{next(convs)}"])
+        assert f"ResBlock_{next(blocks)}" not in params
+        x = self.conv(self.norm_swish(x, params["NormSwish_0"]), params[f"Conv_{next(convs)}"])
+        batch, height, width, _ = x.shape
+        x = x.reshape(batch, height, width, patch, patch, 3).swapaxes(2, 3)
+        return x.reshape(batch, height * patch, width * patch, 3)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"patch": 1}, {"patch": 2, "decoder_multipliers": (1, 1, 2), "decoder_patch": 1}]
+)
+def test_the_forward_pass_is_its_plain_rendering(fields):
+    # Width 64 in groups of two channels and width 128 in groups of four; an image that is not square.
+    vqgan = VQGAN(**SMALL | {"filters": 64}, multipliers=(1, 2), **fields)
+    x = np.asarray(images(8))[:, :, :4]
+    params = jax.jit(lambda: nn.unbox(vqgan.init(jax.random.key(1), x)))()
+    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+    vectors, ids, reconstruction = jax.jit(
+        lambda params, x: (
+            vqgan.apply(params, x, method="encode_vectors"),
+            vqgan.apply(params, x, method="encode"),
+            vqgan.apply(params, x)[0],
+        )
+    )(params, x)
+    plain = Plain(vqgan, params)
+    expected = plain.encode(x.astype(np.float64))
+    np.testing.assert_allclose(vectors, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_array_equal(ids, plain.nearest(expected))
+    expected = plain.decode(np.asarray(ids))
+    np.testing.assert_allclose(reconstruction, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_size_that_the_factor_does_not_divide_is_refused_in_one_sentence(model):
@@ -97,7 +181,7 @@ def test_a_local_code_depends_on_its_own_square_alone(local):
     assert changed.sum() == 1 and changed[1, 2]
 
 
-def test_local_vectors_start_as_far_apart_as_the_squares_themselves(local):
+def test_local_vectors_of_full_width_start_as_far_apart_as_the_squares_themselves(local):
     vqgan, params = local
     x = images(16)
     vectors = vqgan.apply(params, x, method="encode_vectors")

@@ -41,6 +41,7 @@ def masked_cross_entropy(
 ) -> Float[Array, ""]:
     """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2).
 
+    All masked tokens of a batch count alike, where MaskGIT's public code averages each sample first.
     The target distribution is `(1 - label_smoothing)` on the token and the rest spread over the vocabulary.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
