@@ -148,7 +148,7 @@ def compose_pair(
     dx, dy = RELATIONS[relation]
     across = rng.integers(-10, 11)
     for mask, name, sign in ((first, colour, 1), (second, second_colour, -1)):
-        side = int(rng.integers(44, 57))
+        side = int(rng.integers(42, 53))
         along = SIZE / 4 + rng.integers(-2, 3)
         x = SIZE / 2 + (sign * dx * along if dx else across)
         y = SIZE / 2 + (sign * dy * along if dy else across)

@@ -62,7 +62,7 @@ def render(drawing: Drawing) -> Rendering | None:
       ValueError: the SVG cannot be parsed.
     """
     image = _rasterize(drawing, SIZE * 3 // 2)
-    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    box = image.getchannel("A").point([255 * (level > 16) for level in range(256)]).getbbox()
     if box is None:
         return None
     left, top, right, bottom = box
@@ -80,13 +80,19 @@ def _rendering(drawing: Drawing, image: Image.Image) -> Rendering:
     if drawing.coloured:
         shown, stored, parts = Image.alpha_composite(white, image).convert("RGB"), image, 1
     else:
-        alpha = image.getchannel("A")
+        alpha = _opaque(image.getchannel("A"))
         shown, stored = alpha, Image.merge("LA", (Image.new("L", image.size), alpha))
         parts = count_parts(np.asarray(alpha), SIZE // 10)
     gist = np.asarray(shown.resize((_GIST, _GIST), Image.Resampling.BOX)).ravel()
     buffer = io.BytesIO()
     stored.save(buffer, format="PNG")
     return Rendering(drawing, buffer.getvalue(), gist, parts)
+
+
+def _opaque(alpha: Image.Image) -> Image.Image:
+    """An alpha channel whose most opaque pixel is opaque, so that the drawing's colour can be seen."""
+    _, highest = alpha.getextrema()
+    return alpha.point([min(255, round(level * 255 / highest)) for level in range(256)])
 
 
 def count_parts(alpha: UInt8[np.ndarray, "height width"], gap: int) -> int:

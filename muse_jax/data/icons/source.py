@@ -53,7 +53,9 @@ class IconsSource:
         decoders = {"image": tfds.decode.SkipDecoding()}
 
         def stored(names: dict[str, str]) -> Sequence[dict[str, Any]]:
-            return builder.as_data_source(names[split], decoders=decoders) if split in names else ()
+            if split not in names:
+                return ()
+            return _ParsedOnce(builder.as_data_source(names[split], decoders=decoders))
 
         self.split, self.compositions = split, compositions
         self._masks, self._art = stored(_MASKS), stored(_ART)
@@ -126,6 +128,23 @@ class IconsSource:
             if relation != compose.heldout_relation(first) and inverse != compose.heldout_relation(second)
         ]
         return trained[int(rng.integers(len(trained)))]
+
+
+class _ParsedOnce(Sequence):
+    """Stored records, which are kept after the first reading, with their images still encoded (2 kB each)."""
+
+    def __init__(self, records: Sequence[dict[str, Any]]):
+        self._records = records
+        self._parsed: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        record = self._parsed.get(index)
+        if record is None:
+            record = self._parsed[index] = self._records[index]
+        return record
 
 
 def _decode(stored: dict[str, Any]) -> Image.Image:

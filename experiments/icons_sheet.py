@@ -1,0 +1,31 @@
+"""A sheet of random icons with their captions: `python -m experiments.icons_sheet --out=docs/icons.png`."""
+
+import numpy as np
+from absl import flags
+
+from experiments import apps
+from experiments.pictures import captioned_grid, check_output, save_picture
+from muse_jax.data import load_source
+
+_OUT = flags.DEFINE_string("out", "pictures/icons.png", "Where the sheet goes.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where the icons data is built.")
+_SPLIT = flags.DEFINE_string("split", "train", "Which split.")
+_IMAGES = flags.DEFINE_integer("images", 24, "How many images.", lower_bound=1)
+_COLUMNS = flags.DEFINE_integer("columns", 6, "Images in a row.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Which images.", lower_bound=0)
+
+
+def main() -> None:
+    """Draws the sheet, in 256 colours to keep it small."""
+    out = check_output(_OUT.value)
+    source = load_source("icons/x4", _SPLIT.value, _DATA_DIR.value)
+    chosen = np.random.default_rng(_SEED.value).choice(len(source), _IMAGES.value, replace=False)
+    records = [source[int(index)] for index in chosen]
+    images = np.stack([record["image"] for record in records])
+    sheet = captioned_grid(images, [record["captions"][0] for record in records], _COLUMNS.value)
+    save_picture(sheet.quantize(256), out)
+    print(f"{len(records)} icons are in {out}")
+
+
+if __name__ == "__main__":
+    apps.run(main)
