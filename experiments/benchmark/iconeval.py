@@ -1,11 +1,12 @@
 """IconEval of a checkpoint, or of the real images: is what the caption says in the image?
 
-    python -m experiments.benchmark.iconeval                                   # real images: are the measures right?
+    python -m experiments.benchmark.iconeval
     python -m experiments.benchmark.iconeval --model=icons --split=heldout_colours
 
-Records of one colour (single icons, pairs and numbers of them) are taken from each split at random; a model
-draws their plain captions. Printed for each split: the shares of images in which background, foreground, size,
-position, count and relation are right, over the images whose caption has them, and in which all are.
+The first command measures real images, which shows how far the measures can be trusted. Records of one colour
+(single icons, pairs, several copies) are taken from each split at random; a model draws their plain captions.
+Each row has the shares of images in which background, foreground, size, position, count and relation are
+right, over the images whose caption has them, and in which everything is.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from muse_jax.data import load_source
 from muse_jax.data.icons import SPLITS
 from muse_jax.evaluation.iconeval import ATTRIBUTES, icon_eval
 
-_MODEL = flags.DEFINE_string("model", None, "A packaged checkpoint or the directory of one; none: real images.")
+_MODEL = flags.DEFINE_string(
+    "model", None, "A packaged checkpoint or the directory of one; none: real images."
+)
 _SPLITS = flags.DEFINE_list(
     "split", [split for split in SPLITS if split != "heldout_pairs"], "Splits whose captions are drawn."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where the icons data is built.")
 _IMAGES = flags.DEFINE_integer("images", 256, "Images of each split.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 128, "Side of the real images in pixels.", lower_bound=32, upper_bound=128)
+_SIZE = flags.DEFINE_integer(
+    "size", 128, "Side of the real images in pixels.", lower_bound=32, upper_bound=128
+)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images generated at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the records and the images.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
@@ -69,7 +74,9 @@ def sample_records(split: str, count: int, seed: int, data_dir: str) -> list[dic
             records.append(record)
         if len(records) == count:
             return records
-    raise ValueError(f"{split} has {len(records)} images in one colour: use --images={len(records)} or fewer.")
+    raise ValueError(
+        f"{split} has {len(records)} images in one colour: use --images={len(records)} or fewer."
+    )
 
 
 def real_images(records: list[dict[str, Any]]) -> list[np.ndarray]:
