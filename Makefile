@@ -2,7 +2,7 @@
 # make test       linters, types and the fast tests
 # make test-all   the slow tests too
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
-# make data       downloads and renders the emoji data set (for training and benchmarks)
+# make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
 
 PYTHON ?= python3

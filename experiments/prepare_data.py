@@ -86,7 +86,9 @@ def main() -> None:
     if icons:
         builder = icons_dataset_builder.Builder(**stored)
         build(builder, "icons", downloads)
-        (Path(builder.data_dir) / "NOTICE").write_text(attribution(read_collections(downloads)))
+        (Path(builder.data_dir) / "NOTICE").write_text(
+            attribution(read_collections(downloads)), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ def attribution(collections: Mapping[str, Mapping[str, Any]]) -> str:
             raise ValueError(f"the icon package has no set {prefix!r}: fetch {ICONS}.")
         info = collections[prefix]
         author, licence = info["author"], info["license"]
+        name = author["name"].rstrip(".")
         source = f" {author['url']}" if "url" in author else ""
         entries.append(
             f"{info['name']} ({prefix})\n"
-            f"  {author['name']}.{source}\n"
+            f"  {name}.{source}\n"
             f"  {licence['title']} ({licence['spdx']}). {licence.get('url', '')}".rstrip()
         )
     header = _HEADER.format(icons=ICONS.replace("@2", " 2"), labels=LABELS.replace("@", " "))

@@ -91,7 +91,7 @@ def _rendering(drawing: Drawing, image: Image.Image) -> Rendering:
 
 def _opaque(alpha: Image.Image) -> Image.Image:
     """An alpha channel whose most opaque pixel is opaque, so that the drawing's colour can be seen."""
-    _, highest = alpha.getextrema()
+    highest = int(np.asarray(alpha).max())
     return alpha.point([min(255, round(level * 255 / highest)) for level in range(256)])
 
 

@@ -52,7 +52,7 @@ class IconsSource:
             raise ValueError(f"icons has no split {split!r}: it has {', '.join(SPLITS)}.")
         decoders = {"image": tfds.decode.SkipDecoding()}
 
-        def stored(names: dict[str, str]) -> Sequence[dict[str, Any]]:
+        def stored(names: dict[str, str]) -> Any:
             if split not in names:
                 return ()
             return _ParsedOnce(builder.as_data_source(names[split], decoders=decoders))
@@ -130,7 +130,7 @@ class IconsSource:
         return trained[int(rng.integers(len(trained)))]
 
 
-class _ParsedOnce(Sequence):
+class _ParsedOnce:
     """Stored records, which are kept after the first reading, with their images still encoded (2 kB each)."""
 
     def __init__(self, records: Sequence[dict[str, Any]]):
@@ -140,7 +140,7 @@ class _ParsedOnce(Sequence):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: Any) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._parsed.get(index)
         if record is None:
             record = self._parsed[index] = self._records[index]
