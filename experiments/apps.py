@@ -119,6 +119,30 @@ def _normalized(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
+def parse_mesh(text: str) -> Any:
+    """The mesh that a flag such as "data=2,fsdp=4" describes; None, for one device, where it is empty.
+
+    Axes that are left out have size 1, and one of them may be -1, which takes the devices that are left.
+
+    Raises:
+      ValueError: anything else, and sizes that do not cover the devices.
+    """
+    from muse_jax.training.partitioning import MESH_AXES, make_mesh  # slow to import
+
+    if not text:
+        return None
+    shape = dict.fromkeys(MESH_AXES, 1)
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in shape or not re.fullmatch(r"-1|[1-9]\d*", size):
+            raise ValueError(
+                f"--mesh={text} has the part {part!r}: write AXIS=SIZE with an axis of {', '.join(shape)}, "
+                "such as --mesh=data=2,fsdp=4."
+            )
+        shape[axis] = int(size)
+    return make_mesh(shape)
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)

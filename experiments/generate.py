@@ -5,9 +5,11 @@ python -m experiments.generate --prompt="a noto emoji of a cat face" --prompt=".
 python -m experiments.generate --demo --out=pictures/demo.png
 
 python -m experiments.generate --prompt="a red heart" --model=DIR --candidates=16 --keep=4 --out=four.png
+python -m experiments.generate --demo --model=DIR --mesh=data=2,fsdp=4 --dtype=bfloat16 --out=demo.png
 
-The checkpoint's config says which system it is of; an option that its system lacks is refused. One picture is
-written alone; several make a grid with captions.
+The checkpoint's config says which system it is of; an option that its system lacks is refused. One image is
+written alone; several make a grid with captions. With --mesh the weights are laid out over all devices, those
+of other hosts included where the command runs on each of them (docs/launch.md); the images are the same.
 """
 
 from absl import flags
@@ -33,6 +35,10 @@ TOP_K = flags.DEFINE_integer("top_k", None, "CogView2: draw from so many codes; 
 TOP_P = flags.DEFINE_float("top_p", None, "CogView2: draw from the fewest codes of this probability.")
 TOP_CLUSTERS = flags.DEFINE_integer("top_clusters", None, "CogView2: draw from so many clusters; 0: none.")
 TEXT_WEIGHT = flags.DEFINE_float("text_weight", None, "CogView2: how much more it looks at the text.")
+MESH = flags.DEFINE_string(
+    "mesh", "", "Devices along each axis, such as data=2,fsdp=2,tensor=2; one device by default."
+)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
 SEED = flags.DEFINE_integer("seed", 0, "Another seed, other pictures.")
 GRID = flags.DEFINE_integer("grid", 0, "Columns of the grid; 0: up to four.", lower_bound=0)
 
@@ -47,10 +53,17 @@ def main() -> None:
         raise ValueError('Give either --prompt="..." (once or several times) or --demo.')
     prompts = [prompt for prompt, _ in DEMO] if DEMO_FLAG.value else list(PROMPT.value)
     out = pictures.check_output(OUT.value)
-    print(f"Loading the checkpoint {MODEL.value} ...", flush=True)
-    from muse_jax.pipelines import load_pipeline
+    import jax
+    import jax.numpy as jnp
 
-    pipe = load_pipeline(MODEL.value)
+    from muse_jax.pipelines import load_pipeline
+    from muse_jax.training import distributed
+
+    distributed.initialize()
+    main_process = jax.process_index() == 0
+    if main_process:
+        print(f"Loading the checkpoint {MODEL.value} ...", flush=True)
+    pipe = load_pipeline(MODEL.value, mesh=apps.parse_mesh(MESH.value), dtype=getattr(jnp, DTYPE.value))
     options = {flag.name: flag.value for flag in OPTIONS if flag.value is not None}
     if unknown := sorted(set(options) - set(apps.taken(options, pipe.generate))):
         raise ValueError(
@@ -58,13 +71,16 @@ def main() -> None:
             "leave it out."
         )
     total = pipe.count_steps(**apps.taken(options, pipe.count_steps))
-    with tqdm(desc="compiling", total=total, bar_format="{desc}{bar} {n}/{total} steps, {elapsed}") as bar:
+    bar_format = "{desc}{bar} {n}/{total} steps, {elapsed}"
+    with tqdm(desc="compiling", total=total, bar_format=bar_format, disable=not main_process) as bar:
 
         def progress(step) -> None:
             bar.set_description(step.stage, refresh=False)
             bar.update()
 
         images = pipe.generate(prompts, seed=SEED.value, progress=progress, **options)
+    if not main_process:
+        return
     captions = [f"{prompt}{' *' * unseen}" for prompt, unseen in DEMO] if DEMO_FLAG.value else prompts
     if images.ndim == 5:  # several pictures of a prompt
         captions = [caption for caption in captions for _ in range(images.shape[1])]

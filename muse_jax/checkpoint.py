@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -194,7 +195,7 @@ def read_part(
     dtype: Any = jnp.float32,
     stored: Callable[[dict[str, Any]], Any] = lambda params: params,
 ) -> tuple[Any, dict[str, Any]]:
-    """The module and weights of a stage's "network" or "tokenizer".
+    """The module and weights of a stage's "network" or "tokenizer", in the type `dtype`.
 
     `stored` picks out of the module's parameters those that its file holds.
 
@@ -207,25 +208,35 @@ def read_part(
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"The {stage} networks of {directory / CONFIG} cannot be built: {error}") from error
     file = SYSTEMS[config["system"]].files[stage][part]
-    return module, read_weights(directory / f"{file}.safetensors", shapes)
+    return module, read_weights(directory / f"{file}.safetensors", shapes, dtype)
 
 
 @functools.lru_cache(maxsize=16)
 def parameter_shapes(module: Any) -> dict[str, Any]:
     """The tree of shapes of a network's or tokenizer's parameters."""
+    return abstract_params(module, *_example_inputs(module))
+
+
+@functools.lru_cache(maxsize=16)
+def boxed_shapes(module: Any) -> Any:
+    """`parameter_shapes` under the logical names of their axes."""
+    return jax.eval_shape(module.init, jax.random.key(0), *_example_inputs(module))["params"]
+
+
+def _example_inputs(module: Any) -> tuple[Any, ...]:
     if isinstance(module, VQGAN):
-        return abstract_params(module, jnp.zeros((1, module.downsampling, module.downsampling, 3)))
+        return (jnp.zeros((1, module.downsampling, module.downsampling, 3)),)
     if isinstance(module, IterativeSuperRes):
         text = jnp.zeros((1, module.text_length), jnp.int32)
-        return abstract_params(module, jnp.zeros((1, module.image_tokens), jnp.int32), text, text > 0)
+        return jnp.zeros((1, module.image_tokens), jnp.int32), text, text > 0
     if isinstance(module, CogLMBase):
         tokens = jnp.zeros((1, module.length), jnp.int32)
-        return abstract_params(module, tokens, tokens)
+        return tokens, tokens
     counts = [module.num_tokens] + (
         [module.num_low_tokens] if isinstance(module, SuperResTransformer) else []
     )
     sequences = [jnp.zeros((1, count), jnp.int32) for count in counts]
-    return abstract_params(module, *sequences, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool))
+    return *sequences, jnp.zeros((1, 2, module.text_dim)), jnp.ones((1, 2), bool)
 
 
 def write_checkpoint(

@@ -61,8 +61,8 @@ def content_hash(params: Mapping[str, Any], dtype: Any = np.float32) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file: str | Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The float32 numpy tree stored in `file`, which must have the names and shapes of the tree `like`.
+def read_weights(file: str | Path, like: Mapping[str, Any], dtype: Any = np.float32) -> dict[str, Any]:
+    """The numpy tree stored in `file`, as `dtype`; it must have the names and shapes of the tree `like`.
 
     Raises:
       ValueError: one sentence, for a file that is missing, damaged or of another network.
@@ -76,7 +76,7 @@ def read_weights(file: str | Path, like: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with safe_open(file, "numpy") as tensors:
             names = set(tensors.keys())
-            leaves = {name: tensors.get_tensor(name).astype(np.float32) for name in names & set(wanted)}
+            leaves = {name: tensors.get_tensor(name).astype(dtype) for name in names & set(wanted)}
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"The weights file {file} is damaged or not of safetensors: fetch or export the checkpoint again."

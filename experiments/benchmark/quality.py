@@ -54,6 +54,7 @@ _OUT = flags.DEFINE_string("out", "runs/quality", "Folder for quality.json, samp
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where the emoji data is built.")
 _PAIRS = flags.DEFINE_integer("pairs", 256, "Pairs drawn of each split.", lower_bound=2)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Pictures generated at a time.", lower_bound=1)
+_MESH = flags.DEFINE_string("mesh", "", "Devices along each axis, such as data=4; one device by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the pairs and the pictures.", lower_bound=0, upper_bound=300)
 _STEPS = flags.DEFINE_integer("num_steps", None, "Base steps; the checkpoint's own by default, as below.")
 _SUPERRES_STEPS = flags.DEFINE_integer("superres_steps", None, "Super-resolution steps.")
@@ -298,7 +299,7 @@ def main() -> None:
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    pipe = load_pipeline(_MODEL.value)
+    pipe = load_pipeline(_MODEL.value, mesh=apps.parse_mesh(_MESH.value))
     if unknown := [
         f.name for f in _OPTIONS if f.value is not None and not apps.taken({f.name: 0}, pipe.generate)
     ]:

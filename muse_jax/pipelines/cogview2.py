@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, UInt8
 
 from muse_jax import checkpoint
-from muse_jax.decoding import Sampling, listening, turns_table
+from muse_jax.decoding import Sampling, listening, silent, turns_table
 from muse_jax.decoding.coglm import check_vocabulary
 from muse_jax.decoding.progress import StepCallback
 from muse_jax.networks import CogLM
@@ -21,11 +22,13 @@ from muse_jax.networks.coglm_sequence import Vocabulary
 from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, split_params
 from muse_jax.pipelines import cogview2_programs as programs
 from muse_jax.pipelines import settings
+from muse_jax.pipelines.base import Pipeline
 from muse_jax.pipelines.settings import CogLMDecoding, LoparDecoding, TokenDecoding
 from muse_jax.pipelines.stages import FineStage, Stage, read_stage
 from muse_jax.text import TextPieces
-from muse_jax.tokenizers import Clusters, codebook_rows, load_clusters
+from muse_jax.tokenizers import VQGAN, Clusters, codebook_rows, load_clusters
 from muse_jax.tokenizers.clusters import FILE as CLUSTERS
+from muse_jax.training.partitioning import to_host
 
 Images = UInt8[np.ndarray, "batch height width 3"]
 TEXT = "text.model"
@@ -37,7 +40,7 @@ FINE: dict[str, tuple[type, Any, Any]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class CogView2Pipeline:
+class CogView2Pipeline(Pipeline):
     """Text to pictures: candidates token by token, the best of them, super-resolution (CogView2, section 3).
 
     `direct` has the parameters that CogLM lacks (`split_params`), and is joined with the coarse stage's.
@@ -59,26 +62,30 @@ class CogView2Pipeline:
         _check_parts(self)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, dtype: Any = jnp.float32) -> "CogView2Pipeline":
+    def from_pretrained(
+        cls, name: str | Path, *, mesh: Mesh | None = None, dtype: Any = None
+    ) -> "CogView2Pipeline":
         """Loads a packaged checkpoint ("emoji-cogview2") or a directory that `save_pretrained` wrote.
 
         Args:
-          dtype: of the networks' computation; parameters are float32.
+          mesh: the devices to run on, see `Pipeline`; None for one.
+          dtype: of the weights and of the computation; None for float32.
 
         Raises:
           ValueError: one sentence, for a checkpoint that is missing, damaged, of another system, or whose
             parts do not fit.
         """
-        directory = checkpoint.find_checkpoint(name)
+        directory, dtype = checkpoint.find_checkpoint(name), dtype or jnp.float32
         config = checkpoint.read_config(directory, "cogview2")
         coarse = read_stage(directory, config, "coarse", CogLM, CogLMDecoding, dtype)
         text_pieces = TextPieces.from_file(directory / TEXT, coarse.network.text_pieces)
         fine = {name: _read_fine(directory, config, name, dtype) for name in FINE if config[name] is not None}
         clusters = None
         if coarse.decoding.top_clusters or (directory / CLUSTERS).is_file():
-            rows = codebook_rows(coarse.tokenizer, coarse.tokenizer_params)
-            clusters = load_clusters(directory / CLUSTERS, rows)
-        return cls(text_pieces, coarse, clusters, **fine)
+            # In float32, since rounding moves codes over the borders of clusters.
+            vqgan = checkpoint.read_part(directory, config, "coarse", "tokenizer", VQGAN)
+            clusters = load_clusters(directory / CLUSTERS, codebook_rows(*vqgan))
+        return cls(text_pieces, coarse, clusters, **fine, mesh=mesh)
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
         """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
@@ -164,9 +171,7 @@ class CogView2Pipeline:
         text = self._encode(settings.check_prompts(prompts))
         drawing = self._drawing(decoding, decoding.text_weight)
         counts = (int(decoding.candidates), int(decoding.keep))
-        return self._run(
-            programs.generate, *counts, self._params, text, drawing, seed=seed, progress=progress
-        )
+        return self._run(programs.generate, *counts, self.params, text, drawing, seed=seed, progress=progress)
 
     def infill(
         self,
@@ -202,7 +207,8 @@ class CogView2Pipeline:
         )
         text = self._encode(settings.check_prompts(prompts, count=len(images)))
         drawing = self._drawing(decoding, decoding.infill_text_weight)
-        inputs = (self._params, text, drawing)
+        inputs = (self.params, text, drawing)
+        images, mask = self._rows((images, mask))
         return self._run(programs.infill, *inputs, seed=seed, progress=progress, images=images, mask=mask)
 
     def super_resolve(
@@ -226,11 +232,12 @@ class CogView2Pipeline:
         images = settings.check_images(images, self.coarse.image_size)
         settings.check_seed(seed)
         if prompts is None:
-            text = programs.Text(*self.text_pieces.encode_cut(self.caption(images)))  # type: ignore[arg-type]
+            text = programs.Text(*self._rows(self.text_pieces.encode_cut(self.caption(images))))
         else:
             text = self._encode(settings.check_prompts(prompts, count=len(images)))
-        inputs = (self._params, text, self._drawing(self.coarse.decoding, 0.0))
-        return self._run(programs.super_resolve, *inputs, seed=seed, progress=progress, images=images)
+        inputs = (self.params, text, self._drawing(self.coarse.decoding, 0.0))
+        rows = self._rows(images)
+        return self._run(programs.super_resolve, *inputs, seed=seed, progress=progress, images=rows)
 
     def caption(
         self, images: Images, temperature: float = 0.0, seed: int = 0, progress: StepCallback | None = None
@@ -245,7 +252,7 @@ class CogView2Pipeline:
         settings.check_not_negative("temperature", temperature)
         sampling = Sampling(np.float32(temperature))  # type: ignore[arg-type]
         pieces, there = self._run(
-            programs.caption, self._params, sampling, seed=seed, progress=progress, images=images
+            programs.caption, self.params, sampling, seed=seed, progress=progress, images=self._rows(images)
         )
         return self.text_pieces.decode(pieces, there)
 
@@ -260,7 +267,8 @@ class CogView2Pipeline:
         """
         images = self._check_multiple(images)
         text = self._encode(settings.check_prompts(prompts, count=len(images)))
-        return np.asarray(programs.score(self._modules, self._params, text, images))
+        with self._context():
+            return to_host(programs.score(self._modules, self.params, text, self._rows(images)))
 
     @cached_property
     def _modules(self) -> programs.Modules:
@@ -268,10 +276,39 @@ class CogView2Pipeline:
         return programs.Modules(self.coarse.network, self.coarse.tokenizer, **fine)
 
     @cached_property
-    def _params(self) -> dict[str, Any]:
-        """Every weight, on the device."""
-        fine = {name: stage.params for name, stage in self._fine.items() if stage is not None}
-        return jax.device_put({"coarse": self.coarse.params, "vqgan": self.coarse.tokenizer_params, **fine})
+    def params(self) -> dict[str, Any]:
+        """Every weight, on the mesh."""
+        coarse = self.coarse
+        return {
+            "coarse": self._place(coarse.network, coarse.params),
+            "vqgan": self._place(coarse.tokenizer, coarse.tokenizer_params),
+            **{
+                name: self._place(stage.network, stage.params, FINE[name][2])
+                for name, stage in self._fine.items()
+                if stage is not None
+            },
+        }
+
+    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
+        """The program that `generate` runs on `batch_size` prompts with the defaults, traced.
+
+        Weights may be shapes, and the devices those of a topology that is only described.
+        """
+        shape, decoding = (batch_size, self.coarse.network.text_pieces), self.coarse.decoding
+        ids, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+        text: Any = self._rows((ids, mask))
+        drawing = self._drawing(decoding, decoding.text_weight)
+        counts = (int(decoding.candidates), int(decoding.keep))
+        with self._context():
+            return programs.generate.trace(
+                self._modules,
+                *counts,
+                self.params,
+                programs.Text(*text),
+                drawing,
+                seed=np.uint32(0),
+                progress=jax.eval_shape(silent),
+            )
 
     @property
     def _fine(self) -> dict[str, FineStage | None]:
@@ -279,7 +316,7 @@ class CogView2Pipeline:
 
     def _encode(self, texts: Sequence[str]) -> programs.Text:
         ids, mask = self.text_pieces.encode(texts)
-        return programs.Text(ids, mask)  # type: ignore[arg-type]
+        return programs.Text(*self._rows((ids, mask)))
 
     def _drawing(self, decoding: CogLMDecoding, text_weight: float) -> programs.Drawing:
         number: Any = np.float32  # of one type always: a Python int would compile anew
@@ -318,10 +355,8 @@ class CogView2Pipeline:
 
     def _run(self, program: Any, *inputs: Any, seed: int, progress: StepCallback | None, **more: Any) -> Any:
         settings.check_seed(seed)
-        # Under this flag, which is JAX's default, the draws for prompt i do not hang on the batch's size.
-        with listening(progress) as ticket, jax.threefry_partitionable(True):
-            out = program(self._modules, *inputs, seed=np.uint32(seed), progress=ticket, **more)
-            return jax.tree.map(np.asarray, out)
+        with listening(progress) as ticket, self._context():
+            return to_host(program(self._modules, *inputs, seed=np.uint32(seed), progress=ticket, **more))
 
 
 def _read_fine(directory: Path, config: dict[str, Any], name: str, dtype: Any) -> FineStage:

@@ -9,22 +9,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
 
 from muse_jax import checkpoint
-from muse_jax.decoding import DecodeStep, listening
+from muse_jax.decoding import DecodeStep, listening, silent
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
 from muse_jax.pipelines import programs, settings
+from muse_jax.pipelines.base import Pipeline
 from muse_jax.pipelines.settings import Decoding
 from muse_jax.pipelines.stages import Stage, read_stage
 from muse_jax.text import TextEncoder, load_text_encoder
+from muse_jax.training.partitioning import put_tree, to_host, tree_shardings
 
 Images = UInt8[np.ndarray, "batch height width 3"]
 StepCallback = Callable[[DecodeStep], None]
 
 
 @dataclass(frozen=True, eq=False)
-class MusePipeline:
+class MusePipeline(Pipeline):
     """Text to pictures: text states, base tokens, super-resolution tokens, pixels.
 
     `superres` may be None: then the pictures are the base stage's. A program is compiled at the first call
@@ -42,19 +45,25 @@ class MusePipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, text_encoder: str | TextEncoder | None = None, dtype: Any = jnp.float32
+        cls,
+        name: str | Path,
+        *,
+        text_encoder: str | TextEncoder | None = None,
+        mesh: Mesh | None = None,
+        dtype: Any = None,
     ) -> "MusePipeline":
         """Loads a packaged checkpoint ("emoji") or a directory that `save_pretrained` wrote.
 
         Args:
           text_encoder: in place of the one that config.json names: a loaded one, or where T5's files are on
             this machine, "t5:DIR".
-          dtype: of the networks' computation; parameters are float32.
+          mesh: the devices to run on, see `Pipeline`; None for one.
+          dtype: of the weights and of the computation; None for float32.
 
         Raises:
           ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
         """
-        directory = checkpoint.find_checkpoint(name)
+        directory, dtype = checkpoint.find_checkpoint(name), dtype or jnp.float32
         config = checkpoint.read_config(directory, "muse")
         kinds = {"base": MaskedTransformer, "superres": SuperResTransformer}
         stages = {
@@ -64,8 +73,12 @@ class MusePipeline:
         }
         if not isinstance(text_encoder, TextEncoder):
             stored = config["text_encoder"]
-            text_encoder = load_text_encoder(text_encoder or stored["name"], max_length=stored["max_length"])
-        return cls(text_encoder, stages["base"], stages.get("superres"))
+            text_encoder = load_text_encoder(
+                text_encoder or stored["name"],
+                max_length=stored["max_length"],
+                dtype=dtype,
+            )
+        return cls(text_encoder, stages["base"], stages.get("superres"), mesh=mesh)
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
         """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
@@ -173,7 +186,9 @@ class MusePipeline:
         plan, scales = self._plan(
             num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
         )
-        return self._run(programs.inpaint, plan, texts, negatives, scales, seed, progress, images, mask)
+        return self._run(
+            programs.inpaint, plan, texts, negatives, scales, seed, progress, *self._rows((images, mask))
+        )
 
     def outpaint(
         self, images: Images, margins: tuple[int, int, int, int], prompts: Sequence[str], **options: Any
@@ -222,9 +237,8 @@ class MusePipeline:
         settings.check_steps("top_k", top_k)
         settings.check_share(share)
         plan, scales = self._plan(num_steps, superres_steps, guidance_scale, temperature, None, None)
-        return self._run(
-            programs.edit, plan, texts, negatives, scales, seed, progress, images, np.float32(share), top_k
-        )
+        arguments = (self._rows(images), np.float32(share), top_k)
+        return self._run(programs.edit, plan, texts, negatives, scales, seed, progress, *arguments)
 
     @cached_property
     def _modules(self) -> programs.Modules:
@@ -238,16 +252,36 @@ class MusePipeline:
         )
 
     @cached_property
-    def _params(self) -> dict[str, Any]:
-        """Every weight, on the device."""
+    def params(self) -> dict[str, Any]:
+        """Every weight, on the mesh."""
+        encoder, base, superres = self.text_encoder, self.base, self.superres
         params = {
-            "text": self.text_encoder.params,
-            "base": self.base.params,
-            "vqgan": self.base.tokenizer_params,
+            "text": put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh)),
+            "base": self._place(base.network, base.params),
+            "vqgan": self._place(base.tokenizer, base.tokenizer_params),
         }
-        if self.superres is not None:
-            params |= {"superres": self.superres.params, "vqgan_superres": self.superres.tokenizer_params}
-        return jax.device_put(params)
+        if superres is not None:
+            params["superres"] = self._place(superres.network, superres.params)
+            params["vqgan_superres"] = self._place(superres.tokenizer, superres.tokenizer_params)
+        return params
+
+    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
+        """The program that `generate` runs on `batch_size` prompts with the defaults, traced.
+
+        Weights may be shapes, and the devices those of a topology that is only described.
+        """
+        length = self.text_encoder.max_length
+
+        def texts(rows: int) -> tuple[Any, Any]:
+            shape = (rows, length)
+            return jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+
+        plan, scales = self._plan(None, None, None, None, None, None)
+        tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
+        with self._context():
+            return programs.generate.trace(
+                self._modules, plan, self.params, tokenized, scales, np.uint32(0), jax.eval_shape(silent)
+            )
 
     def _plan(
         self, num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
@@ -286,13 +320,12 @@ class MusePipeline:
     def _run(self, program, plan, texts, negatives, scales, seed, progress, *arguments) -> Images:
         settings.check_seed(seed)
         tokenize: Any = self.text_encoder.tokenize
-        tokenized = programs.Texts(*tokenize(texts), *tokenize(negatives))
-        # Under this flag, which is JAX's default, the draws for picture i do not hang on the batch's size.
-        with listening(progress) as ticket, jax.threefry_partitionable(True):
+        tokenized = self._rows(programs.Texts(*tokenize(texts), *tokenize(negatives)))
+        with listening(progress) as ticket, self._context():
             images = program(
-                self._modules, plan, self._params, tokenized, scales, np.uint32(seed), ticket, *arguments
+                self._modules, plan, self.params, tokenized, scales, np.uint32(seed), ticket, *arguments
             )
-            return np.asarray(images)
+            return to_host(images)
 
 
 def _check_parts(pipe: MusePipeline) -> None:

@@ -7,30 +7,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-from flax import linen as nn
+import numpy as np
 from flax.core import meta
 from jax.sharding import Mesh
 
-from muse_jax.decoding import silent
-from muse_jax.networks import MaskedTransformer, SuperResTransformer
-from muse_jax.pipelines import programs
-from muse_jax.text import TextEncoder, load_text_encoder
+from muse_jax.checkpoint import parameter_shapes
+from muse_jax.networks.coglm_superres import split_params
+from muse_jax.pipelines import CogView2Pipeline, FineStage, MusePipeline, Stage
+from muse_jax.pipelines.runs import fine_modules, stage_modules
+from muse_jax.text import TextPieces, load_text_encoder
+from muse_jax.tokenizers import Clusters
 from muse_jax.training.config import save_config, validate_config
-from muse_jax.training.flops import count_flops
+from muse_jax.training.flops import count_flops, jaxpr_flops
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.partitioning import (
-    RULES,
     batch_sharding,
     check_batch_size,
-    replicated,
+    on_mesh,
     tree_shardings,
 )
-from muse_jax.training.pretrained import is_checkpoint, tokenizer_module
+from muse_jax.training.pretrained import is_checkpoint
 from muse_jax.training.state import create_state, jit_train_step, make_train_step
 from muse_jax.training.tasks import make_task
-from muse_jax.training.tasks.task import build
 
 FindConfig = Callable[[str], Mapping[str, Any] | None]
 _TOKENIZERS = ("tokenizer", "superres_tokenizer")
@@ -99,86 +98,75 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
         model_flops = count_flops(plain_step, *arguments)
 
     def lower() -> Any:
-        with _on_mesh(mesh):
+        with on_mesh(mesh):
             return jit_train_step(step, shardings, frozen, mesh).lower(*arguments)
 
     return Traced(lower, _count(shapes.params), _count(frozen), flops, model_flops)
 
 
 def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
-    """The pipeline's program from text to pixels: `config.data.batch_size` pictures, guided, all steps.
+    """The program that a pipeline's `generate` runs: `config.data.batch_size` prompts, the default settings.
 
     Args:
-      config: of the base network.
-      superres: of the second stage's, or None.
+      config: of the base network, or of a CogLM.
+      superres: of the second stage's network (of CogView2's, the direct one's), or None.
+
+    Raises:
+      ValueError: a batch that the mesh does not divide, or a config of another task.
     """
     check_batch_size(config.data.batch_size, mesh)
-    stages = [config] + ([superres] if superres else [])
-    encoder = load_text_encoder(
-        config.data.text_encoder, dtype=jnp.dtype(config.model.get("dtype", "float32"))
-    )
-    modules, inits = _modules(stages, encoder)
-    params = {}
-    for name, init in inits.items():
-        boxed = jax.eval_shape(init, jax.random.key(0))["params"]
-        params[name] = _placed(meta.unbox(boxed), tree_shardings(boxed, mesh))
-    text = encoder.boxed_shapes()
-    params["text"] = _placed(meta.unbox(text), tree_shardings(text, mesh))
-
-    whole, split = replicated(mesh), batch_sharding(mesh)
-    size, length = config.data.batch_size, encoder.max_length
-    texts = programs.Texts(
-        _on(jax.ShapeDtypeStruct((size, length), jnp.int32), split),
-        _on(jax.ShapeDtypeStruct((size, length), bool), split),
-        _on(jax.ShapeDtypeStruct((1, length), jnp.int32), whole),
-        _on(jax.ShapeDtypeStruct((1, length), bool), whole),
-    )
-    number = _on(jax.ShapeDtypeStruct((), jnp.float32), whole)
-    scales = tuple(programs.Scales(number, number, number) for _ in stages)
-    seed = _on(jax.ShapeDtypeStruct((), jnp.uint32), whole)
-    ticket = jax.tree.map(lambda leaf: _on(leaf, whole), jax.eval_shape(silent))
-    decodings = [stage.decoding for stage in stages]
-    plan = programs.Plan(tuple(d.num_steps for d in decodings), tuple(d.order for d in decodings))
-    arguments = (params, texts, scales, seed, ticket)
-    flops = count_flops(lambda *traced: programs.generate(modules, plan, *traced), *arguments)
+    if config.task not in _PIPELINES:
+        raise ValueError(
+            f"config.task is {config.task!r}, but generating starts from one of {', '.join(_PIPELINES)}: "
+            "give the config of such a network as --config, and that of super-resolution as --superres."
+        )
+    pipe = _PIPELINES[config.task](config, superres, mesh)
+    traced = pipe.trace_generate(config.data.batch_size)
+    flops = jaxpr_flops(traced.jaxpr)
 
     def lower() -> Any:
-        with _on_mesh(mesh):
-            return programs.generate.lower(modules, plan, *arguments)
+        with on_mesh(mesh):
+            return traced.lower()
 
-    return Traced(lower, _count(params), 0, flops, flops)
-
-
-def _modules(stages: list[Any], encoder: TextEncoder) -> tuple[programs.Modules, dict[str, Any]]:
-    """The pipeline's networks, and how to make the parameters of each."""
-    networks, tokenizers, inits = [], [], {}
-    text = (jnp.zeros((1, encoder.max_length, encoder.dim)), jnp.ones((1, encoder.max_length), bool))
-    for stage, (key, kind, names) in zip(stages, _STAGES):
-        network: Any = build(kind, "model", stage.model)
-        vqgan = tokenizer_module(key, stage[key]).clone(dtype=network.dtype)
-        grids = [network.grid] + ([network.low_grid] if kind is SuperResTransformer else [])
-        tokens = [jnp.zeros((1, height * width), jnp.int32) for height, width in grids]
-        side = vqgan.downsampling
-        inits[names[0]] = lambda rng, n=network, t=tokens: n.init(rng, *t, *text)
-        inits[names[1]] = lambda rng, v=vqgan, s=side: v.init(rng, jnp.zeros((1, s, s, 3)))
-        networks.append(network)
-        tokenizers.append(vqgan)
-    absent = [None] * (2 - len(stages))
-    (base, superres), (vqgan, vqgan_superres) = networks + absent, tokenizers + absent
-    return programs.Modules(encoder.module, base, vqgan, superres, vqgan_superres), inits
+    return Traced(lower, _count(pipe.params), 0, flops, flops)
 
 
-_STAGES: Any = (
-    ("tokenizer", MaskedTransformer, ("base", "vqgan")),
-    ("superres_tokenizer", SuperResTransformer, ("superres", "vqgan_superres")),
-)
+def _muse(config: Any, superres: Any, mesh: Mesh) -> MusePipeline:
+    stages = [_stage(config)] + ([_stage(superres)] if superres else [])
+    encoder = load_text_encoder(config.data.text_encoder, dtype=stages[0].network.dtype)
+    return MusePipeline(encoder, *stages, mesh=mesh)
 
 
-@contextmanager
-def _on_mesh(mesh: Mesh):
-    """The contexts that the training loop runs under. Nothing may be computed there: the devices are not."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-        yield
+def _cogview2(config: Any, superres: Any, mesh: Mesh) -> CogView2Pipeline:
+    coarse, direct = _stage(config), None
+    if superres:
+        network, sampling = fine_modules("direct", superres)
+        own = split_params(parameter_shapes(network))[1]
+        direct = FineStage(network, _shapes(own, network.dtype), sampling)
+    clusters = Clusters(np.zeros(coarse.tokenizer.codebook_size, np.int32), np.zeros((NUM_CLUSTERS, 1)))
+    return CogView2Pipeline(_NoText(None, coarse.network.text_pieces), coarse, clusters, direct, mesh=mesh)
+
+
+_PIPELINES: dict[str, Callable[..., MusePipeline | CogView2Pipeline]] = {"base": _muse, "coglm": _cogview2}
+NUM_CLUSTERS = 500  # CogView2's, and the default of experiments.cluster_codebook
+
+
+class _NoText(TextPieces):
+    """A sentencepiece model that is not there yet."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _stage(config: Any) -> Stage:
+    """The stage that `config` trains, its weights shapes in the type that it computes in."""
+    network, vqgan, sampling = stage_modules(config)
+    weights = [_shapes(parameter_shapes(module), network.dtype) for module in (network, vqgan)]
+    return Stage(network, weights[0], vqgan.clone(dtype=network.dtype), weights[1], sampling)
+
+
+def _shapes(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
 
 
 def _on(leaf: Any, sharding: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,27 +80,21 @@ class TextEncoder:
         return jax.tree.map(shape, boxed, self.params, is_leaf=is_box)
 
 
-def load_text_encoder(
-    spec: str,
-    *,
-    max_length: int | None = None,
-    dtype: Any = jnp.float32,
-    place: Callable[[str, np.ndarray], Any] | None = None,
-) -> TextEncoder:
+def load_text_encoder(spec: str, *, max_length: int | None = None, dtype: Any = jnp.float32) -> TextEncoder:
     """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
 
-    "shapes:minilm" and "shapes:t5-v1_1-xxl" (or another published size) read no file: their `params` are
-    shapes, for planning a run before its weights are at hand.
+    The weights are numpy arrays: whoever runs the encoder lays them out over the devices. "shapes:minilm"
+    and "shapes:t5-v1_1-xxl" (or another published size) read no file: their `params` are shapes, for planning
+    a run before its weights are at hand.
 
     max_length: tokens a text is padded or cut to; 24 for MiniLM and 64 for T5 when None.
     dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
-    place: called with each T5 parameter's path and array, returns it where it shall live: shards a large one.
     Raises ValueError for an unknown spec, a missing package or files, and a length out of range.
     """
     if spec == "minilm":
         return _load_minilm(24 if max_length is None else max_length, dtype)
     if spec.startswith("t5:"):
-        return _load_t5(spec, 64 if max_length is None else max_length, dtype, place)
+        return _load_t5(spec, 64 if max_length is None else max_length, dtype)
     if spec.startswith("shapes:"):
         return _shapes_alone(spec, max_length, dtype)
     raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
@@ -150,14 +144,18 @@ def _load_minilm(max_length: int, dtype: Any) -> TextEncoder:
     # The package's weights are read as files: importing it is not needed, nor what it depends on.
     directory = Path(found.origin).parent / "model"
     shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
-    params = read_table(SafetensorsFiles.in_directory(directory), MINILM_TABLE, shapes, dtype=dtype)
+    params = read_table(
+        SafetensorsFiles.in_directory(directory), MINILM_TABLE, shapes, dtype=dtype, place=_on_host
+    )
     tokenizer = WordPieceTokenizer.from_file(directory / "tokenizer.json")
     return TextEncoder("minilm", module.width, max_length, params, module, tokenizer)
 
 
-def _load_t5(
-    spec: str, max_length: int, dtype: Any, place: Callable[[str, np.ndarray], Any] | None
-) -> TextEncoder:
+def _on_host(path: str, array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _load_t5(spec: str, max_length: int, dtype: Any) -> TextEncoder:
     check_length(max_length, None)
     directory = Path(spec.removeprefix("t5:")).expanduser()
     tensors, table, rest = open_t5(directory)
@@ -165,5 +163,5 @@ def _load_t5(
     tokenizer = SentencePieceTokenizer.from_directory(directory, config.vocab_size)
     module = T5Encoder(config, dtype)
     shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
-    params = read_table(tensors, table, shapes, dtype=dtype, place=place)
+    params = read_table(tensors, table, shapes, dtype=dtype, place=_on_host)
     return TextEncoder(spec, config.width, max_length, params, module, tokenizer)

@@ -77,7 +77,12 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
     a remat recomputes is counted; of a `cond` the cheapest branch is, and the body of a `while` once, so that
     a utilisation is rather too low than too high.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return jaxpr_flops(jax.make_jaxpr(function)(*args))
+
+
+def jaxpr_flops(jaxpr: core.ClosedJaxpr) -> float:
+    """`count_flops` of a program that is traced already."""
+    return _count(jaxpr.jaxpr)
 
 
 def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -92,10 +92,15 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
     )
 
 
+def one_device_mesh() -> Mesh:
+    """A mesh of this process's first device."""
+    return make_mesh(dict.fromkeys(MESH_AXES, 1), jax.local_devices()[:1])
+
+
 def current_mesh() -> Mesh:
-    """The mesh that `jax.set_mesh` set; without one, a mesh of one device of this process."""
+    """The mesh that `jax.set_mesh` set; without one, that of one device."""
     mesh = jax.sharding.get_mesh()
-    return make_mesh(dict.fromkeys(MESH_AXES, 1), jax.local_devices()[:1]) if mesh.empty else mesh
+    return one_device_mesh() if mesh.empty else mesh
 
 
 @contextmanager
@@ -219,16 +224,36 @@ def process_rows(batch_size: int) -> np.ndarray:
 def put_tree(tree: Any, shardings: Any) -> Any:
     """Whole arrays that every process holds, on the devices; each process cuts out its own parts.
 
-    Arrays that have their sharding already are not copied.
+    Arrays that have their sharding already are not copied. A `jax.ShapeDtypeStruct` gets its sharding.
     """
 
-    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def put(leaf: Any, sharding: NamedSharding) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf.update(sharding=sharding)
         if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
             return leaf
         value = np.asarray(leaf)
         return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
     return jax.tree.map(put, tree, shardings)
+
+
+def put_rows(tree: Any, mesh: Mesh) -> Any:
+    """`put_tree` of arrays with the batch as leading axis: split where it divides evenly, else whole."""
+    shards = batch_shards(mesh)
+    sharding = lambda leaf: replicated(mesh) if leaf.shape[0] % shards else batch_sharding(mesh)  # noqa: E731
+    return put_tree(tree, jax.tree.map(sharding, tree))
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays of a mesh as numpy arrays, whole in every process; where it spans several, all must call it."""
+
+    def gather(leaf: jax.Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(gather, tree)
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,12 +1,16 @@
 """The command that draws pictures, on a tiny checkpoint; the pictures of it; the demo's prompts."""
 
+import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.apps import parse_mesh
+from experiments.check_sharding import free_port
 from experiments.demo import DEMO
 from experiments.pictures import captioned_grid, check_output
 from muse_jax.data.captions import emoji_prompt
@@ -31,6 +35,38 @@ def test_command_draws_what_the_pipeline_draws(tmp_path):
     expected = tiny_pipeline().generate(["a dog"], seed=3, num_steps=2)[0]
     assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 1
     assert [path.name for path in out.parent.iterdir()] == ["dog.png"]
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_image_of_one_once(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "model", "float32")
+    options = ["--prompt=a dog", "--prompt=a tree", f"--model={tmp_path}/model", "--num_steps=2"]
+    alone = run(*options, f"--out={tmp_path}/one.png")
+    assert alone.returncode == 0, alone.stderr
+    common = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    addresses = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    processes = []
+    for index in range(2):
+        out = f"--out={tmp_path}/process_{index}/two.png"
+        command = [sys.executable, "-m", "experiments.generate", *options, out, "--mesh=data=2,tensor=2"]
+        environment = {**os.environ, **common, **addresses, "JAX_PROCESS_ID": str(index)}
+        said = (tmp_path / f"said_{index}").open("w")
+        processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
+    codes = [process.wait() for process in processes]
+    assert codes == [0, 0], [(tmp_path / f"said_{index}").read_text() for index in range(2)]
+    assert (tmp_path / "process_0" / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+    assert not (tmp_path / "process_1" / "two.png").exists()
+
+
+@pytest.mark.parametrize("mesh", ["data", "data=0", "width=2", "data=2;fsdp=2", "data=2,fsdp=-2"])
+def test_a_mesh_that_cannot_be_read_is_refused(mesh):
+    with pytest.raises(ValueError, match="write AXIS=SIZE with an axis of data, fsdp, tensor"):
+        parse_mesh(mesh)
+
+
+def test_no_mesh_is_one_device_and_one_axis_takes_what_is_left():
+    assert parse_mesh("") is None
+    assert dict(parse_mesh("fsdp=-1").shape) == {"data": 1, "fsdp": jax.device_count(), "tensor": 1}
 
 
 class TestCogView2:

@@ -8,10 +8,21 @@ from flax import linen as nn
 
 from configs.muse import base_3b
 from configs.smoke import vqgan
-from muse_jax.planning.programs import planned
+from muse_jax.pipelines.runs import load_runs
+from muse_jax.planning.programs import planned, trace_generate
 from muse_jax.text import load_text_encoder
 from muse_jax.training import validate_config
+from muse_jax.training.partitioning import on_mesh, one_device_mesh
 from muse_jax.training.pretrained import tokenizer_module
+from tests.training.tasks.conftest import (  # noqa: F401  (fixtures)
+    coglm_config,
+    pictures,
+    save_untrained,
+    tiny_config,
+    tokenizer,
+)
+from tests.training.tasks.test_coglm import MODEL as COGLM
+from tests.training.tasks.test_masked import base_config
 
 
 def test_t5_xxl_has_its_published_size_and_names_its_axes():
@@ -56,3 +67,35 @@ def test_a_tokenizer_that_is_not_trained_is_described_by_the_config_of_its_name(
     nothing = planned(config, lambda name: None)
     with nothing as described, pytest.raises(ValueError, match="no tokenizer was trained"):
         tokenizer_module("tokenizer", described.tokenizer)
+
+
+def test_a_plan_of_generating_is_of_the_program_that_the_pipeline_runs(
+    pictures,  # noqa: F811
+    tokenizer,  # noqa: F811
+    tmp_path,
+):
+    config = base_config(pictures, tokenizer)
+    save_untrained(config, tmp_path / "base")
+    mesh = one_device_mesh()
+    with planned(validate_config(config), lambda name: None) as described:
+        program = trace_generate(described, None, mesh).lower().as_text()
+    with on_mesh(mesh):
+        run = load_runs(str(tmp_path / "base")).trace_generate(config.data.batch_size).lower().as_text()
+    assert run == program and len(program) > 10_000
+
+
+def test_cogview2s_program_is_traced_without_weights_or_pieces(coglm_config):  # noqa: F811
+    config = coglm_config.copy_and_resolve_references()
+    config.model = COGLM
+    config.text_pieces = "nowhere.model"
+    config.sampling.top_clusters = 4
+    with planned(validate_config(config), lambda name: None) as described:
+        traced = trace_generate(described, None, one_device_mesh())
+    assert traced.flops > 0 and traced.parameters > 1000
+    assert traced.lower().as_text().startswith("module @jit_generate")
+
+
+def test_a_config_that_no_pipeline_starts_from_is_refused(pictures):  # noqa: F811
+    config = validate_config(tiny_config("vqgan", pictures))
+    with pytest.raises(ValueError, match="task is 'vqgan', but generating starts from one of base, coglm"):
+        trace_generate(config, None, one_device_mesh())

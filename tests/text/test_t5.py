@@ -177,13 +177,9 @@ def test_bfloat16_files_and_compute(directory, weights, batch_and_states):
     assert 0 < np.abs(rough - states)[mask].mean() < 0.05
 
 
-def test_each_parameter_can_be_placed(directory, weights):
-    t5_files.write_safetensors(directory, weights)
-    seen = {}
-    place = lambda path, array: seen.setdefault(path, array).shape  # noqa: E731
-    encoder = load_text_encoder(f"t5:{directory}", place=place)
-    assert encoder.params["layers"]["mlp"]["wo"]["kernel"] == (3, 96, 64)
-    assert len(seen) == 12 and seen["token_embedding"].shape == (128, 64)
+def test_weights_stay_in_the_hosts_memory(encoder):
+    leaves = jax.tree.leaves(encoder.params)
+    assert len(leaves) == 12 and all(isinstance(leaf, np.ndarray) for leaf in leaves)
 
 
 def test_tokens_end_with_the_end_and_are_padded(encoder, directory, weights):

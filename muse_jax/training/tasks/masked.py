@@ -66,11 +66,8 @@ class MaskedTask(Task):
     def __init__(self, config):
         super().__init__(config)
         self.weights = check_loss_keys(config, self.loss_defaults)
-        # T5's weights stay in the host's memory until they are laid out over the mesh: XXL fills a device.
         self.text_encoder = load_text_encoder(
-            config.data.get("text_encoder", "minilm"),
-            dtype=jnp.dtype(self.network.dtype),
-            place=lambda _, array: array,
+            config.data.get("text_encoder", "minilm"), dtype=jnp.dtype(self.network.dtype)
         )
         if config.model.get("text_dim") != self.text_encoder.dim:
             raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from muse_jax.data import write_precomputed
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from muse_jax.training.tasks.masked import masked_cross_entropy
@@ -159,14 +160,23 @@ for axis in ("data", "fsdp", "tensor"):
 
 @pytest.fixture(scope="module")
 def t5_on_meshes(pictures, tokenizer, tmp_path_factory):
-    """Two training steps with a tiny T5 on each axis of a mesh of two devices: workdir and printed lines."""
+    """Two training steps with a tiny T5 on each axis of a mesh of two devices: workdir and printed lines.
+
+    The tokens are stored, so that T5 and the transformer alone are compiled.
+    """
     folder = tmp_path_factory.mktemp("t5")
     t5_files.write_safetensors(folder, t5_files.random_weights())
     t5_files.write_sentencepiece(folder)
     config = base_config(pictures, tokenizer)
     config.model = {**BASE, "text_dim": t5_files.WIDTH}
-    config.data.text_encoder = f"t5:{folder}"
+    config.data.text_encoder, config.data.text_features = f"t5:{folder}", "ids"
     config.total_steps = 2
+    task = make_task(validate_config(config))
+    ids, mask = task.text_encoder.tokenize(["red heart", "blue dog", "puppy", "green tree"])
+    tokens = np.random.default_rng(0).integers(16, size=(4, 16))
+    arrays = {"tokens": tokens, "caption_ids": ids[:, None], "caption_mask": mask[:, None]}
+    write_precomputed(folder / "features" / "train", arrays, {"origins": task.origins})
+    config.data.features = str(folder / "features")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     command = [sys.executable, "-c", ON_MESHES, json.dumps(config.to_dict()), str(folder / "runs")]
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
