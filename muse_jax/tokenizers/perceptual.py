@@ -4,7 +4,6 @@ The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 wi
 every position's channels, take squared differences, average over space, sum over stages.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,31 +29,18 @@ def _unit(x: Float[Array, "batch height width channels"]) -> Array:
     return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def load_perceptual(
-    taps: tuple[int, ...] = TAPS, upsample: int = 1
-) -> tuple[Any, Callable[[Any, Array, Array], Float[Array, ""]]]:
-    """Loads the frozen network and the loss over it.
-
-    Args:
-      taps: the stages compared (0 is the stem, k the k-th block of 16); nothing after the last is computed.
-      upsample: enlarges images this many times before the network. It costs the square of it.
-
-    Returns:
-      `(params, fn)`; `fn(params, images, targets)` takes float images in [-1, 1], of one shape
-      `(batch, height, width, 3)` and any size from 32 px, and gives the batch's mean distance, float32.
+def load_perceptual(taps: tuple[int, ...] = TAPS) -> Any:
+    """The weights of the frozen network that `perceptual_loss` over the same `taps` takes.
 
     Raises:
       ValueError: the package with the weights is not installed.
     """
-    return _needed(load_efficientnet_lite0(), taps), _distance(taps, upsample)
+    return _needed(load_efficientnet_lite0(), taps)
 
 
-def perceptual_shapes(
-    taps: tuple[int, ...] = TAPS, upsample: int = 1
-) -> tuple[Any, Callable[[Any, Array, Array], Float[Array, ""]]]:
-    """As `load_perceptual`, with the shapes of the weights alone: nothing is read."""
-    params = abstract_params(EfficientNetLite0(), jnp.zeros((1, 32, 32, 3)))
-    return _needed(params, taps), _distance(taps, upsample)
+def perceptual_shapes(taps: tuple[int, ...] = TAPS) -> Any:
+    """The shapes of those weights; nothing is read."""
+    return _needed(abstract_params(EfficientNetLite0(), jnp.zeros((1, 32, 32, 3))), taps)
 
 
 def _needed(params: Any, taps: tuple[int, ...]) -> Any:
@@ -64,23 +50,34 @@ def _needed(params: Any, taps: tuple[int, ...]) -> Any:
     return {name: value for name, value in params.items() if name in kept}
 
 
-def _distance(taps: tuple[int, ...], upsample: int) -> Callable[[Any, Array, Array], Float[Array, ""]]:
-    network = EfficientNetLite0()
+def perceptual_loss(
+    params: Any,
+    images: Float[Array, "batch height width 3"],
+    targets: Float[Array, "batch height width 3"],
+    taps: tuple[int, ...] = TAPS,
+    upsample: int = 1,
+) -> Float[Array, ""]:
+    """Mean distance of a batch of images to their targets, float32.
 
-    def fn(params: Any, images: Array, targets: Array) -> Array:
-        if images.shape != targets.shape or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(
-                f"images {images.shape} and targets {targets.shape} must share one (batch, height, width, 3)."
-            )
+    Args:
+      params: from `load_perceptual`.
+      images, targets: in [-1, 1], of any size from 32 px.
+      taps: the stages compared (0 is the stem, k the k-th block of 16); nothing after the last is computed.
+      upsample: enlarges images this many times before the network. It costs the square of it.
 
-        def maps(x: Array) -> list[Array]:
-            x = x.astype(jnp.float32)
-            if upsample > 1:
-                batch, height, width, channels = x.shape
-                shape = (batch, height * upsample, width * upsample, channels)
-                x = jax.image.resize(x, shape, "bilinear")
-            return network.apply({"params": params}, x, taps=taps)
+    Raises:
+      ValueError: the two differ in shape.
+    """
+    if images.shape != targets.shape or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"images {images.shape} and targets {targets.shape} must share one (batch, height, width, 3)."
+        )
 
-        return perceptual_distance(maps(images), maps(targets)).mean()
+    def maps(x: Array) -> list[Array]:
+        x = x.astype(jnp.float32)
+        if upsample > 1:
+            batch, height, width, channels = x.shape
+            x = jax.image.resize(x, (batch, height * upsample, width * upsample, channels), "bilinear")
+        return EfficientNetLite0().apply({"params": params}, x, taps=taps)  # type: ignore[return-value]
 
-    return fn
+    return perceptual_distance(maps(images), maps(targets)).mean()

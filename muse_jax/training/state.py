@@ -13,7 +13,13 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from muse_jax.training.optimizers import ema_decay, update_ema
-from muse_jax.training.partitioning import batch_sharding, like_params, replicated, tree_shardings
+from muse_jax.training.partitioning import (
+    batch_sharding,
+    like_params,
+    put_tree,
+    replicated,
+    tree_shardings,
+)
 
 
 class Task(Protocol):
@@ -21,6 +27,9 @@ class Task(Protocol):
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters; leaves may carry logical axis names."""
+
+    def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
+        """`params` of `init(key)` with what the data decides put in place. Called once a run, not traced."""
 
     def frozen(self) -> Any:
         """Weights that are used but not trained, {} if none."""
@@ -72,8 +81,11 @@ def create_state(
     the devices of `mesh` may be those of a topology that is only described.
     """
 
+    def init_key() -> jax.Array:
+        return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
+
     def init_params() -> Any:
-        return task.init(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))  # apart from every step's key
+        return task.init(init_key())
 
     def init() -> TrainState:
         params = meta.unbox(init_params())
@@ -85,7 +97,18 @@ def create_state(
     opt_state = like_params(shapes.opt_state, shapes.params, params, mesh)
     one: Any = replicated(mesh)
     shardings = TrainState(one, params, params, opt_state, one)
-    return jax.jit(init, out_shardings=shardings), shapes, shardings
+    init_on_mesh = jax.jit(init, out_shardings=shardings)
+
+    def fresh() -> TrainState:
+        state = init_on_mesh()
+        given = task.initialize_from_data(state.params, init_key())
+        if given is state.params:
+            return state
+        given = put_tree(given, params)
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=params)
+        return dataclasses.replace(state, params=given, ema=copy(given))
+
+    return fresh, shapes, shardings
 
 
 def make_train_step(

@@ -22,6 +22,10 @@ class Task:
     def __init__(self, config):
         self.config = config
 
+    def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
+        """The parameters as they are."""
+        return params
+
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The averages as they are."""
         return scores

@@ -21,9 +21,10 @@ from muse_jax.tokenizers.discriminator import (
 )
 from muse_jax.tokenizers.kmeans import kmeans
 from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
-from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_shapes
+from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_loss, perceptual_shapes
 from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
+from muse_jax.training.partitioning import current_mesh, replicated
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
 
@@ -70,7 +71,6 @@ class VQGANTask(Task):
             )
         discriminator = build(Discriminator, "discriminator", config.discriminator)
         self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
-        self._perceptual: Any = None
 
     def init(self, key: Array) -> Any:
         images = jnp.zeros((1, self.config.data.image_size, self.config.data.image_size, 3))
@@ -80,33 +80,34 @@ class VQGANTask(Task):
         return params
 
     def init_generator(self, key: Array, images: Array) -> Any:
-        params = self.vqgan.init(key, images)["params"]
-        if self.vqgan.local:
-            params["quantizer"]["codebook"] = self.codebook_of_images(key, params)
-        return params
+        return self.vqgan.init(key, images)["params"]
 
-    def codebook_of_images(self, key: Array, params: Any) -> Any:
-        """A codebook of the means of clusters of what the fresh encoder makes of real images."""
+    def initialize_from_data(self, params: Any, key: Array) -> Any:
+        """A local tokenizer's codebook becomes the means of clusters of what its encoder makes of images."""
+        generator = params["generator"]
+        if not self.vqgan.local or "quantizer" not in generator:
+            return params
         loader = self.read(self.config.data.split, self.config.seed)
         batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
-        images = jnp.asarray(np.concatenate([batch["image"] for batch in batches]))
+        images = np.concatenate([batch["image"] for batch in batches])
+        cluster = jax.jit(self.codebook_of_images, out_shardings=replicated(current_mesh()))
+        codebook = cluster(generator, images, key)
+        return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
+
+    def codebook_of_images(self, params: Any, images: Array, key: Array) -> Float[Array, "codes dim"]:
+        """The means of clusters of what the encoder makes of uint8 images."""
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
         vectors = rearrange(vectors, "b h w d -> (b h w) d")
-        codebook, _ = kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)
-        return jax.tree.map(lambda _: codebook, params["quantizer"]["codebook"])
+        return kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)[0]
 
     def frozen(self) -> Any:
-        perceptual_params: Any = {}
-        if self.weights["perceptual"] > 0:
-            perceptual_params, self._perceptual = load_perceptual()
+        perceptual_params = load_perceptual() if self.weights["perceptual"] > 0 else {}
         stages, file = self.weights["lpips_stages"], self.weights["lpips_file"]
         lpips_params = load_lpips(stages, file) if self.weights["lpips"] > 0 else {}
         return {"perceptual": perceptual_params, "lpips": lpips_params, "generator": {}}
 
     def frozen_shapes(self) -> Any:
-        perceptual: Any = {}
-        if self.weights["perceptual"] > 0:
-            perceptual, self._perceptual = perceptual_shapes()
+        perceptual = perceptual_shapes() if self.weights["perceptual"] > 0 else {}
         lpips_params = lpips_shapes(self.weights["lpips_stages"]) if self.weights["lpips"] > 0 else {}
         return {"perceptual": perceptual, "lpips": lpips_params, "generator": {}}
 
@@ -114,7 +115,7 @@ class VQGANTask(Task):
         """The perceptual loss; 0, and no network, where its weight is 0."""
         if self.weights["perceptual"] == 0:
             return jnp.zeros(())
-        return self._perceptual(frozen["perceptual"], reconstruction, images)
+        return perceptual_loss(frozen["perceptual"], reconstruction, images)
 
     def lpips(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
         """LPIPS, computed in the tokenizer's type; 0, and no network, where its weight is 0."""

@@ -1,12 +1,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
-from muse_jax.tokenizers.quantizer import code_histogram
+from muse_jax.images import to_unit_range
+from muse_jax.tokenizers.quantizer import code_histogram, squared_distances
 from muse_jax.training import validate_config
+from muse_jax.training.partitioning import one_device_mesh
+from muse_jax.training.state import create_state
 from muse_jax.training.tasks import make_task
+from muse_jax.training.tasks.task import Task
 from muse_jax.training.tasks.vqgan import psnr
 from tests.training.tasks.conftest import MODEL, tiny_config
 
@@ -117,3 +122,40 @@ def test_an_image_size_that_no_token_grid_fits_is_refused(pictures):
     config.data.image_size = 30
     with pytest.raises(ValueError, match="config.data.image_size is 30, but must be a multiple of 8"):
         make_task(validate_config(config))
+
+
+def local_config(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = {**MODEL, "local": True, "multipliers": (1,), "patch": 8}
+    return config
+
+
+def test_a_local_codebook_is_read_off_the_images_once_and_never_while_tracing(pictures, monkeypatch):
+    task = make_task(validate_config(local_config(pictures)))
+    reads = []
+    read = lambda *arguments: reads.append(arguments) or Task.read(task, *arguments)  # noqa: E731
+    monkeypatch.setattr(task, "read", read)
+    fresh, shapes, _ = create_state(task, optax.sgd(0.1), 0, one_device_mesh())
+    assert reads == []
+    state = fresh()
+    assert len(reads) == 1
+    jax.tree.map(lambda leaf, shape: np.testing.assert_equal(leaf.shape, shape.shape), state, shapes)
+    params = state.params["generator"]
+    images = to_unit_range(next(task.make_loader("train", 0))["image"])
+    vectors = task.vqgan.apply({"params": params}, images, method="encode_vectors").reshape(-1, 4)
+    # The eight images have one colour each, and there are sixteen codes: every vector becomes a code.
+    distances = squared_distances(vectors, params["quantizer"]["codebook"]).min(axis=1)
+    np.testing.assert_allclose(distances, 0, atol=1e-5)
+    np.testing.assert_array_equal(
+        state.ema["generator"]["quantizer"]["codebook"], params["quantizer"]["codebook"]
+    )
+
+
+def test_the_loss_needs_nothing_but_its_arguments(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    frozen = make_task(validate_config(config)).frozen_shapes()
+    task = make_task(validate_config(config))  # one that was never asked for its frozen weights
+    params = jax.eval_shape(lambda key: nn.unbox(task.init(key)), jax.random.key(0))
+    loss, terms = jax.eval_shape(task.loss, params, frozen, batch(), jax.random.key(0), 0)
+    assert loss.shape == () and "perceptual" in terms
