@@ -70,13 +70,14 @@ def clip_networks_apart(max_norm: float) -> optax.GradientTransformation:
     """
     clip = optax.clip_by_global_norm(max_norm)
 
-    def networks(params: Any) -> Any:
-        def network(path: tuple[Any, ...], _: Any) -> str:
-            return "discriminator" if path and getattr(path[0], "key", "") == "discriminator" else "other"
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not isinstance(grads, Mapping) or "discriminator" not in grads:
+            return clip.update(grads, state)
+        rest = {name: part for name, part in grads.items() if name != "discriminator"}
+        (rest, _), (discriminator, _) = (clip.update(part, state) for part in (rest, grads["discriminator"]))
+        return {**rest, "discriminator": discriminator}, state
 
-        return jax.tree_util.tree_map_with_path(network, params)
-
-    return optax.partition({"discriminator": clip, "other": clip}, networks)
+    return optax.GradientTransformation(clip.init, update)
 
 
 def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
