@@ -96,15 +96,12 @@ def image_tokens(
         seed=task.config.seed,
         shuffle=False,
         num_epochs=variants,
-        drop_remainder=False,
         workers=data.workers,
     )
     parts: list[dict[str, np.ndarray]] = []
     for batch in tqdm(loader, desc=f"{split}: tokens", total=-(-len(source) * variants // batch_size)):
-        # The last batch is padded: one shape, one compilation.
-        image = np.resize(batch["image"], (batch_size, *batch["image"].shape[1:]))
-        tokens = jax.device_get(features(frozen, put_batch({"image": image}, mesh)["image"]))
-        parts.append({name: value[: len(batch["image"])] for name, value in tokens.items()})
+        tokens = jax.device_get(features(frozen, put_batch({"image": batch["image"]}, mesh)["image"]))
+        parts.append({name: value[batch["example_mask"]] for name, value in tokens.items()})
     if loader.skipped:
         raise ValueError(f"{split} has {loader.skipped} corrupt images, {loader.corrupt}: take them out.")
     codes = max(module.codebook_size for module in task.frozen_modules().values())

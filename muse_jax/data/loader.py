@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
-from muse_jax.data.captions import CaptionTemplate
+from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
 from muse_jax.data.images import augment_image, parse_augment, resize
 from muse_jax.data.precomputed import PrecomputedLoader, PrecomputedSource, check_identity
 from muse_jax.data.sources import CorruptImageError
@@ -64,9 +64,9 @@ class _Reader:
         )
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        index, record = self._good_record(int(index))
+        good, record = self._good_record(int(index))
         image = augment_image(record["image"], self.size, self.steps, rng)
-        return {"image": image, "caption": self.caption(record, rng), "index": index}
+        return {"image": image, "caption": self.caption(record, rng), "index": good, "real": good == index}
 
 
 class Loader:
@@ -110,12 +110,14 @@ class Loader:
         self._iterator.set_state(state["position"])
 
 
-def _collate(tokenize: Tokenize | None) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def _collate(tokenize: Tokenize | None, finite: bool) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     def collate(records: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {
             "image": np.stack([record["image"] for record in records]),
             "index": np.array([record["index"] for record in records], np.int64),
         }
+        if finite:
+            batch["example_mask"] = np.array([record["real"] for record in records])
         captions = [record["caption"] for record in records]
         if tokenize is None:
             return {**batch, "caption": captions}
@@ -136,7 +138,6 @@ def make_loader(
     seed: int = 0,
     shuffle: bool = True,
     num_epochs: int | None = None,
-    drop_remainder: bool = True,
     rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 2,
     cache_bytes: int = 1 << 30,
@@ -147,33 +148,35 @@ def make_loader(
     the same records in the same places, with the same augmentation and captions, however many share it.
 
     Args:
-      source: what `load_source` gives. For a `PrecomputedSource` only batch_size, seed, shuffle, num_epochs,
-        drop_remainder and rows are used.
+      source: what `load_source` gives. Of a `PrecomputedSource` only batch_size, seed, shuffle, num_epochs,
+        rows and whether `caption` is `PLAIN_CAPTIONS` matter.
       batch_size: over all processes.
-      image_size: side of the pictures in pixels; larger ones are downsampled over areas.
+      image_size: side of the images in pixels; larger ones are downsampled over areas.
       encoder_tokenize: captions -> (ids, mask); without it batches carry `caption`, a list of str.
       caption: (record, generator) -> str; by default `CaptionTemplate()`.
       augment: "none", "crop", "zoom", "flip" or a sum, see `muse_jax.data.images.augment_image`.
-      num_epochs: None goes on for ever.
-      drop_remainder: False also gives a last, smaller batch; only where all rows are read.
+      num_epochs: None repeats the source without end. With a number, the last batch is filled up with
+        repeated records, and every batch has `example_mask`.
       rows: places in a batch, from 0 to batch_size - 1, that this process reads; all by default.
       workers: threads that read and decode ahead; 0 reads in the caller's thread.
-      cache_bytes: how much of the decoded pictures is kept in memory.
+      cache_bytes: how much of the decoded images is kept in memory.
 
     Returns:
       Batches {"image": uint8 (batch, size, size, 3), "caption_ids": int32 (batch, length), "caption_mask":
-      bool (batch, length), "index": int64 (batch,)}. A corrupt picture is replaced by the next record, logged
-      by name and counted in `.skipped`.
+      bool (batch, length), "index": int64 (batch,)}, and with `num_epochs` "example_mask": bool (batch,),
+      True for each record of the source once an epoch, False for what stands in for another. A corrupt image
+      is replaced by the next record, logged by name and counted in `.skipped`.
 
     Raises:
       ValueError: an argument is out of range.
     """
     places = np.arange(batch_size) if rows is None else np.asarray(rows)
-    _check(source, batch_size, num_epochs, drop_remainder, places)
+    _check(batch_size, num_epochs, places)
     if isinstance(source, PrecomputedSource):
-        return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, drop_remainder, places)
+        first_caption = caption == PLAIN_CAPTIONS
+        return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, places, first_caption)
     if image_size is None or image_size < 1:
-        raise ValueError(f"image_size is {image_size}: give the side of the pictures in pixels, at least 1.")
+        raise ValueError(f"image_size is {image_size}: give the side of the images in pixels, at least 1.")
     import grain
 
     reader = _Reader(source, image_size, augment, caption or CaptionTemplate(), cache_bytes)
@@ -181,14 +184,27 @@ def make_loader(
     if shuffle:
         records = records.shuffle(seed=seed % 2**32)
     records = records.repeat(num_epochs).random_map(reader, seed=seed % 2**32)
-    if num_epochs is not None and drop_remainder:
-        records = records[: len(source) * num_epochs // batch_size * batch_size]
+    if num_epochs is not None:
+        records = _fill_last_batch(records, batch_size)
     if len(places) < batch_size:
         records = _rows_of_batches(records, batch_size, places)
-    batches = records.batch(len(places), drop_remainder=drop_remainder, batch_fn=_collate(encoder_tokenize))
+    collate = _collate(encoder_tokenize, finite=num_epochs is not None)
+    batches = records.batch(len(places), drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     identity = {"records": len(source), "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
     return Loader(batches.to_iter_dataset(options), reader, identity)
+
+
+def _fill_last_batch(records: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+    """The records, and then as many of the first ones again, marked as no examples, as fill a batch."""
+    import grain
+
+    count = len(records)
+
+    def pick(place: int) -> Any:
+        return records[place] if place < count else {**records[place % count], "real": False}
+
+    return grain.MapDataset.range(-(-count // batch_size) * batch_size).map(pick)
 
 
 def _rows_of_batches(records: grain.MapDataset, batch_size: int, rows: np.ndarray) -> grain.MapDataset:
@@ -202,7 +218,7 @@ def _rows_of_batches(records: grain.MapDataset, batch_size: int, rows: np.ndarra
     return grain.MapDataset.range(len(records) // batch_size * len(rows)).map(pick)
 
 
-def _check(source: Any, batch_size: int, num_epochs: int | None, drop_remainder: bool, rows: Any) -> None:
+def _check(batch_size: int, num_epochs: int | None, rows: np.ndarray) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
     if not len(rows) or len(set(rows.tolist())) < len(rows) or min(rows) < 0 or max(rows) >= batch_size:
@@ -211,12 +227,3 @@ def _check(source: Any, batch_size: int, num_epochs: int | None, drop_remainder:
         )
     if num_epochs is not None and num_epochs < 1:
         raise ValueError(f"num_epochs is {num_epochs}: it must be at least 1, or None to go on for ever.")
-    if not drop_remainder and len(rows) < batch_size:
-        raise ValueError(
-            "drop_remainder=False would give the processes unequal batches: use it where all rows are read."
-        )
-    if num_epochs is not None and drop_remainder and len(source) * num_epochs < batch_size:
-        raise ValueError(
-            f"{len(source)} records for {num_epochs} epochs do not fill one batch of {batch_size}: "
-            "use a smaller batch_size or drop_remainder=False."
-        )

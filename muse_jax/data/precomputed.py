@@ -110,7 +110,9 @@ class PrecomputedLoader:
     """Batches of a `PrecomputedSource` by numpy indexing; the interface of `muse_jax.data.Loader`.
 
     Batch k of all processes is places k * batch_size onwards of the epochs' orders, one after the other, out
-    of which this one takes `rows` (all by default). The state is k.
+    of which this one takes `rows` (all by default). The state is k. With `num_epochs` the last batch is
+    filled up with repeated rows, which `example_mask` marks. Each row comes with one of its captions at
+    random, or with its first.
     """
 
     corrupt: dict[int, str] = {}
@@ -123,14 +125,12 @@ class PrecomputedLoader:
         seed: int = 0,
         shuffle: bool = True,
         num_epochs: int | None = None,
-        drop_remainder: bool = True,
         rows: np.ndarray | slice = slice(None),
+        first_caption: bool = False,
     ):
         self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
-        self._places = rows if drop_remainder else slice(None)
+        self._places, self._variants = rows, 1 if first_caption else max(1, source.variants)
         self._end = None if num_epochs is None else len(source) * num_epochs
-        if self._end is not None and drop_remainder:
-            self._end -= self._end % batch_size
         self._batch = 0
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
 
@@ -150,15 +150,16 @@ class PrecomputedLoader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        start = self._batch * self.batch_size
-        stop = start + self.batch_size if self._end is None else min(start + self.batch_size, self._end)
-        if start >= stop:
+        places = self._batch * self.batch_size + np.arange(self.batch_size)
+        if self._end is not None and places[0] >= self._end:
             raise StopIteration
         generator = np.random.default_rng([self.seed % 2**32, 1, self._batch])
-        variants = generator.integers(max(1, self.source.variants), size=self.batch_size)[: stop - start]
-        rows = self._rows(np.arange(start, stop))
+        variants = generator.integers(self._variants, size=self.batch_size)
+        end: Any = np.inf if self._end is None else self._end
+        rows = self._rows(np.where(places < end, places, places % len(self.source)))
         self._batch += 1
-        return self.source.batch(rows[self._places], variants[self._places])
+        batch = self.source.batch(rows[self._places], variants[self._places])
+        return batch if self._end is None else {**batch, "example_mask": (places < end)[self._places]}
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -1,11 +1,14 @@
-"""Means of a task's scores over a split, while it trains and afterwards."""
+"""A task's scores over a split, while it trains and afterwards."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from muse_jax.training.checkpoints import latest_step, restore_params
@@ -13,7 +16,6 @@ from muse_jax.training.partitioning import (
     RULES,
     batch_sharding,
     check_batch_size,
-    fits,
     make_mesh,
     put_batch,
     put_tree,
@@ -29,14 +31,14 @@ def evaluate(
     """Scores the averaged weights of a run over a split.
 
     Args:
-      config: of the run; `config.eval_batches` bounds how much of the split is read (0: all of it).
+      config: of the run; `config.eval_batches` bounds how many batches of the split are read (0: all).
       task: of the run.
       workdir: of the run.
       split: `config.data.eval_split` by default.
       step: which checkpoint, the newest by default.
 
     Returns:
-      {"task", "step", "split", "scores": {name: mean}}.
+      {"task", "step", "split", "examples", "scores"}: the number of examples scored, and name -> score.
 
     Raises:
       ValueError: one sentence, if there is no such checkpoint or the split gives no batch.
@@ -44,17 +46,16 @@ def evaluate(
     step = latest_step(workdir) if step is None else step
     params = restore_params(workdir, step=step)
     split = split or config.data.eval_split
-    if split == config.data.split and not config.eval_batches:
-        raise ValueError(f"The split {split!r} repeats without end: say how many batches of it to score.")
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shardings = tree_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         frozen = put_frozen(task, mesh)
-        score = jit_on_batch(task.evaluate, shardings, frozen, mesh)
+        evaluate_batch = jit_evaluate(task, shardings, frozen, mesh)
         batches = eval_batches(task, config, mesh, split)
-        scores = mean_scores(score, task.summarize, put_tree(params, shardings), frozen, batches, config.seed)
-    return {"task": config.task, "step": step, "split": split, "scores": scores}
+        params = put_tree(params, shardings)
+        scores, examples = split_scores(evaluate_batch, task, params, frozen, batches, config.seed)
+    return {"task": config.task, "step": step, "split": split, "examples": examples, "scores": scores}
 
 
 def write_scores(path: str | Path, result: dict[str, Any]) -> None:
@@ -74,49 +75,62 @@ def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: A
     return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
 
 
-def eval_batches(task: Task, config: Any, mesh: Any, split: str = "") -> Iterable[Any]:
-    """The first `config.eval_batches` batches of the split (0: all), the same at each call.
+def jit_evaluate(task: Task, params: Any, frozen: Any, mesh: Any) -> Callable[..., Any]:
+    """Jits `task.evaluate`, summed over the examples of a batch: name -> (sum, weight).
 
-    A last batch that the mesh cannot split evenly is left out.
+    An example draws from fold_in(key, index): its score depends neither on its batch nor on the mesh.
     """
-    loader = task.make_loader(split or config.data.eval_split, 0)
+
+    def evaluate_batch(params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        there = batch["example_mask"]
+
+        def total(values: jax.Array) -> jax.Array:
+            mask = there.reshape(-1, *[1] * (values.ndim - 1))
+            return jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32), axis=0)
+
+        sums = jax.tree.map(total, task.evaluate(params, frozen, batch, keys))
+        return sums, jnp.sum(there)
+
+    return jit_on_batch(evaluate_batch, params, frozen, mesh)
+
+
+def eval_batches(task: Task, config: Any, mesh: Any, split: str = "") -> Iterable[Any]:
+    """The first `config.eval_batches` batches of the split (0: all), the same at each call."""
+    loader = task.eval_loader(split or config.data.eval_split)
     try:
-        for index, batch in enumerate(loader):
-            if config.eval_batches and index == config.eval_batches:
-                return
-            if fits(batch, mesh):
-                yield put_batch(batch, mesh)
+        for batch in itertools.islice(loader, config.eval_batches or None):
+            yield put_batch(batch, mesh)
     finally:
         close(loader)
 
 
-def mean_scores(
-    evaluate: Callable[..., Any],
-    summarize: Callable[[dict[str, Any]], dict[str, Any]],
+def split_scores(
+    evaluate_batch: Callable[..., Any],
+    task: Task,
     params: Any,
     frozen: Any,
     batches: Iterable[Any],
     seed: int,
-) -> dict[str, float]:
-    """The summary of means over the images of `batches`, batch i with the key fold_in(key(seed), i).
+) -> tuple[dict[str, float], int]:
+    """The scores over the examples of `batches`, and the number of examples.
 
     Raises:
       ValueError: if there is no batch.
     """
     totals: dict[str, Any] = {}
-    images = 0
-    for index, batch in enumerate(batches):
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        size = len(next(iter(batch.values())))
-        images += size
-        for name, value in jax.device_get(evaluate(params, frozen, batch, key)).items():
-            totals[name] = totals.get(name, 0.0) + size * value
-    if not images:
-        raise ValueError(
-            "The split to evaluate gave no batch: take another or a smaller config.data.batch_size."
-        )
-    means = summarize({name: total / images for name, total in totals.items()})
-    return {name: float(mean) for name, mean in means.items()}
+    examples = 0
+    for batch in batches:
+        sums, count = jax.device_get(evaluate_batch(params, frozen, batch, jax.random.key(seed)))
+        examples += int(count)
+        for name, pair in sums.items():
+            sum, weight = (np.asarray(part, np.float64) for part in pair)
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = before[0] + sum, before[1] + weight
+    if not examples:
+        raise ValueError("The split to evaluate has no example that can be read: take another.")
+    scores = task.summarize({name: sum / np.maximum(weight, 1) for name, (sum, weight) in totals.items()})
+    return {name: float(score) for name, score in scores.items()}, examples
 
 
 def close(loader: Any) -> None:

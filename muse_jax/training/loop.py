@@ -11,7 +11,14 @@ from flax import linen as nn
 from muse_jax.training.checkpoints import Checkpoints, full_disk_in_one_sentence, prepare_workdir
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.deadline import Deadline, skip_to
-from muse_jax.training.evaluate import close, eval_batches, jit_on_batch, mean_scores, put_frozen
+from muse_jax.training.evaluate import (
+    close,
+    eval_batches,
+    jit_evaluate,
+    jit_on_batch,
+    put_frozen,
+    split_scores,
+)
 from muse_jax.training.logging import MetricWriter, Progress
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.partitioning import RULES, check_batch_size, make_mesh
@@ -80,7 +87,7 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
 
         train_step = make_train_step(task, optimizer, schedule, config, shardings)
         step_fn = jit_train_step(train_step, shardings, frozen, mesh)
-        evaluate = jit_on_batch(task.evaluate, shardings.ema, frozen, mesh)
+        evaluate = jit_evaluate(task, shardings.ema, frozen, mesh)
         preview = jit_on_batch(task.preview, shardings.ema, frozen, mesh)
         meter = Meter(config.data.batch_size, mesh.devices.flat[0], mesh.size)
         clock = Clock()
@@ -141,8 +148,8 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
             if due(before, step, config.eval_every, last):
                 with clock.part("eval"):
                     found = eval_batches(task, config, mesh)
-                    scores = mean_scores(evaluate, task.summarize, state.ema, frozen, found, config.seed)
-                    writer.scalars(step, scores, prefix="eval")
+                    scores, examples = split_scores(evaluate, task, state.ema, frozen, found, config.seed)
+                    writer.scalars(step, {**scores, "examples": examples}, prefix="eval")
                 progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             if due(before, step, config.preview_every, last):
                 with clock.part("eval"):

@@ -203,11 +203,6 @@ def _shards_here(mesh: Mesh) -> list[int]:
     return sorted({int(shards[index][0]) for index in indices.values()})
 
 
-def fits(batch: Mapping[str, Any], mesh: Mesh) -> bool:
-    """Whether this process's rows of a batch split evenly over its devices: a split's last ones may not."""
-    return len(next(iter(batch.values()))) % len(_shards_here(mesh)) == 0
-
-
 def process_rows(batch_size: int) -> np.ndarray:
     """Places in a batch that this process reads for the mesh that `jax.set_mesh` set; all without one.
 

@@ -45,19 +45,33 @@ class Task(Protocol):
         It says over how many items (masked tokens, say) the others are means, where batches differ in it.
         """
 
-    def evaluate(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        """Scores of a batch, scalars or arrays, that are averaged over a split's images."""
+    def evaluate(
+        self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array
+    ) -> dict[str, tuple[Any, Any]]:
+        """Of each example of a batch, scores by name as (sums (b, ...), weights (b,)).
+
+        A score over a split is the total of its sums over the total of its weights: the number of masked
+        tokens where it is a mean over them, 1 where it is a mean over images. `keys` (b,) are for random
+        draws, and depend only on each example's "index".
+        """
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The scalars to report from those averages. Not traced."""
+        """The scalars to report from the scores over a split. Not traced."""
 
     def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
         """Names of pictures and uint8 images (n, height, width, 3)."""
 
     def make_loader(self, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
-        """Batches as dicts of numpy arrays, endless for the training split, one pass over any other.
+        """Batches for training as dicts of numpy arrays, without end.
 
         It has `get_state() -> value that JSON can hold` and `set_state(value)`.
+        """
+
+    def eval_loader(self, split: str) -> Iterator[Mapping[str, Any]]:
+        """One pass over a split for evaluation, in batches of one size, the same each time.
+
+        Each batch has "index", which tells the examples of the split apart, and "example_mask", bool, which
+        is False for what only fills up the last batch.
         """
 
 

@@ -73,14 +73,19 @@ def test_every_epoch_has_each_record_once_in_a_new_order():
     assert list(indices(plain)) == list(range(20))
 
 
-def test_finite_loader_and_its_remainder():
-    def loader(**kwargs):
-        return make_loader(ShadeSource(10), batch_size=4, image_size=8, num_epochs=1, **kwargs)
-
-    assert [len(batch["index"]) for batch in loader()] == [4, 4]
-    whole = take(loader(drop_remainder=False))
-    assert [len(batch["index"]) for batch in whole] == [4, 4, 2]
-    assert sorted(indices(whole)) == list(range(10))
+@pytest.mark.parametrize("rows", [None, [0, 1], [2, 3]])
+def test_the_last_batch_of_a_finite_loader_is_filled_up_and_masked(rows):
+    batches = take(
+        make_loader(ShadeSource(10), batch_size=4, image_size=8, num_epochs=1, shuffle=False, rows=rows)
+    )
+    rows = [0, 1, 2, 3] if rows is None else rows
+    assert [len(batch["image"]) for batch in batches] == [len(rows)] * 3
+    there = np.arange(12).reshape(3, 4)[:, rows] < 10
+    np.testing.assert_array_equal([batch["example_mask"] for batch in batches], there)
+    np.testing.assert_array_equal(
+        indices(batches).reshape(3, -1)[there], np.arange(12).reshape(3, 4)[:, rows][there]
+    )
+    assert "example_mask" not in next(make_loader(ShadeSource(10), batch_size=4, image_size=8))
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -137,6 +142,8 @@ def test_corrupt_pictures_are_skipped_counted_and_named(caplog):
         batches = take(loader)
     assert [batch["image"].shape for batch in batches] == [(4, 8, 8, 3)] * 6
     assert sorted(indices(batches)) == sorted(2 * [i for i in range(12) if i not in (3, 4)] + 4 * [5])
+    real = np.concatenate([batch["example_mask"] for batch in batches])
+    assert sorted(indices(batches)[real]) == sorted(2 * [i for i in range(12) if i not in (3, 4)])
     assert loader.skipped == 2 and set(loader.corrupt) == {3, 4}
     assert "shade-3" in loader.corrupt[3]
     assert caplog.text.count("shade-3") == 1 and caplog.text.count("Skipped record 4") == 1
@@ -183,9 +190,7 @@ def test_tokenizer_is_given_the_captions():
         ({"rows": [1, 1]}, r"rows is \[1, 1\]"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
-        ({"batch_size": 64, "num_epochs": 1}, "do not fill one batch of 64"),
         ({"augment": "blur"}, "unknown step 'blur'"),
-        ({"rows": [0, 1], "drop_remainder": False}, "unequal batches"),
     ],
 )
 def test_wrong_arguments(kwargs, message):

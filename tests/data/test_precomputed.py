@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from muse_jax.data import PrecomputedSource, load_source, make_loader, write_precomputed
+from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader, write_precomputed
 
 N, K = 13, 3
 
@@ -78,11 +78,21 @@ def test_epochs_shards_and_resumption(name):
         make_loader(source, batch_size=4, seed=6).set_state(state)
 
 
-def test_finite_and_in_order(name):
+@pytest.mark.parametrize("rows", [None, [1, 3]])
+def test_the_last_batch_of_a_finite_loader_is_filled_up_and_masked(name, rows):
     source = load_source(name, "train")
-    batches = take(make_loader(source, batch_size=5, shuffle=False, num_epochs=1, drop_remainder=False))
-    assert np.concatenate([batch["index"] for batch in batches]).tolist() == list(range(N))
-    assert len(take(make_loader(source, batch_size=5, num_epochs=1))) == 2
+    batches = take(make_loader(source, batch_size=5, shuffle=False, num_epochs=1, rows=rows))
+    places = np.arange(15).reshape(3, 5)[:, slice(None) if rows is None else rows]
+    np.testing.assert_array_equal([batch["example_mask"] for batch in batches], places < N)
+    index = np.array([batch["index"] for batch in batches])
+    np.testing.assert_array_equal(index[places < N], places[places < N])
+    assert all(batch["tokens"].shape == (places.shape[1], 4) for batch in batches)
+
+
+def test_plain_captions_are_the_first_ones(name, arrays):
+    source = load_source(name, "train")
+    for batch in take(make_loader(source, batch_size=5, num_epochs=1, caption=PLAIN_CAPTIONS)):
+        np.testing.assert_array_equal(batch["text_states"], arrays["text_states"][batch["index"], 0])
 
 
 def test_writing_replaces_whole_folders(tmp_path, arrays):

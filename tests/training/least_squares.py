@@ -26,7 +26,9 @@ class Loader:
             raise StopIteration
         rng = np.random.default_rng((self.seed, self.position))
         self.position += 1
-        return {"x": rng.normal(size=(self.batch_size, WIDTH)).astype(np.float32)}
+        index = np.arange(self.position - 1, self.position) * self.batch_size + np.arange(self.batch_size)
+        x = rng.normal(size=(self.batch_size, WIDTH)).astype(np.float32)
+        return {"x": x, "index": index, "example_mask": np.ones(self.batch_size, bool)}
 
     def get_state(self) -> dict[str, Any]:
         return {"position": self.position, "seed": np.int64(self.seed)}
@@ -72,9 +74,10 @@ class LeastSquares:
         loss = jnp.mean((self.model.apply({"params": params}, batch["x"]) - target) ** 2)
         return loss, {"rms": jnp.sqrt(loss)}
 
-    def evaluate(self, params: Any, frozen: Any, batch: Any, key: jax.Array) -> dict[str, Any]:
-        error = self.model.apply({"params": params}, batch["x"]) - batch["x"] @ frozen["projection"]
-        return {"mse": jnp.mean(error**2)}
+    def evaluate(self, params: Any, frozen: Any, batch: Any, keys: jax.Array) -> dict[str, Any]:
+        noise = 0.1 * jax.vmap(lambda key: jax.random.normal(key, (WIDTH,)))(keys)
+        error = self.model.apply({"params": params}, batch["x"]) - batch["x"] @ frozen["projection"] + noise
+        return {"mse": (jnp.sum(error**2, axis=1), jnp.full(len(error), WIDTH))}
 
     def preview(self, params: Any, frozen: Any, batch: Any, key: jax.Array) -> dict[str, Any]:
         out = self.model.apply({"params": params}, batch["x"][:4])
@@ -82,8 +85,10 @@ class LeastSquares:
         return {"outputs": jnp.broadcast_to(shade[:, None, :, None], (4, WIDTH, WIDTH, 3))}
 
     def make_loader(self, split: str, seed: int) -> Loader:
-        train = split == self.config.data.split
-        return Loader(self.config.data.batch_size, seed, self.train_limit if train else 3)
+        return Loader(self.config.data.batch_size, seed, self.train_limit)
+
+    def eval_loader(self, split: str) -> Loader:
+        return Loader(self.config.data.batch_size, 0, 3)
 
 
 def make_config(**changes: Any) -> Any:

@@ -1,7 +1,6 @@
 """Training of CogLM on pictures and their captions (CogView2, section 3.1)."""
 
 import hashlib
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.checkpoint import find_checkpoint, parameter_shapes
-from muse_jax.data import PrecomputedSource, load_source, make_loader
+from muse_jax.data import PrecomputedSource
+from muse_jax.data.loader import Tokenize
 from muse_jax.decoding.autoregressive import Sampling
 from muse_jax.decoding.coglm import caption_cross_entropy, check_vocabulary, draw_image
 from muse_jax.images import from_unit_range, to_unit_range
@@ -30,7 +30,6 @@ from muse_jax.networks.coglm_sequence import (
 from muse_jax.text import TextPieces
 from muse_jax.tokenizers import VQGAN
 from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
-from muse_jax.training.partitioning import process_rows
 from muse_jax.training.pretrained import (
     is_checkpoint,
     tokenizer_hash,
@@ -39,7 +38,7 @@ from muse_jax.training.pretrained import (
 )
 from muse_jax.training.tasks.features import Origins, check_features
 from muse_jax.training.tasks.masked import PREVIEW_IMAGES, encode
-from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
+from muse_jax.training.tasks.task import Batch, Sums, Task, build, check_loss_keys
 
 LOSS = {
     "image_to_text": 0.3,  # share of the pairs that predict the caption, and patches of the image
@@ -94,23 +93,10 @@ class CogViewTask(Task):
             folder / FILE, codebook_rows(self.tokenizer, tokenizer_params("tokenizer", source))
         )
 
-    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
-        data, epochs = self.config.data, self.num_epochs(split)
-        common = {"batch_size": data.batch_size, "seed": seed, "num_epochs": epochs}
-        rows, tokenize = process_rows(data.batch_size), self.pieces.encode_cut
-        if data.get("features"):
-            source = load_source(f"precomputed:{data.features}", split)
-            self.check_features(source)
-            return make_loader(source, rows=rows, **common)
-        return make_loader(
-            load_source(data.source, split, data.get("data_dir")),
-            image_size=data.image_size,
-            encoder_tokenize=tokenize,
-            augment=data.augment,
-            workers=data.workers,
-            rows=rows,
-            **common,
-        )
+    @property
+    def tokenize(self) -> Tokenize:  # type: ignore[override]
+        """The sentencepiece model's; a longer caption is cut off."""
+        return self.pieces.encode_cut
 
     def check_features(self, source: PrecomputedSource) -> None:
         """Refuses features of other weights, other pieces or other shapes than the config names."""
@@ -245,17 +231,18 @@ class CogLMTask(CogViewTask):
             "weight": jnp.sum(sequence.loss),
         }
 
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Cross-entropy of the image given the caption, and of the caption given the image."""
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy of the image's tokens given the caption, and of the caption's given the image."""
         image, text, text_mask = self.inputs(frozen, batch)
         sequence = text_to_image(self.vocabulary, text, text_mask, image)
         variables = {"params": params}
         hidden = self.network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
         losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
         captions = caption_cross_entropy(self.network, params, self.vocabulary, text, text_mask, image)
+        pieces = jnp.sum(text_mask, axis=1)
         return {
-            "image_cross_entropy": mean_over(losses, sequence.loss),
-            "text_cross_entropy": jnp.mean(captions),
+            "image_cross_entropy": sums_over(losses, sequence.loss),
+            "text_cross_entropy": (captions * pieces, pieces),
         }
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
@@ -278,3 +265,8 @@ class CogLMTask(CogViewTask):
 def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:
     """Mean of the losses that count; 0 where none does."""
     return jnp.sum(losses * where) / jnp.maximum(jnp.sum(where), 1)
+
+
+def sums_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Sums:
+    """Of each example the sum of the losses that count, and their number."""
+    return jnp.sum(losses * where, axis=1), jnp.sum(where, axis=1)

@@ -19,9 +19,9 @@ from muse_jax.networks.coglm import CogLM
 from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, join_params, split_params
 from muse_jax.training.config import load_config
 from muse_jax.training.pretrained import is_checkpoint, trained_params
-from muse_jax.training.tasks.coglm import CogViewTask, mean_over
+from muse_jax.training.tasks.coglm import CogViewTask, mean_over, sums_over
 from muse_jax.training.tasks.masked import PREVIEW_IMAGES, encode
-from muse_jax.training.tasks.task import Batch, check_loss_keys
+from muse_jax.training.tasks.task import Batch, Sums, check_loss_keys
 
 _SAME = ("vocab_size", "image_position", "width", "depth", "heads", "mlp_dim")
 """Fields of a CogLM that what grows out of it has too."""
@@ -118,8 +118,10 @@ class DirectSuperResTask(_SuperResTask):
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
         return jnp.mean(self.losses(params, frozen, batch, key)), {}
 
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        return {"cross_entropy": jnp.mean(self.losses(params, frozen, batch, None))}
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy of the fine tokens."""
+        losses = self.losses(params, frozen, batch, None)
+        return {"cross_entropy": sums_over(losses, jnp.ones(losses.shape, bool))}
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """The real pictures as the tokenizer gives them back, over those drawn from their coarse tokens."""
@@ -177,12 +179,12 @@ class IterativeSuperResTask(_SuperResTask):
         losses, masked = self.losses(params, frozen, batch, turn, dropout_key)
         return mean_over(losses, masked), {"weight": jnp.sum(masked)}
 
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
         """Cross-entropy of what the first turn masks, and of what the last one does."""
         scores = {}
         for name, turn in (("first_turn", 1), ("last_turn", int(self.turns.max()))):
             turns = jnp.full(len(batch["caption_ids"]), turn)
-            scores[f"cross_entropy_{name}"] = mean_over(*self.losses(params, frozen, batch, turns, None))
+            scores[f"cross_entropy_{name}"] = sums_over(*self.losses(params, frozen, batch, turns, None))
         return scores
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:

@@ -1,7 +1,6 @@
 """Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,8 @@ from einops import reduce
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.checkpoint import parameter_shapes
-from muse_jax.data import PrecomputedSource, load_source, make_loader
+from muse_jax.data import PrecomputedSource
+from muse_jax.data.loader import Tokenize
 from muse_jax.decoding import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.images import from_unit_range, to_unit_range
 from muse_jax.networks import MaskedTransformer, SuperResTransformer
@@ -20,14 +20,13 @@ from muse_jax.text import TextEncoder, load_text_encoder
 from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 from muse_jax.training.partitioning import (
     current_mesh,
-    process_rows,
     put_tree,
     replicated,
     tree_shardings,
 )
 from muse_jax.training.pretrained import tokenizer_hash, tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.features import Origins, check_features
-from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
+from muse_jax.training.tasks.task import Batch, Sums, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
 LOSS = {"label_smoothing": 0.1, "text_dropout": 0.1}
@@ -39,15 +38,22 @@ def masked_cross_entropy(
     masked: Bool[Array, "b n"],
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2).
+    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2)."""
+    losses = token_cross_entropy(logits, targets, label_smoothing)
+    return jnp.sum(losses * masked) / jnp.maximum(jnp.sum(masked), 1)
+
+
+def token_cross_entropy(
+    logits: Float[Array, "b n vocab"], targets: Int[Array, "b n"], label_smoothing: float = 0.0
+) -> Float[Array, "b n"]:
+    """Cross-entropy in nats of each token.
 
     All masked tokens of a batch count alike, where MaskGIT's public code averages each sample first.
     The target distribution is `(1 - label_smoothing)` on the token and the rest spread over the vocabulary.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     hit = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
-    cross_entropy = -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
-    return jnp.sum(cross_entropy * masked) / jnp.maximum(jnp.sum(masked), 1)
+    return -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
 
 
 class MaskedTask(Task):
@@ -107,24 +113,10 @@ class MaskedTask(Task):
         """Whether batches hold the text encoder's states, so that the step does not run it."""
         return bool(self.config.data.get("features")) and self.config.data.text_features == "states"
 
-    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
-        data = self.config.data
-        if data.get("features"):
-            source = load_source(f"precomputed:{data.features}", split)
-            self.check_features(source)
-            epochs, rows = self.num_epochs(split), process_rows(data.batch_size)
-            return make_loader(source, batch_size=data.batch_size, seed=seed, num_epochs=epochs, rows=rows)
-        return make_loader(
-            load_source(data.source, split, data.get("data_dir")),
-            batch_size=data.batch_size,
-            image_size=data.image_size,
-            encoder_tokenize=self.text_encoder.tokenize,
-            augment=data.augment,
-            workers=data.workers,
-            seed=seed,
-            num_epochs=self.num_epochs(split),
-            rows=process_rows(data.batch_size),
-        )
+    @property
+    def tokenize(self) -> Tokenize:  # type: ignore[override]
+        """The text encoder's."""
+        return self.text_encoder.tokenize
 
     def frozen(self) -> Any:
         encoder = self.sharded_text_encoder()
@@ -235,12 +227,18 @@ class MaskedTask(Task):
             "accuracy": jnp.sum(right) / jnp.sum(masked),
         }
 
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy without smoothing and accuracy, over each image's masked tokens."""
         tokens, given, states, text_mask = self.inputs(frozen, batch)
-        masked = sample_mask(key, *tokens.shape)
+        masked = jax.vmap(lambda key: sample_mask(key, 1, tokens.shape[1])[0])(keys)
         hidden = jnp.where(masked, self.network.vocab_size, tokens)
         logits = self.network.apply({"params": params}, hidden, *given, states, text_mask)
-        return self.scores(logits, tokens, masked)
+        count = jnp.sum(masked, axis=1)
+        losses, right = token_cross_entropy(logits, tokens), jnp.argmax(logits, -1) == tokens
+        return {
+            "cross_entropy": (jnp.sum(losses * masked, axis=1), count),
+            "accuracy": (jnp.sum(right & masked, axis=1), count),
+        }
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """The real pictures as the tokenizer gives them back, over samples for the same captions."""

@@ -8,16 +8,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from muse_jax.data import load_source, make_loader
+from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader
+from muse_jax.data.loader import Tokenize
 from muse_jax.training.config import check_keys
 from muse_jax.training.partitioning import process_rows
 
 Batch = Mapping[str, Any]
+Sums = tuple[Any, Any]  # of each example of a batch, a sum and how much it is a sum over
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Task:
-    """Where a task starts: config and batches. `muse_jax.training.Task` says what the loop asks of it."""
+    """The base of the tasks: their config and their batches. `muse_jax.training.Task` is the loop's view."""
+
+    tokenize: Tokenize | None = None
+    """Captions to (ids, mask), for tasks that read text."""
 
     def __init__(self, config):
         self.config = config
@@ -27,25 +32,52 @@ class Task:
         return params
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The averages as they are."""
+        """The means as they are."""
         return scores
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
-        """This process's rows of batches of `split`, with `get_state` and `set_state`."""
+        """This process's rows of batches of `split`, with `get_state` and `set_state`.
+
+        The training split repeats without end, shuffled and augmented; any other is read as for evaluation.
+        """
+        if split != self.config.data.split:
+            return self.eval_loader(split)
         return self.read(split, seed, process_rows(self.config.data.batch_size))
 
-    def read(self, split: str, seed: int, rows: Any = None) -> Iterator[Batch]:
-        """Rows `rows` of batches of `split`: by default all, the same in every process."""
+    def eval_loader(self, split: str) -> Iterator[Batch]:
+        """This process's rows of one pass over `split`, without augmentation, with plain captions.
+
+        The order is shuffled, the same each time. `example_mask` is False where the last batch is filled up.
+        """
+        rows = process_rows(self.config.data.batch_size)
+        return self.read(split, 0, rows, augment="none", caption=PLAIN_CAPTIONS, num_epochs=1)
+
+    def read(self, split: str, seed: int, rows: Any = None, **changes: Any) -> Iterator[Batch]:
+        """Rows `rows` (None: all) of batches of `split`, read for training but for `changes`.
+
+        `changes` are arguments of `muse_jax.data.make_loader`.
+        """
         data = self.config.data
-        return make_loader(
-            load_source(data.source, split, data.get("data_dir")),
-            batch_size=data.batch_size,
-            image_size=data.image_size,
-            augment=data.augment,
-            workers=data.workers,
-            seed=seed,
-            num_epochs=self.num_epochs(split),
-            rows=rows,
+        if data.get("features"):
+            source = load_source(f"precomputed:{data.features}", split)
+            self.check_features(source)
+        else:
+            source = load_source(data.source, split, data.get("data_dir"))
+        options = {
+            "batch_size": data.batch_size,
+            "image_size": data.image_size,
+            "encoder_tokenize": self.tokenize,
+            "augment": data.augment,
+            "workers": data.workers,
+            "seed": seed,
+            "rows": rows,
+        }
+        return make_loader(source, **{**options, **changes})
+
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses stored features that are not those that the config describes."""
+        raise ValueError(
+            f"config.data.features is set, but the task {self.config.task} reads images: leave it out."
         )
 
     def batch_shapes(self) -> Batch:
@@ -55,10 +87,6 @@ class Task:
             "image": jax.ShapeDtypeStruct((data.batch_size, data.image_size, data.image_size, 3), jnp.uint8),
             "index": jax.ShapeDtypeStruct((data.batch_size,), jnp.int32),
         }
-
-    def num_epochs(self, split: str) -> int | None:
-        """The training split repeats without end (None); any other is read once."""
-        return None if split == self.config.data.split else 1
 
 
 def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:

@@ -26,7 +26,7 @@ from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 from muse_jax.training.partitioning import current_mesh, replicated
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
-from muse_jax.training.tasks.task import Batch, Task, build, check_loss_keys
+from muse_jax.training.tasks.task import Batch, Sums, Task, build, check_loss_keys
 
 PREVIEW_IMAGES = 8
 KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
@@ -152,7 +152,7 @@ class VQGANTask(Task):
                 generator, discriminator = losses()
             terms |= {"adversarial": generator, "discriminator": discriminator}
             loss += weights["adversarial"] * generator + discriminator
-        return loss, {**terms, **metrics, "psnr": psnr(reconstruction, images)}
+        return loss, {**terms, **metrics, "psnr": jnp.mean(psnr(reconstruction, images))}
 
     def adversarial_losses(
         self, params: Any, real: Float[Array, "b h w 3"], fake: Float[Array, "b h w 3"], step: Array
@@ -172,15 +172,24 @@ class VQGANTask(Task):
         assert self.discriminator is not None
         return self.discriminator.apply({"params": params}, images)
 
-    def evaluate(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """PSNR, perceptual distances and code histogram of each image."""
         images = to_unit_range(batch["image"])
         reconstruction, quantized = self.reconstruct(params, frozen, images)
-        return {
+
+        def each(distance: Any) -> Array:
+            return jax.vmap(lambda left, right: distance(frozen, left[None], right[None]))(
+                reconstruction, images
+            )
+
+        size, groups = self.vqgan.codebook_size, self.vqgan.groups
+        scores = {
             "psnr": psnr(reconstruction, images),
-            "perceptual": self.perceptual(frozen, reconstruction, images),
-            "lpips": self.lpips(frozen, reconstruction, images),
-            "histogram": code_histogram(quantized.ids, self.vqgan.codebook_size, self.vqgan.groups),
+            "perceptual": each(self.perceptual),
+            "lpips": each(self.lpips),
+            "histogram": jax.vmap(lambda ids: code_histogram(ids, size, groups))(quantized.ids),
         }
+        return {name: (score, jnp.ones(len(images))) for name, score in scores.items()}
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
         """Usage and perplexity of the codebook over the split: a batch may hold fewer tokens than codes."""
@@ -225,7 +234,7 @@ class VQGANDecoderTask(VQGANTask):
         return {**super().frozen_shapes(), "generator": generator}
 
 
-def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, ""]:
-    """Mean over images of the peak signal-to-noise ratio in dB, for values in [-1, 1]."""
+def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, "b"]:
+    """Peak signal-to-noise ratio of each image in dB, for values in [-1, 1]."""
     error = jnp.mean((jnp.clip(reconstruction, -1, 1) - images) ** 2, axis=(1, 2, 3))
-    return jnp.mean(10 * jnp.log10(4 / jnp.maximum(error, 1e-10)))
+    return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
