@@ -156,7 +156,10 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
                     for first in itertools.islice(eval_batches(task, config, mesh), 1):
                         pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
                         writer.pictures(step, jax.device_get(pictures))
-            if saving and (last or not finite.in_a_row):
+            # A skipped step leaves the weights as they were, so that a run told to stop can save them; a
+            # checkpoint to go back to is from before such steps.
+            intact = config.optim.skip_nonfinite or not finite.in_a_row
+            if saving and (last or not finite.in_a_row or (stopping and intact)):
                 with clock.part("checkpoint"):
                     checkpoints.save(step, state, batches.get_state(), rollbacks)
             if stopping and not last:

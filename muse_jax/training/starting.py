@@ -53,7 +53,8 @@ def go_back(
 ) -> TrainState:
     """The state of the last good checkpoint, for the `rollbacks`-th time; the data goes on where it is.
 
-    None is written while steps are not finite, so the newest is from before them.
+    None is written while steps are not finite, unless a signal stops the run at one whose update was skipped:
+    the newest holds weights from before them.
 
     Raises:
       ValueError: one sentence, if that was often enough or there is no checkpoint.
