@@ -84,27 +84,36 @@ def hold_workdir(workdir: Path) -> Iterator[None]:
     Process 0 locks workdir/.lock for all. A file system without locks is used without.
 
     Raises:
-      ValueError: one sentence, if another run holds it.
+      ValueError: one sentence, in every process, if another run holds it or it cannot be written to.
     """
     with contextlib.ExitStack() as stack:
-        free, holder = True, ""
-        if jax.process_index() == 0:
-            lock = stack.enter_context((workdir / ".lock").open("a+"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-                lock.flush()
-            except OSError as error:
-                free = error.errno not in (errno.EAGAIN, errno.EACCES)
-                lock.seek(0)
-                holder = f" ({lock.read()})"
-        if not agreed(free):
-            raise ValueError(
-                f"Another run{holder} holds the workdir {workdir}: wait for it to end, stop it, or take "
-                "another --workdir."
-            )
+        problem = _lock(workdir, stack) if jax.process_index() == 0 else ""
+        if not agreed(not problem):
+            raise ValueError(problem or f"Process 0 cannot hold the workdir {workdir}: see what it says.")
         yield
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> str:
+    """Locks workdir/.lock until `stack` closes; returns why it cannot, or "" where it could."""
+    try:
+        lock = stack.enter_context((workdir / ".lock").open("a+"))
+    except OSError as error:
+        reason = error.strerror or error
+        return f"The workdir {workdir} cannot be written to ({reason}): give a --workdir that can."
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return ""
+        lock.seek(0)
+        return (
+            f"Another run ({lock.read()}) holds the workdir {workdir}: wait for it to end, stop it, or take "
+            "another --workdir."
+        )
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return ""
 
 
 @dataclasses.dataclass

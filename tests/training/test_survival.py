@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.training import Stopped, restore_params, train
+from muse_jax.training import Stopped, restore_params, survival, train
 from muse_jax.training.prefetch import Prefetch
 from muse_jax.training.survival import FiniteWatch, hold_workdir
 from muse_jax.training.timing import Clock, Watchdog
@@ -84,6 +84,23 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_exactly(signum, w
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert 0 < max(steps) < 6
     assert_same(run(tmp_path), whole[1])
+
+
+def test_a_signal_at_a_step_whose_gradient_is_not_finite_saves_too(monkeypatch, tmp_path):
+    changes = {"checkpoint_every": 50, "keep_checkpoints": 1}
+    config, beat = make_config(**changes), Watchdog.beat
+    uninterrupted = train(config, poisoned(3)(config), tmp_path / "whole")
+
+    def kill(self, step):
+        if step == 4:  # which reads the batch at position 3
+            os.kill(os.getpid(), signal.SIGTERM)
+        beat(self, step)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Watchdog, "beat", kill)
+        train(config, poisoned(3)(config), tmp_path / "killed")
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["4"]
+    assert_same(train(config, poisoned(3)(config), tmp_path / "killed"), uninterrupted)
 
 
 @pytest.mark.slow
@@ -316,6 +333,18 @@ def test_a_killed_process_holds_no_workdir(tmp_path):
     holder.wait()
     with hold_workdir(tmp_path):
         pass
+
+
+def test_a_lock_that_process_0_cannot_open_ends_every_process(monkeypatch, tmp_path):
+    (tmp_path / ".lock").mkdir()
+    asked = []
+    monkeypatch.setattr(survival, "agreed", lambda here: asked.append(here) or False)
+    with pytest.raises(ValueError, match="cannot be written to .*: give a --workdir"), hold_workdir(tmp_path):
+        pass
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(ValueError, match="Process 0 cannot hold the workdir"), hold_workdir(tmp_path):
+        pass
+    assert asked == [False, True]
 
 
 def test_a_stuck_step_is_reported_with_the_stacks(tmp_path, capfd):
