@@ -22,6 +22,7 @@ class Prefetch:
         self._loader, self._mesh = loader, mesh
         self._state = loader.get_state()
         self._queue: queue.Queue[tuple[Any, Any]] = queue.Queue(ahead)
+        self._end: BaseException | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="prefetch", daemon=True)
         self._thread.start()
@@ -49,10 +50,13 @@ class Prefetch:
         """The next batch.
 
         Raises:
-          whatever the loader raised in its place.
+          whatever the loader raised in its place, and the same at every later call.
         """
+        if self._end is not None:
+            raise self._end
         batch, state = self._queue.get()
         if isinstance(batch, BaseException):
+            self._end = batch
             raise batch
         self._state = state
         return batch
