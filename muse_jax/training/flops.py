@@ -52,6 +52,17 @@ def _inner(value: Any) -> list[Any]:
     return [jaxpr for part in value for jaxpr in _inner(part)] if isinstance(value, tuple | list) else []
 
 
+def _shards(eqn: Any) -> int:
+    """Into how many parts a `shard_map` cuts its work: its body has the shapes of one part.
+
+    Devices along a mesh axis that no operand or result is split over repeat the same work, which counts once.
+    """
+    specs = (*eqn.params["in_specs"], *eqn.params["out_specs"])
+    entries = [entry for spec in specs for entry in spec if entry is not None]
+    axes = {axis for entry in entries for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    return math.prod(eqn.params["mesh"].shape[axis] for axis in axes)
+
+
 def _count(jaxpr: Any) -> float:
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -64,6 +75,8 @@ def _count(jaxpr: Any) -> float:
             total += min(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
             times = eqn.params["length"] if name == "scan" else 1
+            if name == "shard_map":
+                times = _shards(eqn)
             if name == "pallas_call":
                 times = math.prod(size for size in eqn.params["grid_mapping"].grid if isinstance(size, int))
             total += times * sum(_count(jaxpr) for value in eqn.params.values() for jaxpr in _inner(value))

@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 
 from muse_jax.training.flops import count_flops, measured_matmul_peak
 
@@ -33,6 +36,29 @@ def test_of_a_condition_the_cheapest_branch_counts():
         return jax.lax.cond(flag, lambda: x @ x @ x, lambda: x @ x)
 
     assert count_flops(either, True, jnp.ones((4, 4))) == 2 * 4**3
+
+
+@pytest.mark.parametrize(
+    ("specs", "axes"),
+    [
+        ((P("data"), P(), P("data")), {"data", "tensor"}),
+        ((P("data"), P(None, "tensor"), P("data", "tensor")), {"data", "tensor"}),
+        ((P(("data", "tensor")), P(), P(("data", "tensor"))), {"data", "tensor"}),
+        ((P("data"), P(), P("data")), {"data"}),  # the axis "tensor" is the compiler's
+    ],
+)
+def test_work_that_is_cut_into_shards_counts_whole(specs, axes):
+    mesh = AbstractMesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    product = jax.shard_map(
+        lambda x, y: x @ y,
+        mesh=mesh,
+        in_specs=specs[:2],
+        out_specs=specs[2],
+        axis_names=axes,
+        check_vma=False,
+    )
+    x, y = jnp.ones((64, 32)), jnp.ones((32, 16))
+    assert count_flops(product, x, y) == count_flops(lambda x, y: x @ y, x, y) == 2 * 64 * 32 * 16
 
 
 def test_a_cpu_does_some_arithmetic():
