@@ -249,16 +249,17 @@ def write_checkpoint(
     """Writes a checkpoint, and returns the bytes of each of its files.
 
     `weights` are parameters by the names of `System.files`, `others` the contents of further files. Files of
-    a checkpoint that was there before and that this one lacks go.
+    a checkpoint that was there before and that this one lacks are removed; any other file stays.
 
     Everything is written under other names first, so that a full disk leaves the checkpoint that was there;
     config.json goes first and comes back last, so that a crash never leaves a mixture that can be read.
 
     Raises:
-      ValueError: one sentence, for weights that `dtype` cannot hold and for a directory that cannot be
-        written to.
+      ValueError: one sentence, for weights that `dtype` cannot hold, for a directory that cannot be written
+        to, and for a run's workdir or any other directory whose config.json is not a checkpoint's.
     """
     directory = Path(directory)
+    earlier = _files_of_checkpoint(directory)
     contents = {f"{name}.safetensors": weights_to_bytes(params, dtype) for name, params in weights.items()}
     contents |= others or {}
     contents[CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
@@ -271,7 +272,7 @@ def write_checkpoint(
                 file.flush()
                 os.fsync(file.fileno())
         (directory / CONFIG).unlink(missing_ok=True)
-        for name in set().union(*(system.file_names for system in SYSTEMS.values())) - set(contents):
+        for name in earlier - set(contents):
             (directory / name).unlink(missing_ok=True)
         for name, path in staged.items():  # config.json is the last
             path.replace(directory / name)
@@ -288,3 +289,25 @@ def write_checkpoint(
             if directory.is_dir():
                 path.unlink(missing_ok=True)
     return {name: len(content) for name, content in contents.items()}
+
+
+def _files_of_checkpoint(directory: Path) -> set[str]:
+    """The names that files of the checkpoint in `directory` may have; none where there is no checkpoint.
+
+    Raises:
+      ValueError: one sentence, if its config.json is a run's or of something else.
+    """
+    path = directory / CONFIG
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): remove it, or give another directory for the checkpoint."
+        ) from error
+    if "format" not in stored:
+        what = "is the workdir of a run" if "task" in stored else f"holds a {CONFIG} of something else"
+        raise ValueError(f"{directory} {what}: give another directory for the checkpoint.")
+    system = SYSTEMS.get(stored.get("system", "muse"))
+    return system.file_names if system else set()

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from muse_jax import MusePipeline
+from muse_jax.checkpoint import write_checkpoint
 from muse_jax.pipelines import Decoding
 from muse_jax.weights import read_weights, weights_to_bytes
 from tests.pipelines.tiny import text_encoder, tiny_pipeline
@@ -40,6 +41,43 @@ def edit_config(directory, change):
     config = json.loads((directory / "config.json").read_text())
     change(config)
     (directory / "config.json").write_text(json.dumps(config))
+
+
+class TestOtherFiles:
+    """Files of another origin in the directory that a checkpoint is written to."""
+
+    CONFIG = {"format": 1, "system": "muse"}
+    WEIGHTS = {"base": {"a": np.zeros(2, np.float32)}}
+
+    @pytest.mark.parametrize(
+        ("stored", "message"),
+        [
+            ('{"task": "vqgan", "model": {"filters": 8}}', "is the workdir of a run: give another directory"),
+            ('{"model_type": "t5"}', "holds a config.json of something else: give another directory"),
+            ('{"task": "vq', "config.json cannot be read .* remove it, or give another directory"),
+        ],
+    )
+    def test_a_directory_with_another_config_is_refused_and_left_as_it_was(self, tmp_path, stored, message):
+        for name in ("clusters.npz", "text.model", "base.safetensors"):
+            (tmp_path / name).write_text(f"its own {name}")
+        (tmp_path / "config.json").write_text(stored)
+        before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match=message):
+            write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+    def test_files_that_no_checkpoint_wrote_stay(self, tmp_path):
+        (tmp_path / "text.model").write_text("its own")
+        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")  # over a checkpoint of Muse
+        assert (tmp_path / "text.model").read_text() == "its own"
+
+    def test_another_system_s_checkpoint_is_replaced_whole(self, tmp_path):
+        others = {"text.model": b"pieces", "clusters.npz": b"clusters"}
+        earlier = {**self.CONFIG, "system": "cogview2"}
+        write_checkpoint(tmp_path, earlier, {"coglm": self.WEIGHTS["base"]}, "float32", others)
+        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+        assert {path.name for path in tmp_path.iterdir()} == {"config.json", "base.safetensors"}
 
 
 class TestRoundTrip:
