@@ -19,6 +19,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.update(factor=3, window=(9, 5), coarse_window=(5, 5), text_length=95)
     config.loss = {}
     config.data.update(batch_size=256, image_size=480, superres_factor=3)
-    config.sampling.update(temperature=1.0, top_clusters=100, inner_temperature=0.89, text_weight=0.0)
+    config.sampling = {"temperature": 1.0, "top_clusters": 100, "inner_temperature": 0.89}
     config.total_steps = 50_000
     return config

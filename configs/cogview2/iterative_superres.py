@@ -17,5 +17,5 @@ def get_config() -> ml_collections.ConfigDict:
     del config.model.factor
     del config.model.coarse_window
     config.model.update(grid=(60, 60), text_length=16)
-    config.sampling.update(temperature=1.0, top_clusters=0)
+    config.sampling = {"temperature": 1.0}
     return config

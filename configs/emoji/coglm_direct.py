@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.optim.update(lr=3e-3)
     # Of 128 clusters a fifth, as of the paper's 500.
-    config.sampling.update(top_clusters=25, inner_temperature=0.89, text_weight=0.0)
+    config.sampling = {"temperature": 0.6, "top_clusters": 25, "inner_temperature": 0.89}
     config.total_steps = 1_200
     config.eval_every = 250
     config.preview_every = 250

@@ -15,5 +15,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.coglm = ""
     config.model = coglm.get_config().model
     config.model.update(grid=(24, 24), window=(9, 5), text_length=31)
-    config.sampling.update(temperature=0.5, top_clusters=0)
+    config.sampling = {"temperature": 0.5}
     return config

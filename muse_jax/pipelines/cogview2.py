@@ -94,8 +94,8 @@ class CogView2Pipeline(Pipeline):
           dtype: what weights are stored in: "float16", "bfloat16" or "float32".
 
         Raises:
-          ValueError: one sentence, for a directory that cannot be written to, or weights that do not fit in
-            `dtype`.
+          ValueError: one sentence, for a directory that cannot be written to, a run's workdir, or weights
+            that do not fit in `dtype`.
         """
         config: dict[str, Any] = {"format": checkpoint.FORMAT, "system": "cogview2"}
         weights = {"vqgan": self.coarse.tokenizer_params}

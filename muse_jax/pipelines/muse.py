@@ -89,8 +89,8 @@ class MusePipeline(Pipeline):
           dtype: what weights are stored in: "float16", "bfloat16" or "float32".
 
         Raises:
-          ValueError: one sentence, for a directory that cannot be written to, or weights that do not fit in
-            `dtype`.
+          ValueError: one sentence, for a directory that cannot be written to, a run's workdir, or weights
+            that do not fit in `dtype`.
         """
         encoder = self.text_encoder
         config: dict[str, Any] = {

@@ -8,6 +8,9 @@ from typing import Any
 
 import ml_collections
 
+from muse_jax.decoding.settings import CogLMDecoding, Decoding
+from muse_jax.training.config_checks import check_unread, check_values, one_of, without_unread
+
 TASKS = (
     "vqgan",
     "vqgan_decoder",
@@ -17,8 +20,6 @@ TASKS = (
     "direct_superres",
     "iterative_superres",
 )
-OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
-DECAYS = ("cosine", "constant")
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
 OPEN_SECTIONS = ("model", "discriminator", "loss")
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
@@ -93,21 +94,10 @@ def default_config() -> ml_collections.ConfigDict:
             "compile_cache": "",  # a folder that keeps compiled programs; "": JAX_COMPILATION_CACHE_DIR
             "profile_steps": (),  # (first, last): these steps are traced into workdir/profile
             "watchdog": 600.0,  # seconds after which a step that has not ended is reported; 0: never
-            "decoding": {  # of previews, and the defaults of a pipeline made from the run
-                "num_steps": 12,
-                "guidance_scale": 3.0,
-                "temperature": 1.0,
-                "choice_temperature": 4.5,
-                "order": "confidence",
-            },
-            "sampling": {  # the same of networks that draw one token after the other
-                "temperature": 1.0,
-                "top_k": 0,  # keep so many tokens; 0: all
-                "top_p": 1.0,
-                "top_clusters": 0,  # draw one of so many clusters of codes, then a code; 0: codes one by one
-                "inner_temperature": 1.0,  # divides the logits once more for the draw inside a cluster
-                "text_weight": 0.0,  # added to the attention logits of the text
-            },
+            # How previews are drawn, and by default a pipeline made from the run: "decoding" by masked
+            # transformers, "sampling" by CogView2's networks, each of which reads some of its keys.
+            "decoding": Decoding().to_dict(),
+            "sampling": CogLMDecoding().to_dict(),
         }
     )
 
@@ -165,15 +155,6 @@ def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
     return merged
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(
-            f"Config key {name!r} is {value!r}, but it must be one of {', '.join(allowed)}{hint}"
-        )
-
-
 def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -> ml_collections.ConfigDict:
     """Fills in what `config` leaves out and refuses what it gets wrong, before any device is touched.
 
@@ -186,72 +167,15 @@ def validate_config(config: Mapping[str, Any], tasks: tuple[str, ...] = TASKS) -
       A complete, locked copy.
 
     Raises:
-      ValueError: one sentence, for an unknown key (with the nearest right one), a wrong type or value.
+      ValueError: one sentence, for an unknown key (with the nearest right one), a wrong type or value, or a
+        value given to a key that the task or the optimizer does not read.
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     full = _merge("", given, default_config().to_dict())
-    _one_of("task", full["task"], tasks)
-    _one_of("optim.name", full["optim"]["name"], OPTIMIZERS)
-    _one_of("optim.decay", full["optim"]["decay"], DECAYS)
-    optim, data = full["optim"], full["data"]
-    _one_of("data.text_features", data["text_features"], ("states", "ids"))
-    limits: list[tuple[str, float, float, float]] = [
-        ("total_steps", full["total_steps"], 1, float("inf")),
-        ("log_every", full["log_every"], 1, float("inf")),
-        ("eval_every", full["eval_every"], 0, float("inf")),
-        ("eval_batches", full["eval_batches"], 0, float("inf")),
-        ("preview_every", full["preview_every"], 0, float("inf")),
-        ("checkpoint_every", full["checkpoint_every"], 1, float("inf")),
-        ("keep_checkpoints", full["keep_checkpoints"], 1, float("inf")),
-        ("seed", full["seed"], 0, 2**32 - 1),
-        ("data.batch_size", data["batch_size"], 1, float("inf")),
-        ("optim.lr", optim["lr"], 0, float("inf")),
-        ("optim.ema", optim["ema"], 0, 1),
-        ("optim.b1", optim["b1"], 0, 1),
-        ("optim.b2", optim["b2"], 0, 1),
-        ("optim.warmup_steps", optim["warmup_steps"], 0, float("inf")),
-        ("optim.weight_decay", optim["weight_decay"], 0, float("inf")),
-        ("optim.rollback_after", optim["rollback_after"], 0, float("inf")),
-        ("optim.max_rollbacks", optim["max_rollbacks"], 0, float("inf")),
-        ("watchdog", full["watchdog"], 0, float("inf")),
-        ("time_limit", full["time_limit"], 0, float("inf")),
-        ("optim.accumulate", optim["accumulate"], 1, float("inf")),
-        ("mesh.slices", full["mesh"]["slices"], 1, float("inf")),
-        ("optim.grad_clip", optim["grad_clip"], 0, float("inf")),
-    ]
-    decoding = full["decoding"]
-    limits += [
-        ("decoding.num_steps", decoding["num_steps"], 1, float("inf")),
-        ("decoding.guidance_scale", decoding["guidance_scale"], 0, float("inf")),
-        ("decoding.temperature", decoding["temperature"], 0, float("inf")),
-        ("sampling.temperature", full["sampling"]["temperature"], 0, float("inf")),
-        ("sampling.inner_temperature", full["sampling"]["inner_temperature"], 0, float("inf")),
-        ("sampling.top_k", full["sampling"]["top_k"], 0, float("inf")),
-        ("sampling.top_p", full["sampling"]["top_p"], 1e-6, 1),
-        ("sampling.top_clusters", full["sampling"]["top_clusters"], 0, float("inf")),
-        ("decoding.choice_temperature", decoding["choice_temperature"], 0, float("inf")),
-    ]
-    for name, value, low, high in limits:
-        if not low <= value <= high:
-            bound = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-            raise ValueError(f"Config key {name!r} is {value}, but it must be {bound}.")
-    if optim["name"] == "adam" and optim["weight_decay"]:
-        raise ValueError(
-            "Config key 'optim.weight_decay' does nothing with optim.name='adam': set it to 0 or use adamw."
-        )
-    _check_profile_steps(full["profile_steps"], full["total_steps"])
+    one_of("task", full["task"], tasks)
+    check_values(full)
+    check_unread(full, default_config().to_dict())
     return ml_collections.ConfigDict(full).lock()
-
-
-def _check_profile_steps(steps: tuple[Any, ...], total: int) -> None:
-    if not steps:
-        return
-    whole = all(isinstance(step, int) and not isinstance(step, bool) for step in steps)
-    if len(steps) != 2 or not whole or not 1 <= steps[0] <= steps[1] <= total:
-        raise ValueError(
-            f"Config key 'profile_steps' is {steps!r}, but it must be the first and the last step to trace, "
-            f"between 1 and total_steps={total}: --config.profile_steps=10,15, for instance."
-        )
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,16 +185,21 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The config that a run wrote into its workdir.
+    """The config that a run wrote into its workdir, without the keys that it did not read.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or that of a pipeline's checkpoint.
     """
     path = Path(workdir) / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        stored = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{workdir} is not a run's workdir: {path} cannot be read ({error}).") from error
+    if "format" in stored:
+        raise ValueError(
+            f"{workdir} holds a pipeline's checkpoint, not a run: take another directory as the workdir."
+        )
+    return ml_collections.ConfigDict(without_unread(stored))
 
 
 def save_config(workdir: str | Path, config: Mapping[str, Any]) -> None:

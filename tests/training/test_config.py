@@ -2,6 +2,7 @@
 
 import pytest
 
+from muse_jax.decoding.settings import CogLMDecoding, Decoding
 from muse_jax.training import check_keys, default_config, validate_config
 from muse_jax.training.config import check_same_run, load_config, save_config
 
@@ -36,7 +37,16 @@ def test_missing_keys_get_their_defaults_and_given_ones_stay():
         ({"profile_steps": ("a", 2)}, "--config.profile_steps=10,15, for instance."),
         ({"profile_steps": 10}, "'profile_steps' is 10 (int), but it must be of type tuple"),
         ({"optim": {"rollback_after": -1}}, "'optim.rollback_after' is -1, but it must be at least 0."),
-        ({"optim": {"name": "adam", "weight_decay": 0.1}}, "set it to 0 or use adamw"),
+        ({"decoding": {"order": "haltn"}}, "order must be one of confidence, halton, given 'haltn'."),
+        (
+            {"decoding": {"num_steps": 0}},
+            "section 'decoding', num_steps must be a whole number of at least 1",
+        ),
+        ({"task": "coglm", "sampling": {"keep": 9}}, "section 'sampling', keep is 9, but only 8 candidates"),
+        ({"data": {"image_size": -5}}, "'data.image_size' is -5, but it must be at least 1."),
+        ({"data": {"workers": -1}}, "'data.workers' is -1, but it must be at least 0."),
+        ({"data": {"superres_factor": 1}}, "'data.superres_factor' is 1, but it must be at least 2."),
+        ({"optim": {"eps": -1.0}}, "'optim.eps' is -1.0, but it must be at least 0."),
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence(given, message):
@@ -44,6 +54,62 @@ def test_a_mistake_is_refused_in_one_sentence(given, message):
         validate_config(given)
     assert message in str(error.value)
     assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "choice"),
+    [
+        ({"optim": {"name": "adam", "weight_decay": 0.1}}, "optim.weight_decay", "optim.name='adam'"),
+        ({"optim": {"name": "adafactor", "b2": 0.1}}, "optim.b2", "optim.name='adafactor'"),
+        ({"optim": {"name": "adafactor", "eps": 0.5}}, "optim.eps", "optim.name='adafactor'"),
+        ({"optim": {"name": "muon", "eps": 0.5}}, "optim.eps", "optim.name='muon'"),
+        ({"task": "vqgan", "data": {"features": "x"}}, "data.features", "task='vqgan'"),
+        ({"task": "vqgan", "tokenizer": "x"}, "tokenizer", "task='vqgan'"),
+        ({"task": "vqgan", "decoding": {"num_steps": 9}}, "decoding", "task='vqgan'"),
+        ({"task": "base", "discriminator": {"filters": 9}}, "discriminator", "task='base'"),
+        ({"task": "base", "data": {"superres_factor": 3}}, "data.superres_factor", "task='base'"),
+        ({"task": "base", "sampling": {"top_k": 9}}, "sampling.top_k", "task='base'"),
+        ({"task": "coglm", "data": {"text_encoder": "t5:x"}}, "data.text_encoder", "task='coglm'"),
+        *(
+            ({"task": "iterative_superres", "sampling": {key: value}}, f"sampling.{key}", "iterative")
+            for key, value in (("top_k", 9), ("top_p", 0.5), ("top_clusters", 9), ("inner_temperature", 0.5))
+        ),
+        ({"task": "direct_superres", "sampling": {"text_weight": 0.5}}, "sampling.text_weight", "direct"),
+    ],
+)
+def test_a_value_that_nothing_reads_is_refused(given, key, choice):
+    with pytest.raises(ValueError, match=f"Config key '{key}' is .* does nothing with .*{choice}"):
+        validate_config(given)
+
+
+def test_options_that_are_read_are_accepted():
+    validate_config({"optim": {"name": "adafactor", "b1": 0.5, "weight_decay": 0.1}})
+    validate_config({"task": "coglm", "sampling": {"text_weight": 0.5, "candidates": 2, "top_k": 3}})
+    validate_config({"task": "iterative_superres", "sampling": {"temperature": 0.5}})
+    validate_config({"task": "direct_superres", "sampling": {"top_clusters": 9, "inner_temperature": 0.5}})
+
+
+def test_the_defaults_of_sampling_are_those_of_its_settings():
+    config = default_config()
+    assert Decoding(**config.decoding.to_dict()) == Decoding()
+    assert CogLMDecoding(**config.sampling.to_dict()) == CogLMDecoding()
+
+
+def test_a_stored_config_loses_what_its_run_did_not_read(tmp_path):
+    """Earlier versions stored other defaults for it, which a later check refuses."""
+    stored = {**default_config().to_dict(), "task": "vqgan"}
+    stored["sampling"] = {"temperature": 1.0, "top_k": 0, "text_weight": 0.0}
+    save_config(tmp_path, stored)
+    validate_config(load_config(tmp_path))
+    stored |= {"task": "coglm"}
+    save_config(tmp_path, stored)
+    assert validate_config(load_config(tmp_path)).sampling.text_weight == 0.0
+
+
+def test_a_checkpoint_s_directory_is_no_workdir(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 1, "system": "muse"}')
+    with pytest.raises(ValueError, match="holds a pipeline's checkpoint, not a run: take another directory"):
+        check_same_run(tmp_path, validate_config({}))
 
 
 def test_check_keys_serves_a_tasks_own_section():
