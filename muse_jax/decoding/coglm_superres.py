@@ -64,6 +64,7 @@ def redraw_fine(
     turns: np.ndarray,
     top_k: tuple[int, ...] | None = None,
     temperature: Float[Array, ""] | float = 1.0,
+    editable: Bool[Array, "batch tokens"] | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch tokens"]:
     """The fine tokens with those redrawn that have a turn (CogView2, section 3.3), see `lopar_decode`.
@@ -87,5 +88,6 @@ def redraw_fine(
         mask_id=vocabulary.start_of_image,
         top_k=top_k,
         temperature=temperature,
+        editable=editable,
         on_step=on_step,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.decoding.progress import Progress, StepCallback, report_step
 from muse_jax.decoding.sampling import apply_temperature, gumbel_argmax
@@ -68,12 +68,13 @@ def lopar_decode(
     mask_id: int,
     top_k: tuple[int, ...] | None = None,
     temperature: Float[Array, ""] | float = 1.0,
+    editable: Bool[Array, "batch n"] | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
     """Redraws an image's tokens in as many passes of the network as there are turns.
 
-    In turn m = 1, 2, .. every token whose entry in `turns` is m or more is masked and redrawn, from the m-th
-    `top_k` most probable codes. Turn m draws its noise from `jax.random.fold_in(key, m)`.
+    In turn m = 1, 2, .. every editable token whose entry in `turns` is m or more is masked and redrawn, from
+    the m-th `top_k` most probable codes. Turn m draws its noise from `jax.random.fold_in(key, m)`.
 
     Args:
       logits_fn: tokens, `mask_id` where they are masked, to the logits of the codes.
@@ -81,6 +82,7 @@ def lopar_decode(
       turns: of each token, as `tile_turns` gives them; static.
       top_k: one size a turn, by default `turns_top_k`; static.
       temperature: 0 is greedy; the published program samples at 1.
+      editable: True where tokens may change; all by default. The others condition every turn.
       on_step: as for `masked_decode`.
 
     Raises:
@@ -98,7 +100,8 @@ def lopar_decode(
         raise ValueError(
             f"top_k is {top_k}, but the {count} turns of the table need one size of 1 or more each."
         )
-    sizes, order = jnp.asarray(top_k), jnp.asarray(turns)
+    sizes, order = jnp.asarray(top_k), jnp.broadcast_to(turns, jnp.shape(tokens))
+    order = order if editable is None else jnp.where(editable, order, 0)
 
     def turn(m: Array, tokens: Array) -> Array:
         masked = order >= m
@@ -109,7 +112,7 @@ def lopar_decode(
         best = jnp.where(jnp.arange(best.shape[-1]) < sizes[m - 1], best, -jnp.inf)
         rank = gumbel_argmax(jax.random.fold_in(key, m), apply_temperature(best, temperature))
         drawn = jnp.take_along_axis(codes, rank[..., None], axis=-1)[..., 0]
-        report_step(on_step, m, count, jnp.sum(order > m) * len(tokens))
+        report_step(on_step, m, count, jnp.sum(order > m))
         return jnp.where(masked, drawn, tokens)
 
     return jax.lax.fori_loop(1, count + 1, turn, jnp.asarray(tokens, jnp.int32))

@@ -195,22 +195,25 @@ def _enlarge(
     tokens: Int[Array, "batch tokens"],
     region: tuple[Array, Array] | None = None,
 ) -> UInt8[Array, "batch height width 3"]:
-    """The pictures of coarse tokens, through the super-resolution stages that there are.
+    """The images of coarse tokens, through the super-resolution stages that there are.
 
-    `region`: fine tokens that are given, and which of them are to be drawn (None: all).
+    `region`: fine tokens that are given, and which of them are to be drawn (None: all). Those that are kept
+    condition every turn of the iterative stage.
     """
     if modules.direct is None or drawing.direct is None:
         return _pixels(modules, params, tokens, modules.coarse.grid)
-    keep = (lambda fine: fine) if region is None else lambda fine: jnp.where(region[1], fine, region[0])
     direct_key, iterative_key = jax.random.split(key)
     weights = join_params(params["coarse"], params["direct"])
     words = _cut(text, modules.direct)
     fine = draw_fine(
         modules.direct, weights, modules.vocabulary, *words, tokens, direct_key, sampling=drawing.direct
     )
-    fine, grid = keep(fine), modules.direct.fine_grid
+    grid, editable = modules.direct.fine_grid, None
+    if region is not None:
+        given, editable = region
+        fine = jnp.where(editable, fine, given)
     if modules.iterative is not None and drawing.temperature is not None:
-        redrawn = redraw_fine(
+        fine = redraw_fine(
             modules.iterative,
             params["iterative"],
             modules.vocabulary,
@@ -220,9 +223,9 @@ def _enlarge(
             turns=tile_turns(turns_table(modules.direct.factor), grid),
             top_k=drawing.top_k,
             temperature=drawing.temperature,
+            editable=editable,
             on_step=progress.at("iterative"),
         )
-        fine = keep(redrawn)
     return _pixels(modules, params, fine, grid)
 
 

@@ -18,14 +18,15 @@ def logits_fn(tokens):
     return 4 * jnp.cos(state[..., None] * jnp.arange(1, CODES + 1))
 
 
-def plain(tokens, key, temperature):
+def plain(tokens, key, temperature, editable=None):
     """The turns one token at a time, with the noise that the loop draws."""
     tokens = np.array(tokens)
+    editable = np.ones(tokens.shape, bool) if editable is None else editable
     for m in range(1, 7):
         masked = tokens.copy()
         for place in range(tokens.shape[1]):
             if TABLE[place // GRID[1] % 6][place % GRID[1] % 6] >= m:
-                masked[:, place] = MASK
+                masked[editable[:, place], place] = MASK
         logits = np.array(logits_fn(jnp.asarray(masked)))
         shape = (*tokens.shape, max(TOP_K))  # for the codes in order, the most probable first
         noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), shape, jnp.float32))
@@ -58,6 +59,27 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
     jax.effects_barrier()
     assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
     assert min(step.masked for step in steps) == 0
+
+
+def test_tokens_that_are_kept_condition_every_turn():
+    rng = np.random.default_rng(1)
+    tokens, editable = rng.integers(0, CODES, (2, 56)), rng.random((2, 56)) < 0.3
+    contexts = []
+
+    def watched(tokens):
+        jax.debug.callback(lambda tokens: contexts.append(np.array(tokens)), tokens)
+        return logits_fn(tokens)
+
+    key = jax.random.key(6)
+    drawn = lopar_decode(
+        watched, jnp.asarray(tokens), key, turns=TURNS, mask_id=MASK, editable=jnp.asarray(editable)
+    )
+    jax.effects_barrier()
+    assert len(contexts) == 6
+    for context in contexts:
+        np.testing.assert_array_equal(context[~editable], tokens[~editable])
+    np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0, editable))
+    assert (drawn != tokens)[editable & (TURNS > 0)].mean() > 0.7
 
 
 def test_the_published_temperature_is_one():

@@ -17,6 +17,7 @@ from muse_jax.decoding import (
     draw_caption,
     draw_fine,
     draw_image,
+    listening,
     redraw_fine,
     tile_turns,
     turns_table,
@@ -174,6 +175,36 @@ class TestSuperResolution:
         out = whole.infill(images, mask, ["a"])
         np.testing.assert_array_equal(out[:, ~mask], images[:, ~mask])
         assert (out[:, mask] != images[:, mask]).mean() > 0.5
+
+    def test_infill_redraws_its_region_given_the_tokens_outside(self, monkeypatch, whole):
+        """Both stages are replaced: the first draws 1 everywhere, the second says what it was given."""
+        asked = {}
+
+        def redraw(network, params, vocabulary, text, mask, fine, key, **options):
+            asked.update(fine=fine, **options)
+            return fine
+
+        grid = whole.direct.network.fine_grid
+        count = grid[0] * grid[1]
+        monkeypatch.setattr(programs, "draw_fine", lambda *_, **__: jnp.ones((1, count), jnp.int32))
+        monkeypatch.setattr(programs, "redraw_fine", redraw)
+        monkeypatch.setattr(programs, "_pixels", lambda modules, params, tokens, grid: tokens)
+        given = jnp.arange(count)[None] + 2
+        region = jnp.asarray(np.random.default_rng(0).random((1, count)) < 0.5)
+        text = programs.Text(*whole.text_pieces.encode(["a"]))
+        with listening(None) as progress:
+            programs._enlarge(
+                whole._modules,
+                whole._params,
+                text,
+                whole._drawing(whole.coarse.decoding, 0.0),
+                jax.random.key(0),
+                progress,
+                jnp.zeros((1, 9), jnp.int32),
+                (given, region),
+            )
+        np.testing.assert_array_equal(asked["fine"], np.where(region, 1, given))
+        np.testing.assert_array_equal(asked["editable"], region)
 
     def test_a_checkpoint_holds_of_the_direct_stage_what_coglm_lacks(self, whole, tmp_path):
         whole.save_pretrained(tmp_path, "float32")
