@@ -41,9 +41,13 @@ TEST = [
 # Carries the TPU compiler, with which tests compile kernels and whole steps without a TPU.
 TPU_COMPILER = ["libtpu==0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+# The one line of the package that names its version, read without importing the package.
+_LINES = (Path(__file__).parent / "muse_jax" / "__init__.py").read_text(encoding="utf-8").splitlines()
+VERSION = next(line.split('"')[1] for line in _LINES if line.startswith("__version__"))
+
 setup(
     name="muse_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Images from text by masked and autoregressive token transformers, in JAX and Flax",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -1,14 +1,34 @@
 """Images from text by token transformers, in JAX and Flax."""
 
+import importlib
 from typing import Any
 
-__all__ = ["CogView2Pipeline", "MusePipeline"]
+__version__ = "0.1.0"
+__all__ = ["CogView2Pipeline", "MusePipeline", "__version__", "load_pipeline"]
+
+_PIPELINES = ("CogView2Pipeline", "MusePipeline", "load_pipeline")
+_PACKAGES = (
+    "data",
+    "decoding",
+    "evaluation",
+    "interop",
+    "networks",
+    "pipelines",
+    "planning",
+    "text",
+    "tokenizers",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `import muse_jax.networks` does not pull in every part.
-    if name in __all__:
-        from muse_jax import pipelines
-
-        return getattr(pipelines, name)
+    if name in _PIPELINES:
+        return getattr(importlib.import_module("muse_jax.pipelines"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"muse_jax.{name}")
     raise AttributeError(f"module 'muse_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PIPELINES, *_PACKAGES})
