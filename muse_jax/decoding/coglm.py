@@ -117,19 +117,18 @@ def caption_cross_entropy(
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
 ) -> Float[Array, "batch"]:
-    """Mean `-log p` in nats of a caption's pieces and its end given the image; `exp` of it is the perplexity.
+    """Mean `-log p` in nats of a caption's pieces given the image; `exp` of it is the perplexity.
 
-    CogView2 ranks candidates by it (section 3.4), without the end: the lower, the better the image fits its
-    caption.
+    CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption. The
+    caption's end, which is trained for drawing captions, does not count; an empty caption has 0.
     """
     check_inputs(network, vocabulary, text, text_mask, image=image)
     sequence = image_to_text(vocabulary, text, text_mask, image)
     variables = {"params": params}
     hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
-    part = slice(network.text_length)  # all of the loss is in the text
+    part = slice(network.text_pieces)  # the places before each piece
     losses = network.apply(variables, hidden[:, part], sequence.labels[:, part], method="cross_entropy")
-    counts = sequence.loss[:, part]
-    return jnp.sum(losses * counts, axis=1) / jnp.sum(counts, axis=1)
+    return jnp.sum(losses * text_mask, axis=1) / jnp.maximum(1, jnp.sum(text_mask, axis=1))
 
 
 def _next_logits(
