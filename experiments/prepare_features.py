@@ -74,7 +74,8 @@ def store(task: MaskedTask | CogViewTask, split: str, folder: str, captions: int
     texts = {name: array.reshape(-1, captions, *array.shape[1:]) for name, array in texts.items()}
     tokens = image_tokens(task, source, split, variants)
     origins = {key: list(origin) for key, origin in task.origins.items()}
-    write_precomputed(folder, {**tokens, **texts}, {"origins": origins})
+    augment = task.config.data.augment if variants > 1 else "none"
+    write_precomputed(folder, {**tokens, **texts}, {"origins": origins, "augment": augment})
     return len(source) * variants
 
 

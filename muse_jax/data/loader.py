@@ -173,6 +173,11 @@ def make_loader(
     places = np.arange(batch_size) if rows is None else np.asarray(rows)
     _check(batch_size, num_epochs, places)
     if isinstance(source, PrecomputedSource):
+        if augment != "none":
+            raise ValueError(
+                f"augment is {augment!r}, but a precomputed source holds images as they are read: set it to "
+                "none."
+            )
         first_caption = caption == PLAIN_CAPTIONS
         return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, places, first_caption)
     if image_size is None or image_size < 1:

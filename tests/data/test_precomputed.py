@@ -95,6 +95,11 @@ def test_plain_captions_are_the_first_ones(name, arrays):
         np.testing.assert_array_equal(batch["text_states"], arrays["text_states"][batch["index"], 0])
 
 
+def test_augmentation_is_refused(name):
+    with pytest.raises(ValueError, match="augment is 'flip', but a precomputed source holds images as they"):
+        make_loader(load_source(name, "train"), batch_size=5, augment="flip")
+
+
 def test_writing_replaces_whole_folders(tmp_path, arrays):
     folder = tmp_path / "train"
     write_precomputed(folder, arrays, {})

@@ -46,3 +46,17 @@ def check_features(
                 f"The features in {folder} were made with config.{key}={made_by!r}, whose content was not "
                 f"what {wanted!r} holds now: {again}"
             )
+
+
+def check_augment(source: PrecomputedSource, folder: str, augment: str) -> None:
+    """Refuses an augmentation that the images of stored features did not have.
+
+    Raises:
+      ValueError: one sentence.
+    """
+    stored = source.meta.get("augment", "none")
+    if augment not in ("none", stored):
+        raise ValueError(
+            f"config.data.augment is {augment!r}, but the features in {folder} are of images augmented by "
+            f"{stored!r}: set it to none, or compute them again with experiments.prepare_features --variants."
+        )

@@ -12,6 +12,7 @@ from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_l
 from muse_jax.data.loader import Tokenize
 from muse_jax.training.config import check_keys
 from muse_jax.training.partitioning import process_rows
+from muse_jax.training.tasks.features import check_augment
 
 Batch = Mapping[str, Any]
 Sums = tuple[Any, Any]  # of each example of a batch, a sum and how much it is a sum over
@@ -58,16 +59,19 @@ class Task:
         `changes` are arguments of `muse_jax.data.make_loader`.
         """
         data = self.config.data
+        augment = changes.pop("augment", data.augment)
         if data.get("features"):
             source = load_source(f"precomputed:{data.features}", split)
             self.check_features(source)
+            check_augment(source, data.features, augment)
+            augment = "none"
         else:
             source = load_source(data.source, split, data.get("data_dir"))
         options = {
             "batch_size": data.batch_size,
             "image_size": data.image_size,
             "encoder_tokenize": self.tokenize,
-            "augment": data.augment,
+            "augment": augment,
             "workers": data.workers,
             "seed": seed,
             "rows": rows,
