@@ -45,11 +45,15 @@ def split_config(task, split, tokenizer, batch_size=4):
     return validate_config(config)
 
 
+def fresh_params(task):
+    return nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+
+
 def scores_of(config):
     """The scores of untrained weights, and how many examples they are of."""
     mesh, task = make_mesh(config.mesh), make_task(config)
     with jax.set_mesh(mesh):
-        params = jax.device_put(nn.unbox(task.init(jax.random.key(0))), replicated(mesh))
+        params = jax.device_put(fresh_params(task), replicated(mesh))
         frozen = put_frozen(task, mesh)
         evaluate = jit_evaluate(task, jax.tree.map(lambda leaf: leaf.sharding, params), frozen, mesh)
         return split_scores(evaluate, task, params, frozen, eval_batches(task, config, mesh), config.seed)
@@ -88,19 +92,19 @@ def test_masked_cross_entropy_and_accuracy_are_means_over_all_masked_tokens(spli
     config = split_config("base", split, tokenizer)
     scores, examples = scores_of(config)
     task = make_task(config)
-    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    params, frozen = fresh_params(task), task.frozen()
+    read = jax.jit(task.inputs)
+    predict = jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))
     losses, right = [], []
     for batch in task.eval_loader("val"):
-        tokens, _, states, text_mask = task.inputs(frozen, batch)
-        for row in np.flatnonzero(batch["example_mask"]):
-            key = jax.random.fold_in(jax.random.key(config.seed), batch["index"][row])
-            masked = np.asarray(sample_mask(key, 1, 16)[0])
-            hidden = jnp.where(masked, 16, tokens[row])[None]
-            logits = task.network.apply({"params": params}, hidden, states[[row]], text_mask[[row]])
-            logits = np.asarray(logits, np.float64)[0]
-            log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-            losses += [-log_probs[n, tokens[row, n]] for n in np.flatnonzero(masked)]
-            right += [np.argmax(logits[n]) == tokens[row, n] for n in np.flatnonzero(masked)]
+        tokens, _, states, text_mask = read(frozen, batch)
+        keys = [jax.random.fold_in(jax.random.key(config.seed), index) for index in batch["index"]]
+        masked = np.array([sample_mask(key, 1, 16)[0] for key in keys])
+        logits = np.asarray(predict(np.where(masked, 16, tokens), states, text_mask), np.float64)
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for row, place in zip(*np.nonzero(masked & batch["example_mask"][:, None])):
+            losses.append(-log_probs[row, place, tokens[row, place]])
+            right.append(np.argmax(logits[row, place]) == tokens[row, place])
     assert examples == EXAMPLES
     assert scores == pytest.approx({"cross_entropy": np.mean(losses), "accuracy": np.mean(right)}, rel=1e-5)
 
@@ -109,11 +113,12 @@ def test_reconstruction_scores_are_means_over_images_and_usage_is_of_the_split(s
     config = split_config("vqgan", split, tokenizer)
     scores, _ = scores_of(config)
     task = make_task(config)
-    params = nn.unbox(task.init(jax.random.key(0)))
+    params = fresh_params(task)
+    rebuild = jax.jit(lambda images: task.reconstruct(params, {"generator": {}}, images))
     psnrs, codes = [], set()
     for batch in task.eval_loader("val"):
         images = np.asarray(to_unit_range(batch["image"]), np.float64)
-        rebuilt, quantized = task.reconstruct(params, {"generator": {}}, jnp.asarray(images, jnp.float32))
+        rebuilt, quantized = rebuild(np.float32(images))
         for row in np.flatnonzero(batch["example_mask"]):
             error = np.mean((np.clip(rebuilt[row], -1, 1) - images[row]) ** 2)
             psnrs.append(10 * np.log10(4 / error))
