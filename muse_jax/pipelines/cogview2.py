@@ -134,6 +134,8 @@ class CogView2Pipeline(Pipeline):
         top_p: float | None = None,
         top_clusters: int | None = None,
         text_weight: float | None = None,
+        direct_temperature: float | None = None,
+        iterative_temperature: float | None = None,
         progress: StepCallback | None = None,
     ) -> UInt8[np.ndarray, "batch keep height width 3"]:
         """The best pictures of each prompt.
@@ -147,10 +149,12 @@ class CogView2Pipeline(Pipeline):
           temperature: 0 draws the most probable token.
           top_k, top_p: keep so many codes, or the fewest of this probability; 0 and 1 for all.
           top_clusters: draw one of so many clusters of codes, then a code of it; 0 draws codes one by one.
-          text_weight: how much more than by itself CogLM looks at the text.
+          text_weight: added to CogLM's attention logits of the text.
+          direct_temperature, iterative_temperature: of the super-resolution stages, as `temperature` is of
+            the coarse one.
           progress: called with a `muse_jax.decoding.DecodeStep` after each step; its stage is "coarse" or
             "iterative".
-          What is None is as the checkpoint has it.
+          Arguments left as None use the checkpoint's defaults.
 
         Returns:
           uint8 (batch, keep, height, width, 3), the best of each prompt first.
@@ -169,7 +173,7 @@ class CogView2Pipeline(Pipeline):
             text_weight=text_weight,
         )
         text = self._encode(settings.check_prompts(prompts))
-        drawing = self._drawing(decoding, decoding.text_weight)
+        drawing = self._drawing(decoding, decoding.text_weight, direct_temperature, iterative_temperature)
         counts = (int(decoding.candidates), int(decoding.keep))
         return self._run(programs.generate, *counts, self.params, text, drawing, seed=seed, progress=progress)
 
@@ -184,6 +188,8 @@ class CogView2Pipeline(Pipeline):
         top_p: float | None = None,
         top_clusters: int | None = None,
         text_weight: float | None = None,
+        direct_temperature: float | None = None,
+        iterative_temperature: float | None = None,
         progress: StepCallback | None = None,
     ) -> Images:
         """Redraws the pixels where `mask` is True after the prompts; every other pixel stays as it is.
@@ -206,7 +212,8 @@ class CogView2Pipeline(Pipeline):
             infill_text_weight=text_weight,
         )
         text = self._encode(settings.check_prompts(prompts, count=len(images)))
-        drawing = self._drawing(decoding, decoding.infill_text_weight)
+        weight = decoding.infill_text_weight
+        drawing = self._drawing(decoding, weight, direct_temperature, iterative_temperature)
         inputs = (self.params, text, drawing)
         images, mask = self._rows((images, mask))
         return self._run(programs.infill, *inputs, seed=seed, progress=progress, images=images, mask=mask)
@@ -216,13 +223,16 @@ class CogView2Pipeline(Pipeline):
         images: Images,
         prompts: Sequence[str] | None = None,
         seed: int = 0,
+        direct_temperature: float | None = None,
+        iterative_temperature: float | None = None,
         progress: StepCallback | None = None,
     ) -> Images:
         """Finer pictures of coarse ones.
 
         Args:
           images: uint8 (batch, height, width, 3) of the coarse stage's size.
-          prompts: what each of them shows; None takes what `caption` reads off it.
+          prompts: what each of them shows; None takes what `caption` reads off it. The rest is as in
+            `generate`.
 
         Raises:
           ValueError: also where the checkpoint has no super-resolution stage.
@@ -231,11 +241,12 @@ class CogView2Pipeline(Pipeline):
             raise ValueError("This checkpoint has no super-resolution stage: take one that has.")
         images = settings.check_images(images, self.coarse.image_size)
         settings.check_seed(seed)
+        drawing = self._drawing(self.coarse.decoding, 0.0, direct_temperature, iterative_temperature)
         if prompts is None:
             text = programs.Text(*self._rows(self.text_pieces.encode_cut(self.caption(images))))
         else:
             text = self._encode(settings.check_prompts(prompts, count=len(images)))
-        inputs = (self.params, text, self._drawing(self.coarse.decoding, 0.0))
+        inputs = (self.params, text, drawing)
         rows = self._rows(images)
         return self._run(programs.super_resolve, *inputs, seed=seed, progress=progress, images=rows)
 
@@ -318,15 +329,22 @@ class CogView2Pipeline(Pipeline):
         ids, mask = self.text_pieces.encode(texts)
         return programs.Text(*self._rows((ids, mask)))
 
-    def _drawing(self, decoding: CogLMDecoding, text_weight: float) -> programs.Drawing:
+    def _drawing(
+        self,
+        decoding: CogLMDecoding,
+        text_weight: float,
+        direct_temperature: float | None = None,
+        iterative_temperature: float | None = None,
+    ) -> programs.Drawing:
         number: Any = np.float32  # of one type always: a Python int would compile anew
-        direct, iterative = self.direct, self.iterative
+        direct = _with_temperature("direct", self.direct, direct_temperature)
+        iterative = _with_temperature("iterative", self.iterative, iterative_temperature)
         return programs.Drawing(
             coarse=self._sampling(decoding),
             text_weight=number(text_weight),
-            direct=self._sampling(direct.decoding) if direct else None,
-            temperature=number(iterative.decoding.temperature) if iterative else None,
-            top_k=tuple(iterative.decoding.top_k) if iterative else (),
+            direct=self._sampling(direct) if direct else None,
+            temperature=number(iterative.temperature) if iterative else None,
+            top_k=tuple(iterative.top_k) if iterative else (),
         )
 
     def _sampling(self, decoding: TokenDecoding) -> Sampling:
@@ -363,6 +381,17 @@ def _read_fine(directory: Path, config: dict[str, Any], name: str, dtype: Any) -
     kind, decoding, stored = FINE[name]
     part = checkpoint.read_part(directory, config, name, "network", kind, dtype, stored)
     return FineStage(*part, decoding.from_mapping(config[name]["decoding"]))
+
+
+def _with_temperature(name: str, stage: FineStage | None, temperature: float | None) -> Any:
+    """The settings of a super-resolution stage, at another temperature if one is given; None without one."""
+    if stage is not None:
+        return stage.decoding.but(temperature=temperature)
+    if temperature is not None:
+        raise ValueError(
+            f"{name}_temperature is {temperature}, but this checkpoint has no {name} stage: leave it out."
+        )
+    return None
 
 
 def _check_clusters(pipe: CogView2Pipeline, decoding: TokenDecoding) -> Clusters:

@@ -176,6 +176,29 @@ class TestSuperResolution:
         np.testing.assert_array_equal(out[:, ~mask], images[:, ~mask])
         assert (out[:, mask] != images[:, mask]).mean() > 0.5
 
+    def test_each_super_resolution_stage_has_its_own_temperature(self, monkeypatch, whole, pipe):
+        asked = []
+        monkeypatch.setattr(
+            CogView2Pipeline, "_run", lambda self, program, *inputs, **more: asked.append(inputs)
+        )
+        options = {"direct_temperature": 0.25, "iterative_temperature": 0.5}
+        images = np.zeros((1, *whole.image_size, 3), np.uint8)
+        whole.generate(["a"], **options)
+        whole.infill(images, np.ones(whole.image_size, bool), ["a"], **options)
+        whole.super_resolve(
+            images[:, : whole.coarse.image_size[0], : whole.coarse.image_size[1]], ["a"], **options
+        )
+        whole.generate(["a"])
+        drawings = [inputs[-1] for inputs in asked]
+        assert [float(drawing.direct.temperature) for drawing in drawings[:3]] == [0.25] * 3
+        assert [float(drawing.temperature) for drawing in drawings[:3]] == [0.5] * 3
+        assert drawings[3].direct.temperature == np.float32(whole.direct.decoding.temperature)
+        assert drawings[3].temperature == np.float32(whole.iterative.decoding.temperature)
+        with pytest.raises(ValueError, match="temperature must be a number of 0 or greater, given -1.0"):
+            whole.generate(["a"], direct_temperature=-1.0)
+        with pytest.raises(ValueError, match="iterative_temperature is 0.5, but this checkpoint has no iter"):
+            pipe.generate(["a"], iterative_temperature=0.5)
+
     def test_infill_redraws_its_region_given_the_tokens_outside(self, monkeypatch, whole):
         """Both stages are replaced: the first draws 1 everywhere, the second says what it was given."""
         asked = {}
@@ -195,7 +218,7 @@ class TestSuperResolution:
         with listening(None) as progress:
             programs._enlarge(
                 whole._modules,
-                whole._params,
+                whole.params,
                 text,
                 whole._drawing(whole.coarse.decoding, 0.0),
                 jax.random.key(0),
