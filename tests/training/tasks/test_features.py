@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import pytest
 
 from muse_jax.data import write_precomputed
 from muse_jax.training import Checkpoints, TrainState, restore_params, validate_config
-from muse_jax.training.tasks import make_task
+from muse_jax.training.tasks import Task, make_task
+from muse_jax.training.tasks import task as task_module
+from tests.training.tasks.conftest import MODEL, tiny_config
 from tests.training.tasks.test_masked import BASE, base_config
 
 
@@ -111,6 +114,23 @@ def test_states_where_the_config_reads_ids_are_refused(pictures, tokenizer, tmp_
     config.data.text_features = "ids"
     with pytest.raises(ValueError, match="lack 'caption_ids', .* set config.data.text_features"):
         load(config, tmp_path)
+
+
+@pytest.mark.parametrize("stored", ["none", "flip"])
+def test_an_augmentation_that_the_features_do_not_have_is_refused(monkeypatch, pictures, stored):
+    source = SimpleNamespace(meta={"augment": stored})
+    config = tiny_config("vqgan", pictures)
+    config.model, config.data.features = MODEL, "stored"
+    monkeypatch.setattr(task_module, "load_source", lambda *_: source)
+    monkeypatch.setattr(task_module, "make_loader", lambda source, **options: options["augment"])
+    monkeypatch.setattr(Task, "check_features", lambda self, source: None)
+    for augment in ("none", "flip", "zoom"):
+        config.data.augment = augment
+        if augment in ("none", stored):
+            assert Task(config).read("train", 0) == "none"  # the images are not augmented once more
+        else:
+            with pytest.raises(ValueError, match=f"augment is '{augment}', but .* augmented by '{stored}'"):
+                Task(config).read("train", 0)
 
 
 @pytest.mark.parametrize("kind", ["states", "ids"])
