@@ -112,23 +112,31 @@ def gpus(kind: str, nodes: int = 1, each: int = 1) -> tuple[Any, ...]:
     return tuple(described.devices)
 
 
-def compile_for_gpu(function: Callable, *arguments: Any, kind: str = "h100") -> Compiled:
+def compile_for_gpu(
+    function: Callable, *arguments: Any, kind: str = "h100", dump: str | None = None
+) -> Compiled:
     """Compiles `function(*arguments)` for one GPU of `kind`, down to its machine code.
+
+    Args:
+      dump: a folder that the compiler leaves its steps in, PTX among them.
 
     Raises:
       ValueError: see `gpus`.
       jax.errors.JaxRuntimeError: if the compiler refuses, as for want of shared memory.
     """
-    return _compile(function, arguments, gpus(kind)[0])
+    options = {"xla_dump_to": dump} if dump else None
+    return _compile(function, arguments, gpus(kind)[0], options)
 
 
-def _compile(function: Callable, arguments: Any, device: Any) -> Compiled:
+def _compile(
+    function: Callable, arguments: Any, device: Any, options: dict[str, Any] | None = None
+) -> Compiled:
     mesh = Mesh(np.array([device]), ("chip",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
     # Pallas asks the mesh for the kind of TPU; without one it sees the CPU.
     with jax.set_mesh(mesh):
-        executable = jax.jit(function).lower(*shapes).compile()
+        executable = jax.jit(function).lower(*shapes).compile(compiler_options=options)
     memory: Any = executable.memory_analysis()
     cost = executable.cost_analysis() or {}
     return Compiled(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels.local_attention import find_attend
 from pallas_kernels.local_attention.geometry import Window
 from pallas_kernels.local_attention.shapes import Case
 
@@ -62,6 +63,35 @@ def dot_product(query, keys, values, extra, mask, implementation=None):
 def cudnn(query, keys, values, extra, mask):
     """Likewise through cuDNN, whose fused kernel visits all pairs but keeps no scores."""
     return dot_product(query, keys, values, extra, mask, implementation="cudnn")
+
+
+def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
+    """Our forms by name, and JAX's own, as functions of query, keys, values, extra, mask and case."""
+
+    def ours(attend):
+        return lambda case: lambda q, k, v, extra, mask: attend(q, k, v, extra, case.geometry)
+
+    forms = {f"local_attention ({name})": ours(find_attend(name)) for name in names}
+    forms |= {
+        "dense, XLA": lambda case: dense,
+        "dot_product_attention": lambda case: dot_product,
+    }
+    if jax.default_backend() == "gpu":
+        forms["dot_product_attention, cuDNN"] = lambda case: cudnn
+    return forms
+
+
+def gradients(attend: Callable) -> Callable:
+    """The forward and the backward pass of `attend`, for a cotangent."""
+
+    def run(query, keys, values, extra, mask, cotangent):
+        def function(query, keys, values, pair):
+            return attend(query, keys, values, None if pair is None else (*pair, extra[2]), mask)
+
+        pair = None if extra is None else extra[:2]
+        return jax.vjp(function, query, keys, values, pair)[1](cotangent)
+
+    return run
 
 
 def has_torch() -> bool:

@@ -10,6 +10,7 @@ a CPU a measured fp32 product, and the bandwidth a measured copy.
 
     python -m experiments.benchmark.kernels --out=runs/kernels    # all of it, on this machine's platform
     python -m experiments.benchmark.kernels --platform=tpu-aot    # compiled for TPUs that are not there
+    python -m experiments.benchmark.kernels --platform=gpu-aot    # what an H100 and an A100 would run
 """
 
 import functools
@@ -28,12 +29,13 @@ from absl import flags
 from experiments import apps
 from experiments.benchmark import attention_peers as peers
 from muse_jax.training.flops import peak_flops
-from pallas_kernels.local_attention import find_attend
 from pallas_kernels.local_attention.shapes import CASES, Case
 from pallas_kernels.masked_sampling import masked_sampling
 from pallas_kernels.selection import select
 
-_PLATFORM = flags.DEFINE_enum("platform", "here", ["here", "tpu-aot"], "Run here, or compile for TPUs.")
+_PLATFORM = flags.DEFINE_enum(
+    "platform", "here", ["here", "tpu-aot", "gpu-aot"], "Run here, or compile for TPUs or GPUs."
+)
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the arrays; by default float32 on a CPU, else bfloat16."
 )
@@ -54,7 +56,7 @@ _SMALL_CASES = (
 )
 _WIDTH = 1024  # of the hidden states that masked sampling reads
 _TEMPERATURE = 1.3
-_TOPOLOGIES = ("v5e", "v5p", "v6e", "tpu7x")
+_VOCABS = (8192, 20_000)
 
 
 class Run(NamedTuple):
@@ -104,35 +106,6 @@ def measure(runs: dict[str, Run]) -> dict[str, float]:
                 run.call()
             times[name].append((time.perf_counter() - start) / calls[name])
     return {name: float(np.median(seconds)) for name, seconds in times.items()}
-
-
-def gradients(attend: Callable) -> Callable:
-    """The forward and the backward pass of `attend`, for a cotangent."""
-
-    def run(query, keys, values, extra, mask, cotangent):
-        def function(query, keys, values, pair):
-            return attend(query, keys, values, None if pair is None else (*pair, extra[2]), mask)
-
-        pair = None if extra is None else extra[:2]
-        return jax.vjp(function, query, keys, values, pair)[1](cotangent)
-
-    return run
-
-
-def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
-    """Our forms by name, and JAX's own, as functions of query, keys, values, extra, mask and case."""
-
-    def ours(attend):
-        return lambda case: lambda q, k, v, extra, mask: attend(q, k, v, extra, case.geometry)
-
-    forms = {f"local_attention ({name})": ours(find_attend(name)) for name in names}
-    forms |= {
-        "dense, XLA": lambda case: peers.dense,
-        "dot_product_attention": lambda case: peers.dot_product,
-    }
-    if jax.default_backend() == "gpu":
-        forms["dot_product_attention, cuDNN"] = lambda case: peers.cudnn
-    return forms
 
 
 def random_arguments(case: Case, dtype: Any) -> list[Any]:
@@ -236,10 +209,10 @@ def both_passes(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
     """The forward pass of every JAX form that compiles here, and its forward with its backward pass."""
     names = tuple(dict.fromkeys((select(None), "xla")))
     runs = {}
-    for name, make in attention_forms(names).items():
+    for name, make in peers.attention_forms(names).items():
         form = make(case)
         try:
-            runs[name] = jax_run(form, *arrays[:-1]), jax_run(gradients(form), *arrays)
+            runs[name] = jax_run(form, *arrays[:-1]), jax_run(peers.gradients(form), *arrays)
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
             print(f"{case.name}: no {name} here ({str(error).splitlines()[0][:80]})", flush=True)
     return runs
@@ -305,7 +278,7 @@ def sampling_table(dtype: Any) -> None:
     """Prints time and memory of one decoding step's draw, with the logits and without."""
     batch, tokens = (2, 16) if _SMALL.value else (256, 256) if jax.default_backend() == "gpu" else (4, 256)
     print("\n| batch x tokens x vocabulary | form | time | memory |\n|---|---|---|---|")
-    for vocab in (512,) if _SMALL.value else (8192, 20_000):
+    for vocab in (512,) if _SMALL.value else _VOCABS:
         key = jax.random.key(0)
         hidden = jax.random.normal(key, (batch, tokens, _WIDTH), dtype)
         table = jax.random.normal(key, (vocab, _WIDTH), dtype) * _WIDTH**-0.5
@@ -322,43 +295,6 @@ def sampling_table(dtype: Any) -> None:
             print(f"| {row} | {_mib(run.bytes)} |", flush=True)
 
 
-def tpu_tables(cases: tuple[Case, ...], dtype: Any) -> None:
-    """Prints what the TPU compiler says of each program: memory and cost."""
-    from pallas_kernels.aot import compile_for_tpu
-    from pallas_kernels.masked_sampling import tpu as sampling
-
-    def row(label: str, function: Callable, *arguments: Any) -> None:
-        for topology in _TOPOLOGIES:
-            try:
-                program = compile_for_tpu(function, *arguments, topology=topology)
-            except jax.errors.JaxRuntimeError as error:
-                print(
-                    f"| {label} | {topology} | refused: {str(error).splitlines()[0][:80]} | | | |", flush=True
-                )
-                continue
-            cost = [f"{program.cost.get(name, 0.0) / 1e9:.2f}" for name in ("flops", "bytes accessed")]
-            memory = f"{_mib(program.temporary_bytes)} | {_mib(program.output_bytes)}"
-            print(f"| {label} | {topology} | {memory} | {' | '.join(cost)} |", flush=True)
-
-    print("\n| program | form | chip | temporaries | results | GFLOP | GB accessed |")
-    print("|---|---|---|---|---|---|---|")
-    for case in cases:
-        structs = case.arguments(dtype=dtype)
-        keys = sum(window.tokens for window in case.geometry.windows) + case.extra
-        mask = jax.ShapeDtypeStruct((case.geometry.tokens, keys), jnp.bool_)
-        forms = attention_forms(("tpu",))
-        for name in ("local_attention (tpu)", "dense, XLA"):
-            form = forms[name](case)
-            row(f"{case.name}, forward | {name}", form, *structs, mask)
-            row(f"{case.name}, both | {name}", gradients(form), *structs, mask, structs[0])
-    rows = 64 if _SMALL.value else 65_536
-    for vocab in (512,) if _SMALL.value else (8192, 20_000):
-        struct = jax.ShapeDtypeStruct
-        hidden, table = struct((rows, _WIDTH), dtype), struct((vocab, _WIDTH), dtype)
-        rest = struct((vocab,), jnp.float32), struct((2,), jnp.uint32), struct((), jnp.float32)
-        row(f"masked_sampling, {rows} x {vocab} | tpu", sampling.sample, hidden, table, *rest)
-
-
 def _device_name() -> str:
     """The accelerator, or the processor with its number of threads."""
     if jax.default_backend() != "cpu":
@@ -373,10 +309,14 @@ def _device_name() -> str:
 def main() -> None:
     cases: tuple[Case, ...] = _SMALL_CASES if _SMALL.value else CASES
     cases = tuple(case for case in cases if not _CASES.value or case.name in _CASES.value)
-    if _PLATFORM.value == "tpu-aot":
-        jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
-        tpu_tables(cases, jnp.dtype(_DTYPE.value or "bfloat16"))
-        return
+    if _PLATFORM.value != "here":
+        from experiments.benchmark import kernels_aot
+
+        jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
+        vocabs, rows = ((512,), 64) if _SMALL.value else (_VOCABS, 65_536)
+        draws = [(rows, _WIDTH, vocab) for vocab in vocabs]
+        tables = {"tpu-aot": kernels_aot.tpu_tables, "gpu-aot": kernels_aot.gpu_tables}
+        return tables[_PLATFORM.value](cases, draws, jnp.dtype(_DTYPE.value or "bfloat16"))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(_DTYPE.value or ("float32" if on_cpu else "bfloat16"))
@@ -387,13 +327,13 @@ def main() -> None:
         f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
         f"copy {bandwidth / 1e9:.0f} GB/s"
     )
-    tables = {
+    makers = {
         "cases": functools.partial(attention_table, cases, dtype, peak, bandwidth),
         "sampling": functools.partial(sampling_table, dtype),
         "sides": functools.partial(time_by_side, dtype),
     }
     for name in _TABLES.value:
-        tables[name]()
+        makers[name]()
 
 
 if __name__ == "__main__":

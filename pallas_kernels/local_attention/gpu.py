@@ -43,6 +43,7 @@ from pallas_kernels.local_attention.tuning import Settings, settings
 
 _NEGATIVE = -1e30  # finite: a row that has seen no key yet must not make NaNs
 _NO_LIMIT = 2**62  # chunks bound what a program holds
+_PART = 512  # queries that a program takes for the gradient of extra keys, which all queries see
 _ROWS_BY_ROWS = (((1,), (1,)), ((), ()))
 _COLUMNS_BY_ROWS = (((1,), (0,)), ((), ()))
 
@@ -181,14 +182,16 @@ def _walk_extra(mask_ref, layout: _Rows) -> _Walk:
     return _Walk(layout.tokens, layout.tokens, locate)
 
 
-def _walk_all_queries(seen: Array, tokens: int) -> _Walk:
-    """All queries, of a tile of extra keys of which the batch's row sees some."""
+def _walk_part(seen: Array, tokens: int) -> _Walk:
+    """This program's part of all queries, of a tile of extra keys of which the batch's row sees some."""
+    first = pl.program_id(2) * _PART
 
     def locate(numbers):
-        within = numbers < tokens
-        return numbers, within, seen[:, None] & within[None]
+        queries = first + numbers
+        within = queries < tokens
+        return queries, within, seen[:, None] & within[None]
 
-    return _Walk(tokens, tokens, locate)
+    return _Walk(tokens, min(_PART, tokens), locate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,14 +270,18 @@ def _key_kernel(
     key_ref, value_ref, mask_ref, query_ref, grad_ref, lse_ref, delta_ref, key_out_ref, value_out_ref,
     *, tiling: Tiling, window: Window | None, grid: tuple[int, ...], shape: tuple[int, int, int], chunk: int,
 ):  # fmt: skip
-    """The gradients of a tile of keys and values, of `window` or (None) of the extra ones."""
+    """The gradients of a tile of keys and values, of `window` or (None) of the extra ones.
+
+    Of extra keys a program gives what its part of the queries adds.
+    """
     places = _tile(tiling)
     tokens, heads, dim = shape
-    keys = _Rows(tokens, heads, dim, pl.program_id(1))
+    keys = outs = _Rows(tokens, heads, dim, pl.program_id(1))
     queries = dataclasses.replace(keys, tokens=math.prod(grid))
     if window is None:
         where = places[2], places[2] < tokens
-        walk = _walk_all_queries(_load_mask(mask_ref, keys.head, heads, places[2], tokens), queries.tokens)
+        outs = dataclasses.replace(keys, head=keys.head + pl.program_id(2) * pl.num_programs(1))
+        walk = _walk_part(_load_mask(mask_ref, keys.head, heads, places[2], tokens), queries.tokens)
     else:
         sizes = three_axes(window.grid)
         where = raster(places, sizes), inside(places, sizes)
@@ -293,11 +300,11 @@ def _key_kernel(
         return key_out, value_out + _product(weights.astype(grad.dtype), grad, _COLUMNS_BY_ROWS)
 
     key_out, value_out = walk.fold(chunk, visit, (jnp.zeros(key.shape, jnp.float32),) * 2)
-    keys.store(key_out_ref, *where, key_out)
-    keys.store(value_out_ref, *where, value_out)
+    outs.store(key_out_ref, *where, key_out)
+    outs.store(value_out_ref, *where, value_out)
 
 
-def _call(kernel, name: str, blocks: Settings, programs: tuple[int, int], shapes, interpret: bool):
+def _call(kernel, name: str, blocks: Settings, programs: tuple[int, ...], shapes, interpret: bool):
     return pl.pallas_call(
         kernel,
         grid=programs,
@@ -373,10 +380,14 @@ def _key_grads(key, value, mask, by_queries, geometry: Geometry, window: Window 
         shape=key.shape[1:],
         chunk=blocks["chunk"],
     )
-    shapes = (jax.ShapeDtypeStruct((key.size,), key.dtype),) * 2
-    programs = math.prod(tiling.counts), batch * heads
-    call = _call(kernel, "key_gradient", blocks, programs, shapes, interpret)
-    return tuple(x.reshape(key.shape) for x in call(key.reshape(-1), value.reshape(-1), mask, *by_queries))
+    # Extra keys are few, so that their tiles alone would leave most of a GPU idle.
+    parts = 1 if window else pl.cdiv(math.prod(geometry.grid), _PART)
+    shape = jax.ShapeDtypeStruct((parts * key.size,), key.dtype if parts == 1 else jnp.float32)
+    name = "key_gradient" if window else "extra_key_gradient"
+    programs = math.prod(tiling.counts), batch * heads, parts
+    call = _call(kernel, name, blocks, programs, (shape, shape), interpret)
+    grads = call(key.reshape(-1), value.reshape(-1), mask, *by_queries)
+    return tuple(x.reshape(parts, *key.shape).sum(0).astype(key.dtype) for x in grads)
 
 
 _attend.defvjp(_forward, _backward)

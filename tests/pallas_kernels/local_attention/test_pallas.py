@@ -23,8 +23,9 @@ many = pytest.mark.parametrize("kernels", SMALL_STEPS, ids=["gpu", "tpu"])
 
 @pytest.fixture
 def small_steps(kernels, monkeypatch):
-    """Small grids take several programs or steps, so that halos and overhangs are met."""
+    """Small grids take several programs, parts or steps, so that halos and overhangs are met."""
     monkeypatch.setattr(kernels, "settings", lambda *_: SMALL_STEPS[kernels])
+    monkeypatch.setattr(gpu, "_PART", 48)
 
 
 @many
