@@ -78,7 +78,8 @@ class BareStep:
             jitted = jit_train_step(step, shardings, self._frozen, self._mesh)
             self._step = jitted.lower(self._state, self._frozen, self._batch).compile()
 
-    def _block(self) -> float:
+    def block(self) -> float:
+        """Seconds a step, over one block of steps."""
         began = time.perf_counter()
         for _ in range(BLOCK.value):
             self._state, scalars = self._step(self._state, self._frozen, self._batch)
@@ -87,8 +88,8 @@ class BareStep:
 
     def seconds(self) -> list[float]:
         """Seconds a step, one value a block, after a block of warming up."""
-        self._block()
-        return [self._block() for _ in range(max(1, STEPS.value // BLOCK.value))]
+        self.block()
+        return [self.block() for _ in range(max(1, STEPS.value // BLOCK.value))]
 
 
 if __name__ == "__main__":
