@@ -179,8 +179,8 @@ class CogLMTask(CogViewTask):
         for name in ("image_to_text", "text_only", "patch_share"):
             if not 0 <= self.shares[name] <= 1:
                 raise ValueError(f"config.loss.{name} is {self.shares[name]}: it must be between 0 and 1.")
-        if not 1 <= self.shares["patch"] <= side:
-            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 1 and {side}.")
+        if not 2 <= self.shares["patch"] <= side:  # a patch of one token predicts nothing
+            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 2 and {side}.")
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         """Tokens of uint8 pictures."""

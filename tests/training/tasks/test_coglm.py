@@ -113,7 +113,8 @@ def test_preview_and_scores_with_cluster_sampling(config, ready):
         ({"model": {"grid": (2, 2)}}, r"config.model.grid is \(2, 2\), but the tokenizer"),
         ({"model": {"vocab_size": 18}}, "vocab_size is 18, but the vocabulary has 18 tokens, of which 16"),
         ({"loss": {"image_to_text": 1.5}}, "config.loss.image_to_text is 1.5: it must be between 0 and 1"),
-        ({"loss": {"patch": 9}}, "config.loss.patch is 9: it must be between 1 and 4"),
+        ({"loss": {"patch": 9}}, "config.loss.patch is 9: it must be between 2 and 4"),
+        ({"loss": {"patch": 1}}, "config.loss.patch is 1: it must be between 2 and 4"),
         ({"loss": {"patchs": 2}}, "did you mean loss.patch"),
     ],
 )
