@@ -133,7 +133,7 @@ def autoregressive_decode(
         ended = state.ended
         if end_id is not None:
             token = jnp.where(ended, end_id, token)
-        draws = follows[sample, place] & (t < count)
+        draws = follows[sample, place]
         after = jnp.minimum(place + 1, length - 1)
         token = jnp.where(draws, token, state.tokens[sample, after])
         if end_id is not None:

@@ -28,7 +28,7 @@ def sample_by_cluster(
     *,
     num_clusters: int,
     top_clusters: int,
-    inner_temperature: Float[Array, ""] | float = 1.0,
+    inner_temperature: Float[Array, ""] | float,
 ) -> Int[Array, "..."]:
     """Draws one of the `top_clusters` most probable clusters, then a code of it.
 

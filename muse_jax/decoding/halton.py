@@ -12,8 +12,8 @@ from muse_jax.decoding.schedules import ranks
 
 def radical_inverse(indices: np.ndarray, base: int) -> np.ndarray:
     """Van der Corput values in [0, 1): the digits of each index in `base`, mirrored at the point."""
-    remaining = np.asarray(indices, dtype=np.int64)
-    value = np.zeros(remaining.shape, dtype=np.float64)
+    remaining = np.asarray(indices)
+    value = np.zeros(remaining.shape)
     scale = 1.0
     while np.any(remaining):
         scale /= base
@@ -27,9 +27,9 @@ def _cells(start: int, stop: int, grid: tuple[int, int]) -> np.ndarray:
     height, width = grid
     indices = np.arange(start, stop)
     # A mirrored value that equals a cell's edge but for rounding belongs to the cell that begins there.
-    row = np.floor(radical_inverse(indices, 2) * height + 1e-9).astype(np.int64)
-    column = np.floor(radical_inverse(indices, 3) * width + 1e-9).astype(np.int64)
-    return np.minimum(row, height - 1) * width + np.minimum(column, width - 1)
+    row = np.floor(radical_inverse(indices, 2) * height + 1e-9)
+    column = np.floor(radical_inverse(indices, 3) * width + 1e-9)
+    return (row * width + column).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=32)
@@ -42,7 +42,7 @@ def _halton_order(grid: tuple[int, int]) -> np.ndarray:
         if len(visited) == n:
             break
         count *= 2
-    order = visited[np.argsort(first)].astype(np.int32)
+    order = visited[np.argsort(first)]
     order.flags.writeable = False
     return order
 
@@ -63,7 +63,7 @@ def halton_ranks(grid: tuple[int, int]) -> np.ndarray:
     """The inverse of `halton_order`: entry p is when position p is revealed, 0 for the first."""
     order = halton_order(grid)
     rank = np.empty_like(order)
-    rank[order] = np.arange(len(order), dtype=order.dtype)
+    rank[order] = np.arange(len(order))
     return rank
 
 

@@ -21,7 +21,7 @@ def apply_temperature(
 def gumbel_argmax(key: Array, logits: Float[Array, "... vocab"]) -> Int[Array, "..."]:
     """A draw from softmax(logits): the argmax of logits + Gumbel noise of the same shape."""
     logits = logits.astype(jnp.float32)
-    return jnp.argmax(logits + jax.random.gumbel(key, logits.shape, jnp.float32), axis=-1).astype(jnp.int32)
+    return jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1).astype(jnp.int32)
 
 
 def sample_with_log_prob(

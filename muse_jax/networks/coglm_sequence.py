@@ -185,7 +185,7 @@ def draw_patches(
     square may lie anywhere; the published program never begins one in the last row or column that has room.
     """
     rows, columns = (side - patch + 1 for side in grid)
-    count = min(int(share * grid[0] * grid[1] / patch**2), rows * columns)
+    count = int(share * grid[0] * grid[1] / patch**2)
     lottery = jax.random.uniform(key, (batch, rows * columns))
     chosen = jax.lax.top_k(lottery, count)[1]
     corner = jnp.zeros(lottery.shape, bool).at[jnp.arange(batch)[:, None], chosen].set(True)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.decoding import DecodeStep
 from muse_jax.decoding.autoregressive import Sampling, autoregressive_decode
 
 VOCAB, LENGTH = 7, 8
@@ -108,11 +109,46 @@ def test_after_the_end_token_comes_nothing_else_and_all_ended_stops_the_loop():
     assert len(steps) == 1 and set(out[:, 1:].ravel()) == {END}
 
 
+def test_a_long_region_is_drawn_from_left_to_right():
+    """Each token is the one before it plus one, but for those that are given."""
+    length = 48
+    drawn = (np.arange(length) % 5 > 0)[None].astype(int)
+    tokens = np.arange(length)[None] // 5
+    expected = [0]
+    for place in range(1, length):
+        expected.append((expected[-1] + 1) % VOCAB if drawn[0, place] else tokens[0, place])
+
+    def plus_one(token, place, cache):
+        return jax.nn.one_hot((token + 1) % VOCAB, VOCAB), cache
+
+    out = autoregressive_decode(
+        plus_one, (), tokens % VOCAB, drawn, jax.random.key(0), sampling=Sampling(0.0)
+    )
+    np.testing.assert_array_equal(out[0], np.array(expected) % VOCAB)
+
+
+def test_reports_count_the_tokens_that_are_left_until_the_region_ends():
+    heard = []
+    drawn = DRAWN[1:2]  # tokens 2, 3 and 6 of 8: read are 1, 2, 3 and 5
+    autoregressive_decode(
+        next_logits,
+        jnp.zeros(1),
+        TOKENS[1:2].astype(np.int16),
+        drawn,
+        jax.random.key(0),
+        sampling=Sampling(),
+        on_step=heard.append,
+    ).block_until_ready()
+    jax.effects_barrier()
+    assert sorted(heard) == [DecodeStep("", t, 7, left) for t, left in ((1, 2), (2, 1), (3, 1), (4, 0))]
+
+
 def test_sampling_filters_are_those_of_their_names():
     logits = jnp.asarray(np.random.default_rng(2).normal(size=VOCAB).astype(np.float32))
     many = jnp.tile(logits, (500, 1))
     order = np.argsort(-np.array(logits))
     draw = lambda **fields: set(np.array(Sampling(**fields)(jax.random.key(0), many)))  # noqa: E731
+    assert Sampling()(jax.random.key(0), many).dtype == jnp.int32
     assert draw(top_k=2) == set(order[:2])
     assert draw(top_p=1e-6) == draw(temperature=0.0) == {order[0]}
     assert draw(temperature=50.0) == set(range(VOCAB))

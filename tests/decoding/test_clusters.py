@@ -51,6 +51,15 @@ def test_cluster_probabilities_are_sums_and_an_empty_cluster_has_none():
     assert log_probs[1] == -np.inf
 
 
+def test_leading_axes_are_kept_and_trailing_clusters_may_be_empty():
+    logits = np.random.default_rng(0).normal(size=(2, 3, len(LOGITS))).astype(np.float32)
+    log_probs = cluster_log_probs(logits, jnp.asarray(OF_CODE), 6)
+    rows = [cluster_log_probs(row, jnp.asarray(OF_CODE), 6) for row in logits.reshape(-1, len(LOGITS))]
+    np.testing.assert_allclose(log_probs.reshape(-1, 6), rows, rtol=1e-6)
+    sampling = Sampling(0.0, clusters=jnp.asarray(OF_CODE), num_clusters=6)
+    assert sampling(jax.random.key(0), jnp.asarray(logits)).shape == (2, 3)
+
+
 def test_clusters_of_another_codebook_are_refused_in_one_sentence():
     sampling = Sampling(clusters=jnp.asarray(OF_CODE), num_clusters=4)
     with pytest.raises(ValueError, match="clusters are of a codebook with 7 codes, but 9 can be drawn"):

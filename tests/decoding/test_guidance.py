@@ -88,6 +88,10 @@ def test_no_guidance_is_one_pass_of_the_batch():
     zero = guided_logits_fn(counting, PARAMS, (TEXT, MASK), (-TEXT, MASK), 0.0)(TOKENS, jnp.float32(1))
     np.testing.assert_allclose(plain, zero, rtol=1e-6)
     assert batches == [BATCH, 2 * BATCH]
+    batches.clear()
+    guided_logits_fn(counting, PARAMS, (TEXT, MASK), (-TEXT, MASK), None)(TOKENS, jnp.float32(1))
+    guided_logits_fn(counting, PARAMS, (TEXT, MASK), None, 3.0)(TOKENS, jnp.float32(1))
+    assert batches == [BATCH, BATCH]
 
 
 def test_scales_and_texts_share_one_compilation_of_the_decoder():

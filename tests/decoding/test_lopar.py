@@ -58,7 +58,8 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
         assert (drawn != tokens)[:, ~kept].mean() > 0.7
     jax.effects_barrier()
     assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
-    assert min(step.masked for step in steps) == 0
+    left = {(m, 2 * int(np.sum(m < TURNS))) for m in range(1, 7)}  # of two samples
+    assert {(step.step, step.masked) for step in steps} == left
 
 
 def test_tokens_that_are_kept_condition_every_turn():
@@ -129,5 +130,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         lopar_decode(logits_fn, tokens, key, turns=turns_table(3).reshape(-1), mask_id=MASK)
     with pytest.raises(ValueError, match="but the 6 turns of the table need one size"):
         lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4))
+    with pytest.raises(ValueError, match="need one size of 1 or more each"):
+        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4, 4, 4, 4, 0))
     with pytest.raises(ValueError, match="factor is 1, but super-resolution"):
         turns_table(1)

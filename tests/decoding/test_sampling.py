@@ -87,3 +87,15 @@ def test_filters_keep_the_greatest():
             np.testing.assert_array_equal(got[list(expected)], row[list(expected)])
     with pytest.raises(ValueError, match="at least 1 token, given 0"):
         top_k_filter(logits, 0)
+
+
+def test_filters_keep_to_the_last_axis():
+    logits = np.random.default_rng(1).normal(size=(2, 3, 6)).astype(np.float32)
+    for keep in (functools.partial(top_k_filter, k=2), functools.partial(top_p_filter, p=0.6)):
+        rows = [keep(row) for row in logits.reshape(-1, 6)]
+        np.testing.assert_array_equal(np.array(keep(logits)).reshape(-1, 6), rows)
+
+
+def test_the_fewest_tokens_that_reach_p_are_kept():
+    kept = top_p_filter(jnp.log(jnp.array([2.0, 1.0, 1.0])), 0.5)  # probabilities 1/2, 1/4, 1/4
+    assert np.isfinite(kept).tolist() == [True, False, False]

@@ -43,6 +43,10 @@ def test_at_least_one_token_is_masked_in_a_tiny_grid():
         sample_mask(key(0), 2, 0)
 
 
+def test_one_token_alone_is_masked():
+    assert np.array(sample_mask(key(0), 1, 1)).tolist() == [[True]]
+
+
 def test_cosine_schedule_ends():
     np.testing.assert_allclose(cosine_mask_ratio(np.array([0, 2 / 3, 1])), [1, 0.5, 0], atol=1e-6)
 
@@ -51,6 +55,7 @@ def test_cosine_schedule_ends():
 def test_counts_at_every_step(num_steps):
     masked, revealed = remask_counts(num_steps, 64), reveal_counts(num_steps, 64)
     assert masked.shape == revealed.shape == (num_steps, 65)
+    assert masked.dtype == revealed.dtype == np.int32
     for t in range(num_steps):
         for n0 in (0, 1, 5, 63, 64):
             assert masked[t, n0] == math.floor(n0 * math.cos(math.pi / 2 * (t + 1) / num_steps) + 1e-7)
@@ -68,3 +73,10 @@ def test_whole_products_are_not_rounded_down():
 
 def test_ranks_break_ties_by_place():
     assert ranks(np.array([[3.0, 1.0, 3.0, 1.0, -1.0]])).tolist() == [[3, 1, 4, 2, 0]]
+
+
+def test_ranks_are_of_the_last_axis():
+    values = np.random.default_rng(0).random((2, 3, 5))
+    for got, row in zip(np.array(ranks(values)).reshape(-1, 5), values.reshape(-1, 5)):
+        assert got.tolist() == [sum(other < value for other in row) for value in row]
+    assert ranks(np.array([2.0, 1.0])).tolist() == [1, 0]

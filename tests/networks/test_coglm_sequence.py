@@ -71,6 +71,10 @@ def test_text_to_image_sees_all_the_text_and_the_image_before():
     np.testing.assert_array_equal(sequence.loss, expected_loss)
     np.testing.assert_array_equal(np.array(sequence.labels)[:, START:-1], CODES)
     np.testing.assert_array_equal(np.array(sequence.tokens)[0, :TEXT], WORDS[0] + 20)
+    np.testing.assert_array_equal(np.array(sequence.tokens)[:, START + 1 :], CODES)
+    assert set(np.array(sequence.tokens)[:, START]) == {VOCABULARY.start_of_image}
+    for leaf in (sequence.tokens, sequence.ranks, sequence.labels):
+        assert leaf.dtype == jnp.int32
     assert set(np.array(sequence.tokens)[2, :SLOTS]) == {VOCABULARY.pad}
 
 
@@ -124,6 +128,7 @@ def test_text_alone_sees_its_context_and_spans_causally():
     check(sequence, tables, rows)
     assert np.argwhere(sequence.loss).tolist() == [[0, 1], [1, 0]]
     assert sequence.labels[0, 1] == WORDS[0, 2] + 20
+    assert set(np.array(sequence.tokens)[:, START + 1 :].ravel()) == {VOCABULARY.pad}
 
 
 def test_select_takes_each_sample_from_the_kind_that_is_drawn_for_it():
@@ -153,6 +158,8 @@ def test_patches_are_squares_whose_last_column_predicts_nothing():
     rows = np.array(region).reshape(2, 6, 7)
     assert np.all(~np.array(loss).reshape(2, 6, 7)[:, :, :-1] | rows[:, :, 1:])
     assert rows.sum() > 18
+    region, loss = draw_patches(jax.random.key(2), 2, (6, 7), 3, 0.2)  # 8.4 tokens are less than one
+    assert not np.any(region) and not np.any(loss)
 
 
 @pytest.mark.parametrize("slots", [110, 12])

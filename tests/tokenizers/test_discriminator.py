@@ -31,6 +31,20 @@ def test_minibatch_stddev_is_zero_for_equal_samples_and_the_mean_deviation_other
     )
 
 
+def test_minibatch_stddev_groups_every_second_sample_of_eight_and_keeps_the_type():
+    x = np.random.default_rng(0).normal(size=(8, 2, 2, 3)).astype(np.float32)
+    groups = [x[0::2].std(0).mean(), x[1::2].std(0).mean()]
+    appended = minibatch_stddev(jnp.asarray(x))[..., 3]
+    for sample, channel in enumerate(appended):
+        np.testing.assert_allclose(channel, np.full((2, 2), groups[sample % 2]), rtol=1e-4)
+    assert minibatch_stddev(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_minibatch_stddev_of_a_batch_that_no_group_divides_is_none():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 3))
+    np.testing.assert_allclose(minibatch_stddev(x)[..., 3], 1e-4, atol=1e-6)
+
+
 def test_losses_at_known_logits():
     zero, large = jnp.zeros(2), jnp.full(2, 30.0)
     np.testing.assert_allclose(generator_loss(zero), np.log(2), rtol=1e-6)

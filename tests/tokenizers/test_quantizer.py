@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from scipy.special import softmax
 from scipy.stats import entropy, kstest, uniform
 
@@ -13,6 +14,7 @@ from muse_jax.tokenizers.quantizer import (
     histogram_statistics,
     squared_distances,
 )
+from muse_jax.tokenizers.quantizer import unit as unit_length
 
 CODES, DIM = 7, 3
 
@@ -95,6 +97,15 @@ def test_the_codebook_starts_uniform_within_the_root_of_three_over_its_size():
     rows = np.asarray(params["params"]["codebook"]).reshape(-1)
     bound = np.sqrt(3 / 512)
     assert kstest(rows, uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+
+
+def test_the_codebook_lies_over_the_mesh_by_code_and_dimension():
+    boxed = jax.eval_shape(VectorQuantizer(CODES, DIM).init, jax.random.key(0), jnp.zeros((1, DIM)))
+    assert nn.get_partition_spec(boxed)["params"]["codebook"] == PartitionSpec("vocab", "embed")
+
+
+def test_a_zero_vector_stays_zero_at_unit_length():
+    np.testing.assert_array_equal(unit_length(jnp.zeros(DIM)), np.zeros(DIM))
 
 
 def test_usage_counts_codes_and_perplexity_is_of_the_batch():
