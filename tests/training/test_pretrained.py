@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from muse_jax.pipelines.runs import load_runs
 from muse_jax.training.partitioning import RULES, make_mesh
 from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params, trained_params
 from tests.training.tasks.conftest import pictures, save_untrained, tokenizer  # noqa: F401  (fixtures)
+from tests.training.tasks.test_features import retrain
 from tests.training.tasks.test_masked import base_config, superres_config
 
 
@@ -47,6 +51,18 @@ def test_a_pipeline_of_runs_has_their_weights_and_survives_its_checkpoint(runs, 
         same(stage.params, weights[name], atol=2e-3)  # stored as float16
     images = pipe.generate(["a red heart"], num_steps=1, superres_steps=1)
     assert images.shape == (1, 32, 32, 3) and images.dtype == np.uint8
+
+
+def test_runs_go_together_by_the_content_of_their_tokenizers(runs, tokenizer, tmp_path):  # noqa: F811
+    folder, _ = runs
+    moved = shutil.copytree(tokenizer, tmp_path / "moved")
+    superres = shutil.copytree(folder / "superres", tmp_path / "superres")
+    config = json.loads((superres / "config.json").read_text())
+    (superres / "config.json").write_text(json.dumps({**config, "tokenizer": str(moved)}))
+    assert load_runs(str(folder / "base"), str(superres)).image_size == (32, 32)
+    retrain(moved, "encoder")
+    with pytest.raises(ValueError, match="was trained with tokenizer .* give runs that were trained"):
+        load_runs(str(folder / "base"), str(superres))
 
 
 def test_a_checkpoint_serves_where_a_workdir_does(runs, checkpoint, tokenizer):  # noqa: F811
