@@ -68,7 +68,7 @@ def _sample(hidden, first_row, table, bias, seed, temperature, *, interpret):
 
 def _kernel(words_ref, temperature_ref, hidden_ref, table_ref, bias_ref, *running_refs, part_pairs):
     i, j = pl.program_id(0), pl.program_id(1)
-    seed, temperature = (words_ref[0], words_ref[1]), temperature_ref[0]
+    seed, inverse = (words_ref[0], words_ref[1]), 1 / temperature_ref[0]
     row = jax.lax.broadcasted_iota(jnp.int32, (_ROWS, _CODES), 0) + i * _ROWS
     row = row.astype(jnp.uint32) + words_ref[2]
     lane = jax.lax.broadcasted_iota(jnp.int32, (_ROWS, _CODES), 1)
@@ -79,15 +79,20 @@ def _kernel(words_ref, temperature_ref, hidden_ref, table_ref, bias_ref, *runnin
         noises = gumbel_pair(seed, row, (lane + counter).astype(jnp.uint32))
         for word, noise in enumerate(noises):
             first = counter // LANES * PAIR + counter % LANES + word * LANES
-            scaled = _logits(hidden_ref, table_ref, bias_ref, first) / temperature
+            scaled = _logits(hidden_ref, table_ref, bias_ref, first) * inverse
             block = Running(scaled + noise, lane + first, scaled, scaled, jnp.ones_like(scaled))
-            running = running.merge(block.reduce(1))
+            running = running.merge(_flat(block.reduce(1)))
         return running
 
     steps = part_pairs * LANES // _CODES
-    running = jax.lax.fori_loop(0, steps, step, nothing((_ROWS, 1)))
+    running = jax.lax.fori_loop(0, steps, step, nothing((_ROWS,)))
     for ref, value in zip(running_refs, running):
-        ref[...] = value.reshape(_ROWS)
+        ref[...] = value
+
+
+def _flat(running: Running) -> Running:
+    """As vectors: of a column Triton gives every thread of a row a copy, and each would merge it."""
+    return Running(*(value.reshape(_ROWS) for value in running))
 
 
 def _logits(hidden_ref, table_ref, bias_ref, first) -> Array:
