@@ -142,10 +142,11 @@ def launch(layout: Layout, runs: list[str]) -> None:
     }
     command = [sys.executable, "-m", "experiments.check_sharding", *arguments, f"--runs={','.join(runs)}"]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
+    given = os.environ.get("XLA_FLAGS", "")
     common = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={layout.devices}",
+        "XLA_FLAGS": f"{given} --xla_force_host_platform_device_count={layout.devices}",
     }
     port, processes = free_port(), []
     with contextlib.ExitStack() as open_files:
