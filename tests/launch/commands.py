@@ -137,8 +137,8 @@ def _run(
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # Only the first process fills the cache. With it, that process would wait at a collective, which times out
-    # after 30 s, for the others to compile.
+    # Only the first process fills the cache. With it, that process would wait for the others to compile, at a
+    # collective that times out after 30 s.
     jax.config.update("jax_enable_compilation_cache", not environment["JAX_NUM_PROCESSES"])
     sys.argv = [program, *arguments]
     runpy.run_module(f"experiments.{program}", run_name="__main__", alter_sys=True)
