@@ -156,6 +156,7 @@ def test_evaluation_is_of_all_image_codes_and_the_mean_over_captions_with_the_wh
     np.testing.assert_allclose(scores["text_cross_entropy"], np.mean(captions), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_eight_examples_by_heart(coglm_config):
     task = make(coglm_config, "text_to_image", width=32, mlp_dim=64)
     losses = train_on(task, {}, batch(), steps=300)["loss"]

@@ -60,20 +60,15 @@ def test_a_run_starts_with_the_coglm_s_weights(config, coglm, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["direct", "iterative"])
-def test_the_loss_is_a_uniform_guess_s_and_its_batches_are_as_described(config, coglm, name):
+def test_batches_and_frozen_weights_are_as_described(config, coglm, name):
     task = make_task(superres_config(config, coglm, name))
-    params, frozen = nn.unbox(jax.jit(task.init)(jax.random.key(0))), task.frozen()
+    frozen = task.frozen()
     described = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(task.frozen_shapes()))
     assert described == jax.tree.map(np.shape, frozen)
     batch = next(task.make_loader("train", 0))
     assert {name: value.shape for name, value in task.batch_shapes().items()} == {
         name: np.shape(value) for name, value in batch.items()
     }
-    loss, scalars = jax.jit(task.loss)(params, frozen, batch, jax.random.key(1), 0)
-    np.testing.assert_allclose(loss, np.log(COGLM["vocab_size"]), rtol=0.1)
-    if name == "iterative":
-        counts = [np.sum(task.turns >= m) for m in range(1, 5)]
-        assert 4 * min(counts) <= scalars["weight"] <= 4 * max(counts)
     features = jax.eval_shape(task.features, frozen, batch["image"])
     assert features["tokens"].shape == (4, 16) and features["superres_tokens"].shape == (4, 64)
 
