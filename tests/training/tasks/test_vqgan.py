@@ -159,3 +159,28 @@ def test_the_loss_needs_nothing_but_its_arguments(pictures):
     params = jax.eval_shape(lambda key: nn.unbox(task.init(key)), jax.random.key(0))
     loss, terms = jax.eval_shape(task.loss, params, frozen, batch(), jax.random.key(0), 0)
     assert loss.shape == () and "perceptual" in terms
+
+
+def test_dead_codes_restart_every_so_many_steps(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = MODEL
+    config.loss = {"perceptual": 0.0, "adversarial": 0.0, "restart_every": 3}
+    task = make_task(validate_config(config))
+    params = nn.unbox(task.init(jax.random.key(0)))
+    after = jax.jit(lambda params, step: task.after_update(params, {}, batch(), jax.random.key(1), step))
+    _, quantized = task.reconstruct(params, {"generator": {}}, to_unit_range(batch()["image"]))
+    used = np.unique(quantized.ids)
+    before = np.asarray(params["generator"]["quantizer"]["codebook"])
+    for step in (0, 1, 3):
+        np.testing.assert_array_equal(after(params, step)["generator"]["quantizer"]["codebook"], before)
+    restarted = np.asarray(after(params, 2)["generator"]["quantizer"]["codebook"])
+    changed = np.flatnonzero((restarted != before).any(1))
+    assert 0 < len(used) < 16 and set(changed) == set(range(16)) - set(used.tolist())
+
+
+def test_a_quantizer_without_a_table_has_no_codes_to_restart(pictures):
+    config = tiny_config("vqgan", pictures)
+    config.model = {**MODEL, "quantizer_kind": "lfq"}
+    config.loss = {"restart_every": 3}
+    with pytest.raises(ValueError, match="lfq has no codes to restart"):
+        make_task(validate_config(config))
