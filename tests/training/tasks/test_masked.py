@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.data import write_precomputed
 from muse_jax.training import validate_config
 from muse_jax.training.tasks import make_task
 from muse_jax.training.tasks.masked import masked_cross_entropy
@@ -133,10 +132,11 @@ def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(pictures):
 ON_MESHES = """
 import json, sys
 import jax
-from flax import linen as nn
+import numpy as np
 from muse_jax.text import TextEncoder
-from muse_jax.training import train, validate_config
-from muse_jax.training.partitioning import RULES, make_mesh
+from muse_jax.training import validate_config
+from muse_jax.training.evaluate import put_frozen
+from muse_jax.training.partitioning import make_mesh, on_mesh
 from muse_jax.training.tasks import make_task
 
 compiled, apply = [], TextEncoder.apply
@@ -146,60 +146,38 @@ def watched(self, params, ids, mask):
     return apply(self, params, ids, mask)
 
 TextEncoder.apply = watched
-config, workdir = json.loads(sys.argv[1]), sys.argv[2]
+task = make_task(validate_config(json.loads(sys.argv[1])))
 for axis in ("data", "fsdp", "tensor"):
-    config["mesh"] = {"data": 1, "fsdp": 1, "tensor": 1, axis: 2}
-    complete = validate_config(config)
-    task = make_task(complete)
-    train(complete, task, f"{workdir}/{axis}")
-    with jax.set_mesh(make_mesh(config["mesh"])), nn.logical_axis_rules(RULES):
-        kernel = task.frozen()["text"]["layers"]["mlp"]["wi_0"]["kernel"]
-    print(json.dumps([all(compiled), kernel.addressable_shards[0].data.shape]))
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1, axis: 2})
+    with on_mesh(mesh):
+        frozen = put_frozen(task, mesh)
+    kernel = frozen["text"]["layers"]["mlp"]["wi_0"]["kernel"]
+    shard, null_text = kernel.addressable_shards[0].data.shape, np.asarray(frozen["null_text"])
+    print(json.dumps([all(compiled), shard, null_text.tolist()]))
 """
 
 
-@pytest.fixture(scope="module")
-def t5_on_meshes(pictures, tokenizer, tmp_path_factory):
-    """Two training steps with a tiny T5 on each axis of a mesh of two devices: workdir and printed lines.
-
-    The tokens are stored, so that T5 and the transformer alone are compiled.
-    """
-    folder = tmp_path_factory.mktemp("t5")
-    t5_files.write_safetensors(folder, t5_files.random_weights())
-    t5_files.write_sentencepiece(folder)
+def test_the_null_text_of_t5_is_encoded_in_shards_on_every_axis_of_a_mesh(pictures, tokenizer, tmp_path):
+    t5_files.write_safetensors(tmp_path, t5_files.random_weights())
+    t5_files.write_sentencepiece(tmp_path)
     config = base_config(pictures, tokenizer)
     config.model = {**BASE, "text_dim": t5_files.WIDTH}
-    config.data.text_encoder, config.data.text_features = f"t5:{folder}", "ids"
-    config.total_steps = 2
-    task = make_task(validate_config(config))
-    ids, mask = task.text_encoder.tokenize(["red heart", "blue dog", "puppy", "green tree"])
-    tokens = np.random.default_rng(0).integers(16, size=(4, 16))
-    arrays = {"tokens": tokens, "caption_ids": ids[:, None], "caption_mask": mask[:, None]}
-    write_precomputed(folder / "features" / "train", arrays, {"origins": task.origins})
-    config.data.features = str(folder / "features")
+    config.data.text_encoder = f"t5:{tmp_path}"
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    command = [sys.executable, "-c", ON_MESHES, json.dumps(config.to_dict()), str(folder / "runs")]
+    command = [sys.executable, "-c", ON_MESHES, json.dumps(config.to_dict())]
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder / "runs", [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-
-
-def test_t5_trains_to_the_same_losses_on_every_axis_of_a_mesh(t5_on_meshes):
-    losses = {}
-    for axis in ("data", "fsdp", "tensor"):
-        lines = (t5_on_meshes[0] / axis / "metrics.jsonl").read_text().splitlines()
-        losses[axis] = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
-    assert len(losses["data"]) == 2
-    for axis in ("fsdp", "tensor"):
-        np.testing.assert_allclose(losses[axis], losses["data"], rtol=1e-5)
-
-
-def test_t5_runs_compiled_and_in_shards_outside_the_training_step(t5_on_meshes):
-    _, printed = t5_on_meshes
-    whole = [t5_files.DEPTH, t5_files.WIDTH, t5_files.MLP]
-    shards = [whole, [whole[0], whole[1] // 2, whole[2]], [whole[0], whole[1], whole[2] // 2]]
-    assert printed == [[True, shard] for shard in shards]
+    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [compiled for compiled, _, _ in printed] == [True] * 3
+    depth, width, mlp = t5_files.DEPTH, t5_files.WIDTH, t5_files.MLP
+    shards = [[depth, width, mlp], [depth, width // 2, mlp], [depth, width, mlp // 2]]
+    assert [shard for _, shard, _ in printed] == shards
+    encoder = make_task(validate_config(config)).text_encoder
+    ids, mask = encoder.tokenize([""])
+    expected = np.asarray(jax.jit(encoder.apply)(encoder.params, ids, mask))[mask]
+    for _, _, null_text in printed:
+        np.testing.assert_allclose(np.array(null_text)[mask], expected, atol=1e-5)
 
 
 def test_a_share_of_the_low_tokens_is_wrong_in_training(pictures, tokenizer):
