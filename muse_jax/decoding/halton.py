@@ -1,6 +1,7 @@
 """The Halton order: tokens revealed along a low-discrepancy sequence (Besnier et al., ICLR 2025)."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,11 @@ def _cells(start: int, stop: int, grid: tuple[int, int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _halton_order(grid: tuple[int, int]) -> np.ndarray:
-    n = grid[0] * grid[1]
-    count = 4 * n
-    while True:
-        # The sequence begins at its index 1; index 0 is the corner (0, 0).
-        visited, first = np.unique(_cells(1, count + 1, grid), return_index=True)
-        if len(visited) == n:
-            break
-        count *= 2
+    # Of 2^a 3^b points in a row, each box of a lattice of 2^a by 3^b has one. Boxes of at most half a cell's
+    # sides lie in every cell, so these points visit them all.
+    boxes = [base ** math.ceil(math.log(2 * side, base)) for base, side in zip((2, 3), grid)]
+    # The sequence begins at its index 1; index 0 is the corner (0, 0).
+    visited, first = np.unique(_cells(1, math.prod(boxes) + 1, grid), return_index=True)
     order = visited[np.argsort(first)]
     order.flags.writeable = False
     return order
