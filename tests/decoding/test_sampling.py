@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from muse_jax.decoding import masked_decode, sample_with_log_prob, top_k_filter, top_p_filter
+from muse_jax.decoding.sampling import apply_temperature, gumbel_argmax
 
 LOGITS = np.array([1.5, -0.5, 0.0, 2.0, -2.0], np.float32)
 draw = jax.jit(sample_with_log_prob)
@@ -35,6 +36,19 @@ def test_low_precision_logits_are_sampled_in_float32():
     token, log_prob = draw(key(1), jnp.zeros((4000, 4096), jnp.bfloat16))
     assert log_prob.dtype == jnp.float32
     assert len(np.unique(token)) > 2300  # 4096 (1 - exp(-4000/4096)) = 2553 expected
+
+
+def test_a_temperature_divides_the_logits_and_zero_is_a_millionth():
+    np.testing.assert_allclose(apply_temperature(LOGITS, 0.5), 2 * LOGITS)
+    np.testing.assert_allclose(apply_temperature(LOGITS, 0.0), 1e6 * LOGITS, rtol=1e-6)
+    assert apply_temperature(jnp.zeros(3, jnp.bfloat16), 1.0).dtype == jnp.float32
+
+
+def test_a_draw_is_the_argmax_of_the_logits_and_gumbel_noise():
+    logits = np.random.default_rng(2).normal(size=(2, 3, 5)).astype(np.float32)
+    drawn = gumbel_argmax(key(5), logits)
+    np.testing.assert_array_equal(drawn, np.argmax(logits + jax.random.gumbel(key(5), logits.shape), axis=-1))
+    assert drawn.dtype == jnp.int32
 
 
 @functools.partial(jax.jit, static_argnames="order")
