@@ -114,7 +114,7 @@ ICON_SHAPES = {
     "anchor": '<path d="M7 1h2v13H7zM2 9h2c0 3 8 3 8 0h2c0 7-12 7-12 0z"/>',
     **{
         f"relic-{letter}x": f'<path d="M{i % 8} 1h{8 - i % 8}v{14 - i // 2}H1z"/>'
-        for i, letter in enumerate("abcdefghijklmnopqrst")
+        for i, letter in enumerate("abcdefghijno")
     },
 }
 

@@ -26,7 +26,7 @@ def test_builds_icons_with_their_notice(icons_downloads, tmp_path):
     result = run("--data=icons", f"--downloads={icons_downloads}", f"--data_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert "icons: masks " in result.stdout and "render: 100%" in result.stderr
-    assert len(load_source("icons", "train", tmp_path)) > 40
+    assert len(load_source("icons", "train", tmp_path)) > 25
     assert "Game-Icons (game-icons)" in (tmp_path / "icons" / "1.0.0" / "NOTICE").read_text()
 
 

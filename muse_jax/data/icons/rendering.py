@@ -6,7 +6,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -21,7 +21,8 @@ MARGIN = 4
 _GIST = 16
 # Root mean square difference of two gists, in levels of 255: below it two drawings are one.
 NEAR = 7.0
-_BLOCK = 1024
+_BLOCK = 1024  # rows of the matrix of distances that are held at a time
+_CHUNK = 64  # drawings that a process renders at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,24 +109,18 @@ def _render_all(drawings: Sequence[Drawing]) -> list[Rendering]:
 
 
 def render_all(drawings: Sequence[Drawing], processes: int | None = None) -> list[Rendering]:
-    """Renders drawings in several processes, by default one for each core; the order stays."""
-    chunks = [drawings[start : start + 64] for start in range(0, len(drawings), 64)]
-    processes = min(processes or len(os.sched_getaffinity(0)), len(chunks))
-    bar = tqdm(total=len(drawings), desc="render", unit="drawing")
-    results: Iterable[list[Rendering]]
-    renderings = []
-    with bar:
-        if processes <= 1:
-            results = map(_render_all, chunks)
-            pool = None
-        else:
-            pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-            results = pool.map(_render_all, chunks)
-        for chunk, rendered in zip(chunks, results):
+    """Renders drawings in several processes, by default one for each core; their order stays."""
+    chunks = [drawings[start : start + _CHUNK] for start in range(0, len(drawings), _CHUNK)]
+    processes = max(1, min(processes or os.cpu_count() or 1, len(chunks)))
+    renderings: list[Rendering] = []
+    with (
+        tqdm(total=len(drawings), desc="render", unit="drawing") as bar,
+        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+    ):
+        apply = pool.map if processes > 1 else map
+        for chunk, rendered in zip(chunks, apply(_render_all, chunks)):
             renderings += rendered
             bar.update(len(chunk))
-        if pool is not None:
-            pool.shutdown()
     return renderings
 
 
