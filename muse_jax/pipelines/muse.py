@@ -278,9 +278,10 @@ class MusePipeline(Pipeline):
 
         plan, scales = self._plan(None, None, None, None, None, None)
         tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
+        params = self.params
         with self._context():
             return programs.generate.trace(
-                self._modules, plan, self.params, tokenized, scales, np.uint32(0), jax.eval_shape(silent)
+                self._modules, plan, params, tokenized, scales, np.uint32(0), jax.eval_shape(silent)
             )
 
     def _plan(

@@ -69,8 +69,12 @@ class TextEncoder:
 
     def boxed_shapes(self) -> Any:
         """The shapes of `params` under the logical names of their axes."""
-        ids = jnp.zeros((1, 2), jnp.int32)
-        boxed = jax.eval_shape(self.module.init, jax.random.key(0), ids, ids > 0)["params"]
+        # Inside `eval_shape` nothing runs: the devices of the mesh that is set may only be described.
+        boxed = jax.eval_shape(
+            lambda: self.module.init(
+                jax.random.key(0), jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), jnp.bool_)
+            )
+        )["params"]
         is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
 
         def shape(box: Any, leaf: Any) -> Any:
