@@ -31,6 +31,11 @@ def test_frequencies_and_log_probs_are_those_of_the_softmax(temperature):
     assert token.dtype == jnp.int32 and log_prob.dtype == jnp.float32
 
 
+def test_the_temperature_is_one_by_default():
+    token, log_prob = draw(key(6), jnp.tile(LOGITS, (8, 1)))
+    np.testing.assert_allclose(log_prob, special.log_softmax(LOGITS)[token], rtol=1e-5)
+
+
 def test_low_precision_logits_are_sampled_in_float32():
     """bfloat16 noise has too few values to tell 4096 equal codes apart: the draws would crowd together."""
     token, log_prob = draw(key(1), jnp.zeros((4000, 4096), jnp.bfloat16))
