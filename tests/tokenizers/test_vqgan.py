@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 
 from muse_jax.tokenizers import VQGAN
+from tests.training.tasks.probing import random_params
 
 SMALL = {"filters": 8, "num_res_blocks": 1, "codebook_size": 16, "embed_dim": 4}
 
@@ -16,7 +17,7 @@ def images(size, batch=2):
 @pytest.fixture(scope="module")
 def model():
     vqgan = VQGAN(**SMALL, multipliers=(1, 2), patch=4)
-    return vqgan, nn.unbox(vqgan.init(jax.random.key(1), images(16)))
+    return vqgan, nn.unbox(jax.jit(vqgan.init)(jax.random.key(1), images(16)))
 
 
 @pytest.mark.parametrize("multipliers, patch, factor", [((1, 1, 2, 2, 4), 1, 16), ((1, 2), 4, 8)])
@@ -128,19 +129,17 @@ class Plain:
     "fields", [{"patch": 1}, {"patch": 2, "decoder_multipliers": (1, 1, 2), "decoder_patch": 1}]
 )
 def test_the_forward_pass_is_its_plain_rendering(fields):
-    # Width 64 in groups of two channels and width 128 in groups of four; an image that is not square.
-    vqgan = VQGAN(**SMALL | {"filters": 64}, multipliers=(1, 2), **fields)
+    # Width 32, one channel a group, and width 64 in groups of two; an image that is not square.
+    vqgan = VQGAN(**SMALL | {"filters": 32}, multipliers=(1, 2), **fields)
     x = np.asarray(images(8))[:, :, :4]
-    params = jax.jit(lambda: nn.unbox(vqgan.init(jax.random.key(1), x)))()
-    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
-    vectors, ids, reconstruction = jax.jit(
-        lambda params, x: (
-            vqgan.apply(params, x, method="encode_vectors"),
-            vqgan.apply(params, x, method="encode"),
-            vqgan.apply(params, x)[0],
-        )
-    )(params, x)
+    params = random_params(lambda key: vqgan.init(key, x))
+
+    @jax.jit
+    def run(params, x):
+        reconstruction, quantized = vqgan.apply(params, x)
+        return vqgan.apply(params, x, method="encode_vectors"), quantized.ids, reconstruction
+
+    vectors, ids, reconstruction = run(params, x)
     plain = Plain(vqgan, params)
     expected = plain.encode(x.astype(np.float64))
     np.testing.assert_allclose(vectors, expected, atol=1e-4 * np.abs(expected).max())
@@ -168,7 +167,7 @@ def test_a_larger_decoder_leaves_encoder_and_codebook_as_they_are(model):
 @pytest.fixture(scope="module")
 def local():
     vqgan = VQGAN(**SMALL | {"embed_dim": 192}, multipliers=(1,), patch=8, local=True)
-    return vqgan, nn.unbox(vqgan.init(jax.random.key(1), images(16)))
+    return vqgan, nn.unbox(jax.jit(vqgan.init)(jax.random.key(1), images(16)))
 
 
 def test_a_local_code_depends_on_its_own_square_alone(local):

@@ -84,5 +84,5 @@ def train_on(task, frozen, batch, steps):
     before, after, scalars = run(frozen, batch)
     pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     still = [jax.tree_util.keystr(path) for (path, old), new in pairs if np.array_equal(old, new)]
-    assert still == []
+    assert still == [], still
     return scalars

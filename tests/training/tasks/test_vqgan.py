@@ -1,59 +1,191 @@
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from muse_jax.images import to_unit_range
 from muse_jax.tokenizers.quantizer import code_histogram, squared_distances
 from muse_jax.training import validate_config
 from muse_jax.training.partitioning import one_device_mesh
 from muse_jax.training.state import create_state
-from muse_jax.training.tasks import make_task
+from muse_jax.training.tasks import make_task, vqgan
 from muse_jax.training.tasks.task import Task
 from muse_jax.training.tasks.vqgan import psnr
-from tests.training.tasks.conftest import MODEL, tiny_config
+from tests.training.tasks.conftest import MODEL as TINY
+from tests.training.tasks.conftest import tiny_config
+from tests.training.tasks.probing import norm, random_params
+
+MODEL = {**TINY, "entropy_temperature": 0.5}
+# No two alike, so that no term can pass for another.
+WEIGHTS = {
+    "reconstruction": 0.9,
+    "perceptual": 0.2,
+    "codebook": 0.8,
+    "commitment": 0.3,
+    "entropy": 0.4,
+    "l1": 0.6,
+    "edge": 0.5,
+    "lpips": 0.15,
+    "adversarial": 0.7,
+}
 
 
 def batch():
     return {"image": jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 256, jnp.uint8)}
 
 
+def stand_in_distance(params, images, targets):
+    """A perceptual distance that compiles at once and tells its arguments apart."""
+    return jnp.mean((images - params["share"] * targets) ** 2)
+
+
+# The parameters that a term may move. Straight-through, a pixel's error passes the codebook by.
+MOVES = {
+    "reconstruction": {"encoder", "decoder"},
+    "perceptual": {"encoder", "decoder"},
+    "l1": {"encoder", "decoder"},
+    "edge": {"encoder", "decoder"},
+    "lpips": {"encoder", "decoder"},
+    "codebook": {"quantizer"},
+    "commitment": {"encoder"},
+    "entropy": {"encoder", "quantizer"},
+    "adversarial": {"encoder", "decoder"},
+    "discriminator": {"discriminator"},
+}
+
+
 @pytest.fixture(scope="module")
-def adversarial(pictures):
-    """The task with a discriminator, its parameters and the gradient function of its loss."""
+def probed(pictures):
+    """The task with all terms, its parameters, and at a step the values and gradients of loss and terms."""
     config = tiny_config("vqgan", pictures)
     config.model = MODEL
     config.discriminator = {"filters": (4, 8), "patch": 4}
-    config.loss = {"adversarial": 0.1, "adversarial_start": 5}
+    config.loss = {**WEIGHTS, "adversarial_start": 5}
     task = make_task(validate_config(config))
-    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
-    gradient = jax.jit(
-        lambda params, step: jax.grad(task.loss, has_aux=True)(
-            params, frozen, batch(), jax.random.key(1), step
-        )
+    patch = pytest.MonkeyPatch()
+    patch.setattr(vqgan, "load_perceptual", lambda: {"share": 0.8})
+    patch.setattr(vqgan, "perceptual_loss", stand_in_distance)
+    patch.setattr(vqgan, "load_lpips", lambda stages, file: {"share": 0.6})
+    patch.setattr(vqgan, "lpips", lambda params, x, target, dtype: stand_in_distance(params, x, target))
+    params, frozen, names = random_params(task.init), task.frozen(), ("loss", *MOVES)
+
+    @jax.jit
+    def differentiate(step):
+        def terms(params):
+            loss, scalars = task.loss(params, frozen, batch(), jax.random.key(1), step)
+            return jnp.stack([{**scalars, "loss": loss}[name] for name in names])
+
+        values, gradient = jax.vjp(terms, params)
+        return values, jax.lax.map(lambda row: gradient(row)[0], jnp.eye(len(names)))
+
+    def at(step):
+        values, gradients = jax.device_get(differentiate(jnp.int32(step)))
+        rows = [jax.tree.map(operator.itemgetter(i), gradients) for i in range(len(names))]
+        return dict(zip(names, values)), dict(zip(names, rows))
+
+    yield task, params, at
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def outputs(probed):
+    """Images, their reconstructions, and the encoder's vectors `(n, dim)`."""
+    task, params, _ = probed
+    images = np.asarray(batch()["image"], np.float32) / 127.5 - 1
+
+    @jax.jit
+    def run(variables):
+        vectors = task.vqgan.apply(variables, images, method="encode_vectors")
+        return task.vqgan.apply(variables, images)[0], vectors.reshape(-1, MODEL["embed_dim"])
+
+    return images, *jax.device_get(run({"params": params["generator"]}))
+
+
+def test_a_term_moves_its_own_parameters_and_no_others(probed):
+    _, _, at = probed
+    _, gradients = at(16)
+    for name, moved in MOVES.items():
+        parts = {**gradients[name]["generator"], "discriminator": gradients[name]["discriminator"]}
+        assert {part for part, tree in parts.items() if norm(tree) > 0} == moved, name
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms_and_so_is_its_gradient(probed):
+    _, _, at = probed
+    terms, gradients = at(16)
+    weights = {**WEIGHTS, "discriminator": 1.0}
+    expected = sum(weights[name] * terms[name] for name in MOVES)
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    moved = jax.tree.map(
+        lambda *leaves: sum(weight * leaf for weight, leaf in zip(weights.values(), leaves, strict=True)),
+        *[gradients[name] for name in weights],
     )
-    return params, gradient
+    rest = jax.tree.map(np.subtract, gradients["loss"], moved)
+    assert norm(rest) < 1e-4 * norm(moved)
 
 
-def norm(tree):
-    return float(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)) ** 0.5)
+def test_terms_of_the_autoencoder_are_their_formulas(probed, outputs):
+    _, params, at = probed
+    terms, _ = at(16)
+    images, reconstruction, vectors = outputs
+    rows = params["generator"]["quantizer"]["codebook"]
+    distances = ((vectors[:, None] - rows) ** 2).sum(-1)
+    nearest = rows[distances.argmin(1)]
+    soft = softmax(-distances / MODEL["entropy_temperature"], axis=1)
+    expected = {
+        "reconstruction": np.mean((reconstruction / 2 - images / 2) ** 2),
+        "perceptual": np.mean((reconstruction - 0.8 * images) ** 2),
+        "lpips": np.mean((reconstruction - 0.6 * images) ** 2),
+        "l1": np.mean(abs(reconstruction - images)) / 2,
+        "edge": sum(np.mean(abs(np.diff(reconstruction - images, axis=axis))) for axis in (1, 2)) / 2,
+        "codebook": np.mean((nearest - vectors) ** 2),
+        "commitment": np.mean((nearest - vectors) ** 2),
+        "entropy": entropy(soft, axis=1).mean() - entropy(soft.mean(0)),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-3, err_msg=name)
 
 
-def test_the_discriminator_learns_from_its_start_step_on(adversarial):
-    params, gradient = adversarial
-    before, metrics_before = gradient(params, jnp.int32(4))
-    after, metrics_after = gradient(params, jnp.int32(5))
-    assert norm(before["discriminator"]) == 0 and metrics_before["discriminator"] == 0
-    assert norm(after["discriminator"]) > 0 and metrics_after["discriminator"] > 0
-    assert norm(jax.tree.map(jnp.subtract, after["generator"], before["generator"])) > 0
+def test_adversarial_terms_are_their_formulas_of_images_from_0_to_1(probed, outputs):
+    task, params, at = probed
+    terms, _ = at(16)
+    images, reconstruction, _ = outputs
+    real, fake = images / 2 + 0.5, reconstruction / 2 + 0.5
+    assert real.min() >= 0 and real.max() <= 1
+
+    @jax.jit
+    def discriminate(x):
+        logits, gradient = jax.vjp(
+            lambda x: task.discriminator.apply({"params": params["discriminator"]}, x), x
+        )
+        return logits, gradient(jnp.ones(len(x)))[0]
+
+    (real_logits, gradient), (fake_logits, _) = jax.device_get([discriminate(real), discriminate(fake)])
+    np.testing.assert_allclose(terms["adversarial"], np.logaddexp(0, -fake_logits).mean(), rtol=1e-4)
+    plain = np.logaddexp(0, -real_logits).mean() + np.logaddexp(0, fake_logits).mean()
+    r1 = 10 * 16 * np.mean([(image.astype(np.float64) ** 2).sum() for image in gradient])
+    assert r1 > 0.05 * plain
+    np.testing.assert_allclose(terms["discriminator"], plain + r1, rtol=1e-4)
 
 
-def test_r1_is_taken_every_sixteenth_step(adversarial):
-    params, gradient = adversarial
-    losses = [float(gradient(params, jnp.int32(step))[1]["discriminator"]) for step in (15, 16, 17)]
+def test_r1_is_taken_every_sixteenth_step(probed):
+    _, _, at = probed
+    losses = [at(step)[0]["discriminator"] for step in (15, 16, 17)]
     assert losses[0] == losses[2] and losses[1] > losses[0]
+
+
+def test_the_discriminator_learns_from_its_start_step_on(probed):
+    _, _, at = probed
+    (before, still), (after, moved) = at(4), at(5)
+    assert before["adversarial"] == before["discriminator"] == 0
+    assert norm(still["adversarial"]) == norm(still["discriminator"]) == 0
+    assert after["adversarial"] > 0 and after["discriminator"] > 0
+    assert norm(moved["loss"]["discriminator"]) > 0
 
 
 def test_psnr_of_a_known_error():
@@ -84,11 +216,11 @@ def test_without_a_perceptual_weight_its_network_is_not_loaded(pictures):
 
 def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(pictures, tokenizer):
     config = tiny_config("vqgan_decoder", pictures)
-    config.model = {**MODEL, "decoder_filters": 16, "decoder_res_blocks": 2}
-    config.loss = {"adversarial": 0.0}
+    config.model = {**TINY, "decoder_filters": 16, "decoder_res_blocks": 2}
+    config.loss = {"adversarial": 0.0, "perceptual": 0.0}
     config.tokenizer = tokenizer
     task = make_task(validate_config(config))
-    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    params, frozen = nn.unbox(jax.jit(task.init)(jax.random.key(0))), task.frozen()
     assert set(params["generator"]) == {"decoder"}
     images = jax.random.uniform(jax.random.key(2), (2, 32, 32, 3), minval=-1)
     _, quantized = jax.jit(task.reconstruct)(params, frozen, images)
@@ -99,7 +231,7 @@ def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(picture
 
 def test_decoder_finetuning_refuses_another_codebook(pictures, tokenizer):
     config = tiny_config("vqgan_decoder", pictures)
-    config.model = {**MODEL, "codebook_size": 32}
+    config.model = {**TINY, "codebook_size": 32}
     config.tokenizer = tokenizer
     with pytest.raises(ValueError, match="does not describe the encoder and codebook of"):
         make_task(validate_config(config))

@@ -1,0 +1,122 @@
+"""The loss of the masked transformers on explicit tokens, masks and texts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.training import validate_config
+from muse_jax.training.tasks import make_task, masked
+from tests.training.tasks.probing import cross_entropy, norm, random_params, recorded, train_on
+from tests.training.tasks.test_masked import base_config, superres_config
+
+CODES, PLACES, TEXT = 16, 16, 24
+RNG = np.random.default_rng(0)
+TOKENS, OTHER_TOKENS = RNG.integers(0, CODES, (2, 8, PLACES))
+MASKED = RNG.random((8, PLACES)) < RNG.random((8, 1))
+MASKED[0] = True
+STATES = RNG.normal(size=(8, TEXT, 384)).astype(np.float16)
+TEXT_MASK = np.arange(TEXT) < RNG.integers(1, TEXT, (8, 1))
+NULL = {
+    "null_text": RNG.normal(size=(1, TEXT, 384)).astype(np.float32),
+    "null_mask": np.arange(TEXT)[None] < 2,
+}
+KEY = jax.random.key(1)
+
+
+def batch(name, tokens=TOKENS, low=OTHER_TOKENS):
+    text = {"text_states": STATES, "text_mask": TEXT_MASK}
+    if name == "base":
+        return {"tokens": tokens, **text}
+    return {"tokens": low[:, :4], "superres_tokens": tokens, **text}
+
+
+def make(name, pictures, tokenizer, **loss):
+    config = (base_config if name == "base" else superres_config)(pictures, tokenizer)
+    config.loss = loss
+    return make_task(validate_config(config))
+
+
+@pytest.fixture(scope="module", params=["base", "superres"])
+def probed(request, pictures, tokenizer):
+    """The task, weights, and its loss and evaluation with the calls of the network, under `MASKED`."""
+    task = make(request.param, pictures, tokenizer, label_smoothing=0.1, text_dropout=0.5)
+    params = random_params(task.init)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(MASKED[:batch, :n]))
+    loss = recorded(task.network, lambda batch: task.loss(params, NULL, batch, KEY, 0))
+    evaluate = recorded(task.network, lambda batch: task.evaluate(params, NULL, batch, KEY))
+    yield request.param, task, params, {"loss": loss, "evaluate": evaluate}
+    patch.undo()
+
+
+@pytest.mark.parametrize("method", ["loss", "evaluate"])
+def test_the_network_sees_unmasked_tokens_and_the_mask_token_elsewhere(probed, method):
+    name, _, _, methods = probed
+    _, [(arguments, _)] = methods[method](batch(name))
+    for b in range(8):
+        for place in range(PLACES):
+            expected = CODES if MASKED[b, place] else TOKENS[b, place]
+            assert arguments[0][b, place] == expected
+    *low, _, _ = arguments[1:]
+    assert [np.array_equal(grid, OTHER_TOKENS[:, :4]) for grid in low] == [True] * (name == "superres")
+
+
+@pytest.mark.parametrize("method", ["loss", "evaluate"])
+def test_the_network_reads_the_text_or_in_training_the_empty_text_in_its_place(probed, method):
+    name, _, _, methods = probed
+    _, [(arguments, _)] = methods[method](batch(name))
+    *_, states, text_mask = jax.device_get(arguments)
+    dropped = 0
+    for b in range(8):
+        null = np.array_equal(states[b], NULL["null_text"][0])
+        dropped += null
+        np.testing.assert_array_equal(states[b], NULL["null_text"][0] if null else STATES[b])
+        np.testing.assert_array_equal(text_mask[b], NULL["null_mask"][0] if null else TEXT_MASK[b])
+    assert 0 < dropped < 8 if method == "loss" else dropped == 0
+
+
+@pytest.mark.parametrize("method", ["loss", "evaluate"])
+def test_a_true_token_under_the_mask_moves_no_input_and_no_logit(probed, method):
+    name, _, _, methods = probed
+    hidden, shown = np.where(MASKED, OTHER_TOKENS, TOKENS), np.where(MASKED, TOKENS, OTHER_TOKENS)
+    result, [(arguments, logits)] = methods[method](batch(name))
+    changed, [(same_arguments, same_logits)] = methods[method](batch(name, hidden))
+    jax.tree.map(np.testing.assert_array_equal, arguments, same_arguments)
+    np.testing.assert_array_equal(logits, same_logits)
+    assert norm(jax.tree.map(np.subtract, result, changed)) > 0.01  # the targets do matter to the loss
+    _, [(_, other_logits)] = methods[method](batch(name, shown))
+    assert np.abs(other_logits - logits)[1:].max() > 0.01
+
+
+def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(probed):
+    name, task, params, methods = probed
+    (loss, scores), [(arguments, _)] = methods["loss"](batch(name))
+    evaluated, _ = methods["evaluate"](batch(name))
+    given = () if name == "base" else (OTHER_TOKENS[:, :4],)
+    apply = jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))
+    texts = {"loss": arguments[-2:], "evaluate": (STATES.astype(np.float32), TEXT_MASK)}
+    for method, text in texts.items():
+        logits = np.asarray(apply(np.where(MASKED, CODES, TOKENS), *given, *text))
+        plain, smooth, right = [], [], []
+        for b, place in zip(*np.nonzero(MASKED)):
+            row, label = logits[b, place], TOKENS[b, place]
+            losses = [cross_entropy(row, code) for code in range(CODES)]
+            plain.append(losses[label])
+            smooth.append(0.9 * losses[label] + 0.1 * np.mean(losses))
+            right.append(np.argmax(row) == label)
+        got = scores if method == "loss" else evaluated
+        np.testing.assert_allclose(got["cross_entropy"], np.mean(plain), rtol=1e-4)
+        np.testing.assert_allclose(got["accuracy"], np.mean(right), rtol=1e-5)
+        if method == "loss":
+            np.testing.assert_allclose(loss, np.mean(smooth), rtol=1e-4)
+            assert scores["weight"] == MASKED.sum()
+
+
+@pytest.mark.parametrize("name", ["base", pytest.param("superres", marks=pytest.mark.slow)])
+def test_a_short_run_learns_eight_examples_by_heart(pictures, tokenizer, name):
+    """Random tokens, so that only the caption can tell what is masked."""
+    task = make(name, pictures, tokenizer, label_smoothing=0.0, text_dropout=0.0)
+    losses = train_on(task, NULL, batch(name), steps=400)["loss"]
+    assert losses[:10].mean() > 2.5  # log(16) = 2.77
+    assert losses[-50:].mean() < 0.3
