@@ -5,7 +5,9 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.launch import shrink
 from tests.launch.commands import ONE_DEVICE, Command, Layout, call
@@ -81,10 +83,12 @@ class Launch:
         flags = [f"--{part}=runs/{source}" for part, source in sources.items()]
         self.command("export", *flags, "--out=model").succeed()
 
-    def generate(self) -> Path:
-        """An image of the pipeline."""
-        self.command("generate", "--model=model", "--prompt=red", "--out=image.png").succeed()
-        return self.folder / "image.png"
+    def generate(self, layout: Layout) -> np.ndarray:
+        """An image of the pipeline, drawn on a mesh."""
+        mesh = f"--mesh=data={layout.data},fsdp={layout.fsdp},tensor={layout.tensor}"
+        options = ["--model=model", "--prompt=red", "--out=image.png", mesh]
+        self.command("generate", *options, layout=layout).succeed()
+        return np.asarray(Image.open(self.folder / "image.png"))
 
 
 def test_every_task_of_the_paper_size_configs_is_launched():
@@ -117,4 +121,6 @@ def test_a_config_goes_from_its_start_to_images(name, layout, tmp_path, cache):
     scores = launch.evaluate()
     assert scores and all(map(math.isfinite, scores.values()))
     launch.export()
-    assert launch.generate().is_file()
+    image = launch.generate(ONE_DEVICE)
+    if layout.processes == 1:
+        np.testing.assert_array_equal(launch.generate(layout), image)
