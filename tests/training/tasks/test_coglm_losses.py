@@ -144,18 +144,17 @@ def test_a_predicted_token_moves_no_place_that_has_not_predicted_it_yet(probed):
         assert [slot for slot in there if changed[slot]] == expected
 
 
-def test_evaluation_is_of_all_image_codes_and_of_the_caption_s_pieces_with_the_whole_image_in_sight(
+def test_evaluation_is_of_each_image_s_codes_and_of_each_caption_s_pieces_with_the_whole_image_in_sight(
     coglm_config, params, logits
 ):
     task = make(coglm_config, "text_to_image")
-    scores = jax.jit(lambda batch: task.evaluate(params, {}, batch, KEY))(batch())
+    scores = jax.jit(lambda batch: task.evaluate(params, {}, batch, jax.random.split(KEY, BATCH)))(batch())
     image, _ = losses_by_hand(logits, "text_to_image")
     _, text = losses_by_hand(logits, "image_to_text", np.zeros(IMAGE, bool), np.zeros(IMAGE, bool))
-    captions = [sample[:-1] for sample in text]  # without their end
-    for name, losses in (("image_cross_entropy", image), ("text_cross_entropy", captions)):
-        sums, weights = scores[name]
-        np.testing.assert_allclose(sums, [np.sum(sample) for sample in losses], rtol=1e-4)
-        np.testing.assert_array_equal(weights, [len(sample) for sample in losses])
+    pieces = [sample[:-1] for sample in text]  # without the end
+    for name, losses in (("image_cross_entropy", image), ("text_cross_entropy", pieces)):
+        np.testing.assert_allclose(scores[name][0], [sum(sample) for sample in losses], rtol=1e-4)
+        np.testing.assert_array_equal(scores[name][1], [len(sample) for sample in losses])
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ NULL = {
     "null_mask": np.arange(TEXT)[None] < 2,
 }
 KEY = jax.random.key(1)
+# In training a batch draws its masks at once, in evaluation each image its own: here all the same one.
+MASKS = {"loss": MASKED, "evaluate": np.tile(MASKED[3], (8, 1))}
 
 
 def batch(name, tokens=TOKENS, low=OTHER_TOKENS):
@@ -43,9 +45,12 @@ def probed(request, pictures, tokenizer):
     task = make(request.param, pictures, tokenizer, label_smoothing=0.1, text_dropout=0.5)
     params = random_params(task.init)
     patch = pytest.MonkeyPatch()
-    patch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(MASKED[:batch, :n]))
+    masks = {8: MASKED, 1: MASKED[3:4]}
+    patch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(masks[batch]))
     loss = recorded(task.network, lambda batch: task.loss(params, NULL, batch, KEY, 0))
-    evaluate = recorded(task.network, lambda batch: task.evaluate(params, NULL, batch, KEY))
+    evaluate = recorded(
+        task.network, lambda batch: task.evaluate(params, NULL, batch, jax.random.split(KEY, 8))
+    )
     yield request.param, task, params, {"loss": loss, "evaluate": evaluate}
     patch.undo()
 
@@ -56,7 +61,7 @@ def test_the_network_sees_unmasked_tokens_and_the_mask_token_elsewhere(probed, m
     _, [(arguments, _)] = methods[method](batch(name))
     for b in range(8):
         for place in range(PLACES):
-            expected = CODES if MASKED[b, place] else TOKENS[b, place]
+            expected = CODES if MASKS[method][b, place] else TOKENS[b, place]
             assert arguments[0][b, place] == expected
     *low, _, _ = arguments[1:]
     assert [np.array_equal(grid, OTHER_TOKENS[:, :4]) for grid in low] == [True] * (name == "superres")
@@ -79,7 +84,8 @@ def test_the_network_reads_the_text_or_in_training_the_empty_text_in_its_place(p
 @pytest.mark.parametrize("method", ["loss", "evaluate"])
 def test_a_true_token_under_the_mask_moves_no_input_and_no_logit(probed, method):
     name, _, _, methods = probed
-    hidden, shown = np.where(MASKED, OTHER_TOKENS, TOKENS), np.where(MASKED, TOKENS, OTHER_TOKENS)
+    mask = MASKS[method]
+    hidden, shown = np.where(mask, OTHER_TOKENS, TOKENS), np.where(mask, TOKENS, OTHER_TOKENS)
     result, [(arguments, logits)] = methods[method](batch(name))
     changed, [(same_arguments, same_logits)] = methods[method](batch(name, hidden))
     jax.tree.map(np.testing.assert_array_equal, arguments, same_arguments)
@@ -89,28 +95,31 @@ def test_a_true_token_under_the_mask_moves_no_input_and_no_logit(probed, method)
     assert np.abs(other_logits - logits)[1:].max() > 0.01
 
 
-def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(probed):
+@pytest.mark.parametrize("method", ["loss", "evaluate"])
+def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(probed, method):
     name, task, params, methods = probed
-    (loss, scores), [(arguments, _)] = methods["loss"](batch(name))
-    evaluated, _ = methods["evaluate"](batch(name))
+    result, [(arguments, _)] = methods[method](batch(name))
     given = () if name == "base" else (OTHER_TOKENS[:, :4],)
-    apply = jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))
-    texts = {"loss": arguments[-2:], "evaluate": (STATES.astype(np.float32), TEXT_MASK)}
-    for method, text in texts.items():
-        logits = np.asarray(apply(np.where(MASKED, CODES, TOKENS), *given, *text))
-        plain, smooth, right = [], [], []
-        for b, place in zip(*np.nonzero(MASKED)):
-            row, label = logits[b, place], TOKENS[b, place]
-            losses = [cross_entropy(row, code) for code in range(CODES)]
-            plain.append(losses[label])
-            smooth.append(0.9 * losses[label] + 0.1 * np.mean(losses))
-            right.append(np.argmax(row) == label)
-        got = scores if method == "loss" else evaluated
-        np.testing.assert_allclose(got["cross_entropy"], np.mean(plain), rtol=1e-4)
-        np.testing.assert_allclose(got["accuracy"], np.mean(right), rtol=1e-5)
-        if method == "loss":
-            np.testing.assert_allclose(loss, np.mean(smooth), rtol=1e-4)
-            assert scores["weight"] == MASKED.sum()
+    inputs = (np.where(MASKS[method], CODES, TOKENS), *given, *arguments[-2:])
+    logits = np.asarray(jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))(*inputs))
+    plain, smooth, right = ([[] for _ in range(8)] for _ in range(3))
+    for b, place in zip(*np.nonzero(MASKS[method])):
+        row, label = logits[b, place], TOKENS[b, place]
+        losses = [cross_entropy(row, code) for code in range(CODES)]
+        plain[b].append(losses[label])
+        smooth[b].append(0.9 * losses[label] + 0.1 * np.mean(losses))
+        right[b].append(np.argmax(row) == label)
+    if method == "evaluate":  # of each image the sum and over how many tokens it is
+        for name, terms in (("cross_entropy", plain), ("accuracy", right)):
+            np.testing.assert_allclose(result[name][0], [sum(each) for each in terms], rtol=1e-4)
+            np.testing.assert_array_equal(result[name][1], [len(each) for each in terms])
+        return
+    loss, scores = result
+    plain, smooth, right = (sum(terms, []) for terms in (plain, smooth, right))
+    np.testing.assert_allclose(loss, np.mean(smooth), rtol=1e-4)
+    np.testing.assert_allclose(scores["cross_entropy"], np.mean(plain), rtol=1e-4)
+    np.testing.assert_allclose(scores["accuracy"], np.mean(right), rtol=1e-5)
+    assert scores["weight"] == MASKED.sum()
 
 
 @pytest.mark.parametrize("name", ["base", pytest.param("superres", marks=pytest.mark.slow)])

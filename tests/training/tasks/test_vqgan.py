@@ -19,7 +19,7 @@ from muse_jax.training.tasks.task import Task
 from muse_jax.training.tasks.vqgan import psnr
 from tests.training.tasks.conftest import MODEL as TINY
 from tests.training.tasks.conftest import tiny_config
-from tests.training.tasks.probing import norm, random_params
+from tests.training.tasks.probing import norm, random_params, train_on
 
 MODEL = {**TINY, "entropy_temperature": 0.5}
 # No two alike, so that no term can pass for another.
@@ -40,7 +40,7 @@ def batch():
     return {"image": jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 256, jnp.uint8)}
 
 
-def stand_in_distance(params, images, targets):
+def stand_in_distance(params, images, targets, dtype=None):
     """A perceptual distance that compiles at once and tells its arguments apart."""
     return jnp.mean((images - params["share"] * targets) ** 2)
 
@@ -68,12 +68,8 @@ def probed(pictures):
     config.discriminator = {"filters": (4, 8), "patch": 4}
     config.loss = {**WEIGHTS, "adversarial_start": 5}
     task = make_task(validate_config(config))
-    patch = pytest.MonkeyPatch()
-    patch.setattr(vqgan, "load_perceptual", lambda: {"share": 0.8})
-    patch.setattr(vqgan, "perceptual_loss", stand_in_distance)
-    patch.setattr(vqgan, "load_lpips", lambda stages, file: {"share": 0.6})
-    patch.setattr(vqgan, "lpips", lambda params, x, target, dtype: stand_in_distance(params, x, target))
-    params, frozen, names = random_params(task.init), task.frozen(), ("loss", *MOVES)
+    params, names = random_params(task.init), ("loss", *MOVES)
+    frozen = {"perceptual": {"share": 0.8}, "lpips": {"share": 0.6}, "generator": {}}
 
     @jax.jit
     def differentiate(step):
@@ -85,12 +81,14 @@ def probed(pictures):
         return values, jax.lax.map(lambda row: gradient(row)[0], jnp.eye(len(names)))
 
     def at(step):
-        values, gradients = jax.device_get(differentiate(jnp.int32(step)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vqgan, "perceptual_loss", stand_in_distance)
+            patch.setattr(vqgan, "lpips", stand_in_distance)
+            values, gradients = jax.device_get(differentiate(jnp.int32(step)))
         rows = [jax.tree.map(operator.itemgetter(i), gradients) for i in range(len(names))]
         return dict(zip(names, values)), dict(zip(names, rows))
 
-    yield task, params, at
-    patch.undo()
+    return task, params, at
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +314,18 @@ def test_a_quantizer_without_a_table_has_no_codes_to_restart(pictures):
     config.loss = {"restart_every": 3}
     with pytest.raises(ValueError, match="lfq has no codes to restart"):
         make_task(validate_config(config))
+
+
+@pytest.mark.parametrize(
+    "name, reached", [("vqgan", 0.01), pytest.param("vqgan_decoder", 0.04, marks=pytest.mark.slow)]
+)
+def test_a_short_run_learns_eight_images_by_heart(pictures, tokenizer, name, reached):
+    colours = np.random.default_rng(3).integers(0, 256, (8, 1, 1, 3), np.uint8)
+    images = {"image": np.broadcast_to(colours, (8, 32, 32, 3))}
+    config = tiny_config(name, pictures)
+    config.model, config.loss = TINY, {"adversarial": 0.0, "perceptual": 0.0, "entropy": 0.0}
+    config.tokenizer = tokenizer if name == "vqgan_decoder" else ""
+    task = make_task(validate_config(config))
+    errors = train_on(task, task.frozen(), images, steps=400)["reconstruction"]
+    assert errors[0] > 0.1
+    assert errors[-1] < reached
