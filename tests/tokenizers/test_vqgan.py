@@ -131,7 +131,7 @@ class Plain:
 def test_the_forward_pass_is_its_plain_rendering(fields):
     # Width 32, one channel a group, and width 64 in groups of two; an image that is not square.
     vqgan = VQGAN(**SMALL | {"filters": 32}, multipliers=(1, 2), **fields)
-    x = np.asarray(images(8))[:, :, :4]
+    x = np.asarray(images(16))[:, :, :8]
     params = random_params(lambda key: vqgan.init(key, x))
 
     @jax.jit
@@ -142,10 +142,10 @@ def test_the_forward_pass_is_its_plain_rendering(fields):
     vectors, ids, reconstruction = run(params, x)
     plain = Plain(vqgan, params)
     expected = plain.encode(x.astype(np.float64))
-    np.testing.assert_allclose(vectors, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(vectors, expected, atol=1e-3 * np.abs(expected).max())
     np.testing.assert_array_equal(ids, plain.nearest(expected))
     expected = plain.decode(np.asarray(ids))
-    np.testing.assert_allclose(reconstruction, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(reconstruction, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_a_size_that_the_factor_does_not_divide_is_refused_in_one_sentence(model):
