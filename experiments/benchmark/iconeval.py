@@ -20,9 +20,8 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import apps
-from muse_jax.data import load_source
 from muse_jax.data.icons import SPLITS
-from muse_jax.evaluation.iconeval import ATTRIBUTES, icon_eval
+from muse_jax.evaluation.iconeval import ATTRIBUTES, icon_eval, sample_records
 
 _MODEL = flags.DEFINE_string(
     "model", None, "A packaged checkpoint or the directory of one; none: real images."
@@ -58,25 +57,6 @@ def main() -> None:
         print(split.ljust(20), *(cell.rjust(10) for cell in cells), str(len(images)).rjust(10), flush=True)
     if _OUT.value:
         Path(_OUT.value).write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def sample_records(split: str, count: int, seed: int, data_dir: str) -> list[dict[str, Any]]:
-    """Different records of one colour, drawn at random.
-
-    Raises:
-      ValueError: the split has too few of them.
-    """
-    source = load_source("icons", split, data_dir)
-    records = []
-    for index in np.random.default_rng(seed).permutation(len(source)):
-        record = source[int(index)]
-        if record["kind"] != "art":
-            records.append(record)
-        if len(records) == count:
-            return records
-    raise ValueError(
-        f"{split} has {len(records)} images in one colour: use --images={len(records)} or fewer."
-    )
 
 
 def real_images(records: list[dict[str, Any]]) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
+from muse_jax.data import load_source
 from muse_jax.data.icons.palette import BACKGROUNDS, FOREGROUNDS
 
 ATTRIBUTES = ("background", "foreground", "size", "position", "count", "relation")
@@ -198,3 +199,22 @@ def icon_eval(
         if any(name in score for score in scores)
     }
     return {**shares, "all": float(np.mean([all(score.values()) for score in scores])), "images": len(images)}
+
+
+def sample_records(split: str, count: int, seed: int, data_dir: str) -> list[dict[str, Any]]:
+    """Different records of one colour, drawn at random.
+
+    Raises:
+      ValueError: the split has too few of them.
+    """
+    source = load_source("icons", split, data_dir)
+    records = []
+    for index in np.random.default_rng(seed).permutation(len(source)):
+        record = source[int(index)]
+        if record["kind"] != "art":
+            records.append(record)
+        if len(records) == count:
+            return records
+    raise ValueError(
+        f"{split} has {len(records)} images in one colour: use --images={len(records)} or fewer."
+    )

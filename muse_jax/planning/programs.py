@@ -19,6 +19,7 @@ from muse_jax.pipelines.runs import fine_modules, stage_modules
 from muse_jax.text import TextPieces, load_text_encoder
 from muse_jax.tokenizers import Clusters
 from muse_jax.training.config import save_config, validate_config
+from muse_jax.training.config_checks import READ_BY
 from muse_jax.training.flops import count_flops, jaxpr_flops
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.partitioning import (
@@ -68,8 +69,9 @@ def planned(config: Any, find_config: FindConfig):
                 config[key] = str(Path(folder) / Path(source).name)
                 Path(config[key]).mkdir(exist_ok=True)
                 save_config(config[key], validate_config(described))
-        encoder = config.data.get("text_encoder", "minilm")
-        config.data.text_encoder = f"shapes:{Path(encoder.removeprefix('t5:')).name}"
+        if config.task in READ_BY["data.text_encoder"]:
+            encoder = config.data.get("text_encoder", "minilm")
+            config.data.text_encoder = f"shapes:{Path(encoder.removeprefix('t5:')).name}"
         yield validate_config(config)
 
 

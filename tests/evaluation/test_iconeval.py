@@ -7,12 +7,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from experiments.benchmark.iconeval import sample_records
 from muse_jax.data.icons import BACKGROUNDS, FOREGROUNDS, compose
 from muse_jax.data.icons.compose import Mask
 from muse_jax.data.icons.palette import BACKGROUNDS_FOR, PARTNERS_FOR
 from muse_jax.data.images import resize
-from muse_jax.evaluation.iconeval import icon_eval, measure, score_image
+from muse_jax.evaluation.iconeval import icon_eval, measure, sample_records, score_image
 
 
 def mask(name):

@@ -113,7 +113,7 @@ def test_a_long_prompt_is_cut_with_one_warning_that_names_it(encoder):
 def test_params_are_plain_stacked_arrays(encoder):
     assert encoder.dim == 384 and encoder.max_length == 24 and encoder.name == "minilm"
     assert encoder.params["layers"]["query"]["kernel"].shape == (6, 384, 384)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(encoder.params))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(encoder.params))
 
 
 @pytest.mark.parametrize("length", [1, 513])

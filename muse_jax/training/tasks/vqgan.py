@@ -230,17 +230,18 @@ class VQGANDecoderTask(VQGANTask):
     """A new, larger decoder under the encoder and codebook of `config.tokenizer`, both frozen.
 
     The transformers trained on those codes stay valid (Muse, section 2.8). `config.model` is the tokenizer's
-    own but for `decoder_filters` and `decoder_res_blocks`.
+    own except for `dtype` and the fields whose names begin with `decoder_`.
     """
 
     def __init__(self, config):
         super().__init__(config)
         trained = tokenizer_module("tokenizer", config.tokenizer)
-        larger = {"decoder_filters": None, "decoder_res_blocks": None}
-        if trained.clone(**larger) != self.vqgan.clone(**larger):
+        decoder = ("decoder_filters", "decoder_res_blocks", "decoder_multipliers", "decoder_patch")
+        other = dict.fromkeys(("dtype", *decoder))
+        if trained.clone(**other) != self.vqgan.clone(**other):
             raise ValueError(
                 f"config.model does not describe the encoder and codebook of {config.tokenizer}: take that "
-                "run's model section and change only decoder_filters and decoder_res_blocks."
+                "run's model section and change only dtype and the fields that begin with decoder_."
             )
 
     def init_generator(self, key: Array, images: Array) -> Any:
