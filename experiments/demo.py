@@ -1,14 +1,14 @@
-"""What `make demo` draws."""
+"""The prompts of `make demo`."""
 
 DEMO = [
-    # (prompt, whether the data holds this concept in this style for testing alone)
+    # (prompt, whether training never had the concept in this style or colour)
     ("a noto emoji of a red heart", True),
-    ("a fluent emoji of a sunflower", False),
-    ("a fluent emoji of a pizza", True),
-    ("a noto emoji of a grinning face", False),
-    ("an emojione emoji of a crown", True),
-    ("a twemoji emoji of a red apple", False),
-    ("a noto emoji of a cactus", True),
-    ("a twemoji emoji of a cat face", False),
+    ("two blue house icons on a light yellow background", False),
+    ("a solid orange house icon on a dark blue background", False),
+    ("a black cloud icon on a light orange background", True),
+    ("a twemoji emoji of a crying face", False),
+    ("a green tree icon on a light pink background", False),
+    ("a pink star icon on a dark blue background", True),
+    ("a fluent emoji of a mushroom", False),
 ]
-LEGEND = "* The concept in this style was never seen in training."
+LEGEND = "* Training never had this concept in this style or colour."

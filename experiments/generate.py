@@ -20,7 +20,7 @@ from experiments.demo import DEMO, LEGEND
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; repeat it for several pictures.")
 DEMO_FLAG = flags.DEFINE_bool("demo", False, "Draw the eight prompts that come with the program.")
-MODEL = flags.DEFINE_string("model", "emoji", "A packaged checkpoint or a directory.")
+MODEL = flags.DEFINE_string("model", "icons", "A packaged checkpoint or a directory.")
 OUT = flags.DEFINE_string("out", None, "The picture to write, such as heart.png.")
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "What to lead away from.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the base stage.")

@@ -1,6 +1,7 @@
 """The command that draws pictures, on a tiny checkpoint; the pictures of it; the demo's prompts."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -13,9 +14,7 @@ from experiments.apps import parse_mesh
 from experiments.check_sharding import free_port
 from experiments.demo import DEMO
 from experiments.pictures import captioned_grid, check_output
-from muse_jax.data.captions import emoji_prompt
-from muse_jax.data.emoji.artwork import STYLES
-from muse_jax.data.emoji.splits import assign_splits
+from muse_jax.data.icons.compose import heldout_colour
 from tests.pipelines.tiny import tiny_pipeline
 from tests.pipelines.tiny_cogview2 import tiny_cogview2
 
@@ -124,13 +123,10 @@ def test_grid_shows_every_picture_and_its_caption(count, columns, across, down):
         assert (caption[:20] < 128).any() and (caption[22:] < 128).any()
 
 
-def test_demo_marks_what_was_never_trained_on():
-    words = {emoji_prompt(concept, style): (concept, style) for concept in CONCEPTS for style in STYLES}
-    assert len(DEMO) == 8 and 2 <= sum(unseen for _, unseen in DEMO) <= 6
-    for prompt, unseen in DEMO:
-        concept, style = words[prompt]
-        split = assign_splits((concept, name) for name in STYLES)[concept, style]
-        assert split == ("heldout_pairs" if unseen else "train")
-
-
-CONCEPTS = ("red heart", "sunflower", "pizza", "grinning face", "crown", "red apple", "cactus", "cat face")
+def test_demo_marks_the_colours_that_a_concept_was_never_trained_in():
+    icons = [re.search(r"(\w+) (\w+) icons? on", prompt) for prompt, _ in DEMO]
+    marks = {found: unseen for found, (_, unseen) in zip(icons, DEMO, strict=True) if found}
+    assert len(DEMO) == 8 and len(marks) == 5
+    for found, unseen in marks.items():
+        colour, concept = found.groups()
+        assert (heldout_colour(concept) == colour) == unseen

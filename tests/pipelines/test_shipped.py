@@ -8,7 +8,9 @@ from muse_jax.checkpoint import find_checkpoint
 from muse_jax.pipelines import load_pipeline
 
 
-@pytest.mark.parametrize("name, size", [("emoji", (128, 128)), ("emoji-cogview2", (192, 192))])
+@pytest.mark.parametrize(
+    "name, size", [("icons", (128, 128)), ("emoji", (128, 128)), ("emoji-cogview2", (192, 192))]
+)
 def test_a_shipped_checkpoint_loads_with_all_stages_from_at_most_48_mb(name, size):
     assert load_pipeline(name).image_size == size
     files = list(find_checkpoint(name).iterdir())
