@@ -106,7 +106,7 @@ def use_cpu_options(environment: MutableMapping[str, str]) -> None:
     """
     import jax
 
-    from muse_jax.training.distributed import has_tpu
+    from muse_jax.sharding.distributed import has_tpu
 
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms:
@@ -159,7 +159,7 @@ def parse_mesh(text: str) -> Any:
     Raises:
       ValueError: anything else, and sizes that do not cover the devices.
     """
-    from muse_jax.training.partitioning import MESH_AXES, make_mesh  # slow to import
+    from muse_jax.sharding.partitioning import MESH_AXES, make_mesh
 
     if not text:
         return None

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from absl import flags
 
 from experiments import apps
-from muse_jax.training import distributed, train, validate_config
+from muse_jax.sharding import distributed
+from muse_jax.training import train, validate_config
 
 
 class Layout(NamedTuple):
@@ -78,7 +79,7 @@ def main() -> None:
 def work() -> None:
     """Trains in each directory of --runs."""
     distributed.initialize()
-    from muse_jax.training.tasks import make_task
+    from muse_jax.systems.registry import make_task
 
     for run in RUNS.value:
         directory, _, steps = run.rpartition(":")

@@ -9,10 +9,10 @@ from pathlib import Path
 from absl import flags
 
 from experiments import apps
-from muse_jax.checkpoint import find_checkpoint
+from muse_jax.checkpointing.pretrained import find_checkpoint
+from muse_jax.checkpointing.source import is_checkpoint, tokenizer_module, tokenizer_params
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
-from muse_jax.training.pretrained import is_checkpoint, tokenizer_module, tokenizer_params
 
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "A VQGAN's workdir, or a checkpoint.", required=True)
 CLUSTERS = flags.DEFINE_integer("clusters", 500, "How many.", lower_bound=1)

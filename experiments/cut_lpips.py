@@ -11,8 +11,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import apps
+from muse_jax.checkpointing.safetensors import weights_to_bytes
 from muse_jax.tokenizers.lpips import load_lpips
-from muse_jax.weights import weights_to_bytes
 
 STAGES = flags.DEFINE_integer("stages", 3, "Stages of VGG-16 to keep.", lower_bound=1, upper_bound=5)
 OUT = flags.DEFINE_string("out", None, "The safetensors file to write.")

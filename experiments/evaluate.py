@@ -10,7 +10,8 @@ import jax
 from absl import flags
 
 from experiments import apps
-from muse_jax.training import distributed, evaluate_run, load_config, validate_config
+from muse_jax.sharding import distributed
+from muse_jax.training import evaluate_run, load_config, validate_config
 from muse_jax.training.evaluate import write_scores
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
@@ -29,7 +30,7 @@ def main() -> None:
     given = flags.FLAGS.config or load_config(WORKDIR.value)
     config = validate_config({**given.to_dict(), "eval_batches": BATCHES.value})
     distributed.initialize()
-    from muse_jax.training.tasks import make_task
+    from muse_jax.systems.registry import make_task
 
     result = evaluate_run(config, make_task(config), WORKDIR.value, SPLIT.value, STEP.value)
     if jax.process_index():

@@ -15,10 +15,11 @@ from pathlib import Path
 from absl import flags
 
 from experiments import apps
-from muse_jax.pipelines import CogView2Pipeline, MusePipeline
-from muse_jax.pipelines.runs import load_cogview2_runs, load_runs
-from muse_jax.training.pretrained import tokenizer_params
-from muse_jax.weights import DTYPES, weights_to_bytes
+from muse_jax.checkpointing.safetensors import DTYPES, weights_to_bytes
+from muse_jax.checkpointing.source import tokenizer_params
+from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
+from muse_jax.systems.muse.pipeline import MusePipeline
+from muse_jax.systems.runs import load_cogview2_runs, load_runs
 
 BASE = flags.DEFINE_string("base", "", "Muse: the workdir of a base run.")
 COGLM = flags.DEFINE_string("coglm", "", "CogView2: the workdir of a coglm run.")

@@ -56,8 +56,8 @@ def main() -> None:
     import jax
     import jax.numpy as jnp
 
-    from muse_jax.pipelines import load_pipeline
-    from muse_jax.training import distributed
+    from muse_jax.sharding import distributed
+    from muse_jax.systems.registry import load_pipeline
 
     distributed.initialize()
     main_process = jax.process_index() == 0

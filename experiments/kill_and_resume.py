@@ -26,8 +26,8 @@ from absl import flags
 from PIL import Image
 
 from experiments import apps
+from muse_jax.systems.registry import make_task
 from muse_jax.training import train, validate_config
-from muse_jax.training.tasks import make_task
 
 RUNS = flags.DEFINE_integer("runs", 20, "How many runs to kill.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")

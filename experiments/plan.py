@@ -23,7 +23,7 @@ import ml_collections
 from absl import flags
 
 from experiments import apps
-from muse_jax.planning import (
+from experiments.planning import (
     CHIPS,
     Job,
     Plan,

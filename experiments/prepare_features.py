@@ -18,9 +18,7 @@ from tqdm import tqdm
 
 from experiments import apps
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, load_source, make_loader, write_precomputed
-from muse_jax.text import encode_captions
-from muse_jax.training import validate_config
-from muse_jax.training.partitioning import (
+from muse_jax.sharding.partitioning import (
     batch_shards,
     current_mesh,
     make_mesh,
@@ -29,7 +27,11 @@ from muse_jax.training.partitioning import (
     put_tree,
     tree_shardings,
 )
-from muse_jax.training.tasks import CogViewTask, MaskedTask, make_task
+from muse_jax.systems.cogview2.tasks import CogViewTask
+from muse_jax.systems.muse.tasks import MaskedTask
+from muse_jax.systems.registry import make_task
+from muse_jax.text import encode_captions
+from muse_jax.training import validate_config
 
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs"], "Which splits.")

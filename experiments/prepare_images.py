@@ -20,8 +20,8 @@ from tqdm import tqdm
 from experiments import apps
 from muse_jax.data import load_source
 from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
-from muse_jax.data.images import resize
 from muse_jax.data.precomputed import IMAGES, publish
+from muse_jax.media.image import resize
 
 SOURCE = flags.DEFINE_string("source", "icons", "The source, a name of `load_source`.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS data is built.")

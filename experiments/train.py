@@ -12,7 +12,8 @@ the same command goes on from it.
 from absl import flags
 
 from experiments import apps
-from muse_jax.training import Stopped, distributed, train, validate_config
+from muse_jax.sharding import distributed
+from muse_jax.training import Stopped, train, validate_config
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
     "workdir", "", "Where checkpoints, curves and previews go."
@@ -27,7 +28,7 @@ def main() -> None:
         )
     config = validate_config(flags.FLAGS.config)
     distributed.initialize()
-    from muse_jax.training.tasks import make_task
+    from muse_jax.systems.registry import make_task
 
     try:
         train(config, make_task(config), WORKDIR.value)

@@ -8,13 +8,15 @@ __all__ = ["CogView2Pipeline", "MusePipeline", "__version__", "load_pipeline"]
 
 _PIPELINES = ("CogView2Pipeline", "MusePipeline", "load_pipeline")
 _PACKAGES = (
+    "checkpointing",
     "data",
-    "decoding",
     "evaluation",
     "interop",
-    "networks",
-    "pipelines",
-    "planning",
+    "media",
+    "nn",
+    "sampling",
+    "sharding",
+    "systems",
     "text",
     "tokenizers",
     "training",
@@ -22,9 +24,9 @@ _PACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `import muse_jax.networks` does not pull in every part.
+    # Lazily, so that `import muse_jax.nn` does not pull in every part.
     if name in _PIPELINES:
-        return getattr(importlib.import_module("muse_jax.pipelines"), name)
+        return getattr(importlib.import_module("muse_jax.systems.registry"), name)
     if name in _PACKAGES:
         return importlib.import_module(f"muse_jax.{name}")
     raise AttributeError(f"module 'muse_jax' has no attribute {name!r}")

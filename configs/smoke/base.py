@@ -2,8 +2,8 @@
 
 import ml_collections
 
+from muse_jax.checkpointing.source import tokenizer_module
 from muse_jax.training import default_config
-from muse_jax.training.pretrained import tokenizer_module
 
 
 def get_config() -> ml_collections.ConfigDict:

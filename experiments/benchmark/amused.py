@@ -22,9 +22,9 @@ import numpy as np
 from absl import flags
 
 from experiments import apps
-from muse_jax.decoding import masked_decode
-from muse_jax.interop.amused import network_from_config, read_amused
-from muse_jax.networks.uvit import UVit2D
+from muse_jax.sampling import masked_decode
+from muse_jax.systems.amused.convert import network_from_config, read_amused
+from muse_jax.systems.amused.uvit import UVit2D
 
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where both run.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and activations of both.")

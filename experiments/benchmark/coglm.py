@@ -20,10 +20,10 @@ from absl import flags
 from flax.core import meta
 
 from experiments import apps
-from muse_jax.decoding.autoregressive import Sampling
-from muse_jax.decoding.coglm import draw_image
-from muse_jax.networks.coglm import CogLM
-from muse_jax.networks.coglm_sequence import Vocabulary, text_to_image
+from muse_jax.sampling.autoregressive import Sampling
+from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.sampling import draw_image
+from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 
 _GRID = flags.DEFINE_integer("grid", 8, "Side of the image's token grid.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", 256, "Of the network.", lower_bound=16)

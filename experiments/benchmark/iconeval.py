@@ -43,7 +43,7 @@ def main() -> None:
     """Scores each split and prints a table."""
     pipeline = None
     if _MODEL.value:
-        from muse_jax.pipelines import load_pipeline
+        from muse_jax.systems.registry import load_pipeline
 
         pipeline = load_pipeline(_MODEL.value)
     columns = (*ATTRIBUTES, "all", "images")
@@ -61,7 +61,7 @@ def main() -> None:
 
 def real_images(records: list[dict[str, Any]]) -> list[np.ndarray]:
     """The records' own images at --size."""
-    from muse_jax.data.images import resize
+    from muse_jax.media.image import resize
 
     return [resize(record["image"], _SIZE.value) for record in records]
 

@@ -19,12 +19,12 @@ from absl import flags
 from flax import linen as nn
 
 from experiments import apps
+from muse_jax.sharding.partitioning import RULES, make_mesh, put_batch
+from muse_jax.systems.registry import make_task
 from muse_jax.training import train, validate_config
 from muse_jax.training.evaluate import put_frozen
 from muse_jax.training.optimizers import make_optimizer, make_schedule
-from muse_jax.training.partitioning import RULES, make_mesh, put_batch
 from muse_jax.training.state import create_state, jit_train_step, make_train_step
-from muse_jax.training.tasks import make_task
 
 STEPS = flags.DEFINE_integer("steps", 200, "Of each measurement.", lower_bound=2)
 BLOCK = flags.DEFINE_integer("block", 20, "Steps between two looks at the clock.", lower_bound=1)

@@ -26,14 +26,14 @@ from flax.core import meta
 
 from experiments import apps
 from muse_jax.data import load_source
-from muse_jax.decoding import Sampling, tile_turns, turns_table
-from muse_jax.decoding.coglm import draw_image
-from muse_jax.decoding.coglm_superres import redraw_fine
-from muse_jax.networks import CogLM
-from muse_jax.networks.coglm_sequence import Vocabulary, text_to_image
-from muse_jax.networks.coglm_superres import IterativeSuperRes
+from muse_jax.sampling import Sampling, tile_turns, turns_table
+from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.sampling import draw_image
+from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
+from muse_jax.systems.cogview2.superres import IterativeSuperRes
+from muse_jax.systems.cogview2.superres_sampling import redraw_fine
 from muse_jax.training import load_config, restore_params
-from muse_jax.training.tasks.task import build
+from muse_jax.training.task import build
 
 _ITERATIVE = flags.DEFINE_string(
     "iterative", "", "Workdir of an iterative_superres run; random weights without."

@@ -46,8 +46,10 @@ from muse_jax.evaluation import (
     reconstruct,
     top_k,
 )
-from muse_jax.pipelines import CogView2Pipeline, MusePipeline, load_pipeline
-from muse_jax.pipelines.stages import Stage
+from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
+from muse_jax.systems.muse.pipeline import MusePipeline
+from muse_jax.systems.registry import load_pipeline
+from muse_jax.systems.stages import Stage
 
 _MODEL = flags.DEFINE_string("model", "emoji", "A packaged checkpoint, or the directory of one.")
 _OUT = flags.DEFINE_string("out", "runs/quality", "Folder for quality.json, samples.png and cached features.")

@@ -10,9 +10,9 @@ import numpy as np
 from absl import logging
 
 from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
-from muse_jax.data.images import augment_image, parse_augment, resize
 from muse_jax.data.precomputed import PrecomputedLoader, PrecomputedSource, check_identity
 from muse_jax.data.sources import CorruptImageError
+from muse_jax.media.image import augment_image, parse_augment, resize
 
 if TYPE_CHECKING:  # of the extra "train": imported where a loader is made
     import grain
@@ -154,7 +154,7 @@ def make_loader(
       image_size: side of the images in pixels; larger ones are downsampled over areas.
       encoder_tokenize: captions -> (ids, mask); without it batches carry `caption`, a list of str.
       caption: (record, generator) -> str; by default `CaptionTemplate()`.
-      augment: "none", "crop", "zoom", "flip" or a sum, see `muse_jax.data.images.augment_image`.
+      augment: "none", "crop", "zoom", "flip" or a sum, see `muse_jax.media.image.augment_image`.
       num_epochs: None repeats the source without end. With a number, the last batch is filled up with
         repeated records, and every batch has `example_mask`.
       rows: places in a batch, from 0 to batch_size - 1, that this process reads; all by default.

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from muse_jax.data.images import decode_image
+from muse_jax.media.image import decode_image
 
 DEFAULT_DATA_DIR = "data"
 NAMES = (

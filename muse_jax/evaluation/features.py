@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from muse_jax.images import to_unit_range
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
-from muse_jax.networks.efficientnet_lite import EfficientNetLite0
+from muse_jax.media.image import to_unit_range
+from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 
 FEATURE_DIM = 1280
 INPUT_SIZE = 224

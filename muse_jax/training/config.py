@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from muse_jax.decoding.settings import CogLMDecoding, Decoding
+from muse_jax.sampling.params import CogLMDecoding, Decoding
 from muse_jax.training.config_checks import check_unread, check_values, one_of, without_unread
 
 TASKS = (

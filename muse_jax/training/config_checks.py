@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from muse_jax.decoding.settings import CogLMDecoding, Decoding, LoparDecoding, Settings, TokenDecoding
+from muse_jax.sampling.params import CogLMDecoding, Decoding, LoparDecoding, Settings, TokenDecoding
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")

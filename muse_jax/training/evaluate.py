@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from muse_jax.training.checkpoints import latest_step, restore_params
-from muse_jax.training.partitioning import (
+from muse_jax.checkpointing.run import latest_step, restore_params
+from muse_jax.sharding.partitioning import (
     RULES,
     batch_sharding,
     check_batch_size,
@@ -25,7 +25,7 @@ from muse_jax.training.partitioning import (
 from muse_jax.training.state import Task
 
 
-def evaluate(
+def evaluate_run(
     config: Any, task: Task, workdir: str | Path, split: str = "", step: int | None = None
 ) -> dict[str, Any]:
     """Scores the averaged weights of a run over a split.

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from muse_jax.training.checkpoints import Checkpoints, full_disk_in_one_sentence, prepare_workdir
+from muse_jax.checkpointing.run import Checkpoints, full_disk_in_one_sentence, prepare_workdir
+from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.deadline import Deadline, skip_to
 from muse_jax.training.evaluate import (
@@ -19,14 +20,13 @@ from muse_jax.training.evaluate import (
     put_frozen,
     split_scores,
 )
-from muse_jax.training.logging import MetricWriter, Progress
+from muse_jax.training.initialization import begin, go_back
+from muse_jax.training.metrics import MetricWriter, Progress
 from muse_jax.training.optimizers import make_optimizer, make_schedule
-from muse_jax.training.partitioning import RULES, check_batch_size, make_mesh
+from muse_jax.training.preemption import FiniteWatch, Stopped, StopSignals, hold_workdir
 from muse_jax.training.prefetch import Prefetch
-from muse_jax.training.starting import begin, go_back
+from muse_jax.training.profiling import Clock, Meter, ProfileWindow, Watchdog
 from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
-from muse_jax.training.survival import FiniteWatch, Stopped, StopSignals, hold_workdir
-from muse_jax.training.timing import Clock, Meter, ProfileWindow, Watchdog
 
 
 def train(config: Any, task: Task, workdir: str | Path) -> TrainState:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from muse_jax.training.partitioning import put_batch
+from muse_jax.sharding.partitioning import put_batch
 
 AHEAD = 2  # one being copied while another waits
 

@@ -12,14 +12,8 @@ from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
 
+from muse_jax.sharding.partitioning import batch_sharding, like_params, put_tree, replicated, tree_shardings
 from muse_jax.training.optimizers import ema_decay, update_ema
-from muse_jax.training.partitioning import (
-    batch_sharding,
-    like_params,
-    put_tree,
-    replicated,
-    tree_shardings,
-)
 
 
 class Task(Protocol):

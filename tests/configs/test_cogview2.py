@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from muse_jax.networks.coglm import CogLM
-from muse_jax.networks.coglm_superres import DirectSuperRes, IterativeSuperRes, split_params
-from muse_jax.pipelines.settings import CogLMDecoding
+from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, split_params
+from muse_jax.systems.validation import CogLMDecoding
 from muse_jax.training import validate_config
 
 NAMES = (

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from muse_jax.networks import MaskedTransformer, SuperResTransformer
+from muse_jax.systems.muse.masked_transformer import MaskedTransformer
+from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.tokenizers import VQGAN
 from muse_jax.training import validate_config
 

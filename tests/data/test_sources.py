@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from muse_jax.data import CorruptImageError, load_source
-from muse_jax.data.images import augment_image, decode_image, parse_augment, resize
+from muse_jax.media.image import augment_image, decode_image, parse_augment, resize
 
 
 def write_folder(folder, lines):

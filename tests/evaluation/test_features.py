@@ -4,7 +4,7 @@ import pytest
 
 from muse_jax.evaluation.features import extract_features, extract_style_features
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
-from muse_jax.networks.efficientnet_lite import EfficientNetLite0
+from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 
 
 def test_features_keep_their_order_over_sizes_and_batches():

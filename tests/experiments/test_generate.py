@@ -15,8 +15,8 @@ from experiments.check_sharding import free_port
 from experiments.demo import DEMO
 from experiments.pictures import captioned_grid, check_output
 from muse_jax.data.icons.compose import heldout_colour
-from tests.pipelines.tiny import tiny_pipeline
-from tests.pipelines.tiny_cogview2 import tiny_cogview2
+from tests.systems.cogview2.tiny import tiny_cogview2
+from tests.systems.muse.tiny import tiny_pipeline
 
 
 def run(*arguments):

@@ -9,11 +9,11 @@ import pytest
 
 from experiments.prepare_features import captions_of, image_tokens, store, text_states
 from muse_jax.data import load_source
-from muse_jax.images import to_unit_range
+from muse_jax.media.image import to_unit_range
+from muse_jax.systems.registry import make_task
 from muse_jax.training import validate_config
-from muse_jax.training.tasks import make_task
-from tests.training.tasks.conftest import pictures, tokenizer  # noqa: F401  (fixtures)
-from tests.training.tasks.test_masked import base_config, superres_config
+from tests.systems.conftest import pictures, tokenizer  # noqa: F401
+from tests.systems.muse.test_tasks import base_config, superres_config
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ MISTAKES = [
 DRIVER = """
 import json, os, sys
 from experiments import apps, train
-import muse_jax.training.tasks
+import muse_jax.systems.registry
 
 for arguments in json.loads(sys.argv[1]):
     if os.fork() == 0:

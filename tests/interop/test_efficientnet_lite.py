@@ -7,7 +7,7 @@ import pytest
 
 from muse_jax.interop import efficientnet_lite
 from muse_jax.interop.torch_pickle import load_torch
-from muse_jax.networks.efficientnet_lite import BLOCKS, EfficientNetLite0
+from muse_jax.nn.efficientnet_lite import BLOCKS, EfficientNetLite0
 
 
 def weights_file():

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from muse_jax.training.distributed import EXPLICIT
+from muse_jax.sharding.distributed import EXPLICIT
 
 # Small programs are compiled more than they run: the compiler need not try hard.
 XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

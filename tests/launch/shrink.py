@@ -17,13 +17,13 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from PIL import Image
 
+from muse_jax.checkpointing.source import tokenizer_module, tokenizer_params
+from muse_jax.systems.registry import make_task
 from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 from muse_jax.training import validate_config
 from muse_jax.training.config import save_config
-from muse_jax.training.pretrained import tokenizer_module, tokenizer_params
-from muse_jax.training.tasks import make_task
 from tests.text import t5_files
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.checkpointing.safetensors import weights_to_bytes
 from muse_jax.interop.lpips import _ArrayUnpickler, convert_lpips, load_lpips_vgg
-from muse_jax.networks.vgg import STAGES
+from muse_jax.nn.vgg import STAGES
 from muse_jax.tokenizers.lpips import cut_lpips, lpips, lpips_shapes
-from muse_jax.weights import weights_to_bytes
 
 
 def stored(seed=0):

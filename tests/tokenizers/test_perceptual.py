@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
-from muse_jax.networks.efficientnet_lite import EfficientNetLite0
+from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 from muse_jax.tokenizers.perceptual import TAPS, load_perceptual, perceptual_loss
 
 

@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 
 from muse_jax.tokenizers import VQGAN
-from tests.training.tasks.probing import random_params
+from tests.systems.probing import random_params
 
 SMALL = {"filters": 8, "num_res_blocks": 1, "codebook_size": 16, "embed_dim": 4}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_jax.decoding.settings import CogLMDecoding, Decoding
+from muse_jax.sampling.params import CogLMDecoding, Decoding
 from muse_jax.training import check_keys, default_config, validate_config
 from muse_jax.training.config import check_same_run, load_config, save_config
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from muse_jax.checkpointing.run import is_disk_full
 from muse_jax.training import evaluate_run, load_config, restore_params, train
-from muse_jax.training.checkpoints import is_disk_full
-from muse_jax.training.logging import Progress, format_seconds, picture_grid
+from muse_jax.training.metrics import Progress, format_seconds, picture_grid
 from tests.training.least_squares import LeastSquares, make_config
 
 

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from muse_jax.training.partitioning import current_mesh
+from muse_jax.sharding.partitioning import current_mesh
 from muse_jax.training.prefetch import Prefetch
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.sharding.partitioning import make_mesh
 from muse_jax.training.optimizers import make_optimizer, make_schedule
-from muse_jax.training.partitioning import make_mesh
 from muse_jax.training.state import accumulated_gradients, create_state, make_train_step
 from tests.training.least_squares import LeastSquares, make_config
 

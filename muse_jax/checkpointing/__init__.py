@@ -1,0 +1,1 @@
+"""Run directories, pretrained directories, and where weights come from."""

@@ -1,0 +1,1 @@
+"""Building blocks of networks: attention, norms, positions, convolutions."""

@@ -1,0 +1,111 @@
+"""The processes of a run: joining them, and what they decide together."""
+
+import glob
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+TIMEOUT = 300  # seconds that processes wait for each other
+
+
+def initialize() -> None:
+    """Joins the other processes of this run if the environment names some; alone, it does nothing.
+
+    Call it once, first: afterwards `jax.devices()` are those of all processes. In this order it looks for
+      - JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, set by hand;
+      - a Slurm step of several tasks (`srun`): one task a GPU, or JAX_LOCAL_DEVICE_IDS=0,1,... says which
+        GPUs of its host a task takes;
+      - TPUs: the hosts of a pod slice, or of several, as Google Cloud's metadata or GKE's variables say.
+
+    Raises:
+      ValueError: one sentence, for an explicit setting that is incomplete or wrong, processes that do not
+        find each other, or a device that is in use already.
+    """
+    arguments = process_arguments(os.environ, has_tpu())
+    if arguments is None or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=TIMEOUT)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
+        raise ValueError(
+            f"The processes of this run could not be joined ({reason}): start all of them within {TIMEOUT} s "
+            "and let each reach the coordinator's port."
+        ) from error
+
+
+def has_tpu() -> bool:
+    """Whether this host has TPU chips and the library that drives them."""
+    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def process_arguments(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be called with; None where this process is the only one.
+
+    Args:
+      environment: the variables of the process.
+      tpu: see `has_tpu`.
+
+    Raises:
+      ValueError: as `initialize`.
+    """
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if any(environment.get(name) for name in EXPLICIT):
+        return _explicit(environment)
+    if _number(environment, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environment:
+        return {}
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    if len(hosts) > 1 or _number(environment, "MEGASCALE_NUM_SLICES", 1) > 1:
+        return {}
+    if tpu and "TPU_SKIP_MDS_QUERY" not in environment and platforms in ("", "tpu", "tpu,cpu"):
+        return {}  # a pod's hosts learn of each other from the metadata server
+    return None
+
+
+def _explicit(environment: Mapping[str, str]) -> dict[str, Any]:
+    missing = [name for name in EXPLICIT if not environment.get(name)]
+    if missing:
+        given = [name for name in EXPLICIT if name not in missing]
+        raise ValueError(
+            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} set, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not: set all three, in every process, or none."
+        )
+    address = environment["JAX_COORDINATOR_ADDRESS"]
+    count, index = (_number(environment, name, 0) for name in EXPLICIT[1:])
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(
+            f"JAX_COORDINATOR_ADDRESS is {address!r}, but must be HOST:PORT, for instance node0:1234."
+        )
+    if not 0 <= index < count:
+        raise ValueError(
+            f"JAX_PROCESS_ID is {index} and JAX_NUM_PROCESSES {count}: ids go from 0 to the number less one."
+        )
+    return {
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    value = environment.get(name) or str(default)
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}, but must be a whole number.") from None
+
+
+def all_processes(here: bool) -> bool:
+    """True if `here` is true on every process; a collective call."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))

@@ -1,0 +1,1 @@
+"""Generative systems, one folder each."""

@@ -1,0 +1,1 @@
+"""aMUSEd: published weights of a Muse-like model."""

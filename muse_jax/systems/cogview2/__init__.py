@@ -1,0 +1,1 @@
+"""CogView2: hierarchical autoregressive transformers (Ding et al. 2022)."""

@@ -1,0 +1,210 @@
+"""CogLM: one transformer that reads and predicts text pieces and image codes (CogView2, section 3.1)."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from muse_jax.nn.layers import EMBED_STD, check_width, unembed
+from muse_jax.nn.rank_attention import Ranks, attend_by_rank, attend_to_memory, remember
+from muse_jax.nn.sandwich import SandwichStack
+from pallas_kernels.cross_entropy import large_vocab_cross_entropy
+
+
+@struct.dataclass
+class KVCache:
+    """What CogLM remembers of the tokens it has read; `slots` are their places in the sequence."""
+
+    key: Float[Array, "depth batch heads slots head_dim"]
+    value: Float[Array, "depth batch heads slots head_dim"]
+    ranks: Int[Array, "batch slots"]
+    """-1 where nothing was read yet."""
+    weight: Float[Array, "batch slots"]
+    """Added to the attention logits of each slot."""
+
+
+class CogLMBase(nn.Module):
+    """The tables and layers of CogLM, which its super-resolution networks have too (CogView2, section 3).
+
+    Text positions count from 0 and the image's from `image_position`, which is that of `<start_of_image>`.
+
+    Fields:
+      vocab_size: rows of the table: image codes, text pieces, special tokens (`coglm_sequence.Vocabulary`).
+      grid: height and width of the image's tokens.
+      text_length: text slots of a sequence.
+      image_position: at least `text_length`; the published model has 512 for 111 text slots.
+      width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
+      dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
+      remat: recompute activations in the backward pass.
+      dtype: of the computation; parameters, norms, softmaxes and logits are float32.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int] = (20, 20)
+    text_length: int = 111
+    image_position: int = 512
+    width: int = 3072
+    depth: int = 48
+    heads: int = 48
+    mlp_dim: int = 12288
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    streams: ClassVar[tuple[str, ...]] = ("attention",)
+    """Attention weights of each stream of tokens, see `SandwichLayer`."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def length(self) -> int:
+        """Slots of a sequence."""
+        return self.text_length + 1 + self.image_tokens
+
+    @property
+    def text_pieces(self) -> int:
+        """Pieces of a text: a slot is left for the start token of a caption."""
+        return self.text_length - 1
+
+    def setup(self):
+        check_width(self.width, self.heads)
+        if self.image_position < self.text_length:
+            raise ValueError(
+                f"image_position is {self.image_position}, but the text takes the positions up to "
+                f"{self.text_length - 1}; set it to {self.text_length} or more."
+            )
+        normal = nn.initializers.normal(EMBED_STD)
+        table = nn.with_logical_partitioning(normal, ("vocab", "embed"))
+        positions = nn.with_logical_partitioning(normal, (None, "embed"))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        self.embedding = self.param("embedding", table, (self.vocab_size, self.width))
+        rows = self.image_position + 1 + self.image_tokens
+        self.positions = self.param("position_embedding", positions, (rows, self.width))
+        self.bias = self.param("bias", zeros, (self.vocab_size,))
+        self.drop = nn.Dropout(self.dropout)
+        self.transformer = SandwichStack(
+            self.depth,
+            self.width,
+            self.heads,
+            self.mlp_dim,
+            streams=self.streams,
+            dropout=self.dropout,
+            remat=self.remat,
+            dtype=self.dtype,
+        )
+
+    def _embed(self, tokens: Array, slots: Array) -> Array:
+        positions = jnp.where(slots < self.text_length, slots, slots - self.text_length + self.image_position)
+        return (self.embedding[tokens] + self.positions[positions]).astype(self.dtype)
+
+    def _check(self, tokens: Array, ranks: Array) -> None:
+        for name, value in (("tokens", tokens), ("ranks", ranks)):
+            if value.ndim != 2 or value.shape[1] != self.length:
+                raise ValueError(
+                    f"{name} has shape {value.shape}, but sequences of {self.text_length} text slots, "
+                    f"<start_of_image> and {self.grid[0]}x{self.grid[1]} image tokens are "
+                    f"(batch, {self.length}); make them with muse_jax.systems.cogview2.sequences."
+                )
+
+    def output_embedding(
+        self, first: int = 0, count: int | None = None
+    ) -> tuple[Float[Array, "rows width"], Float[Array, " rows"]]:
+        """`count` rows (None: all further ones) of the output table and bias from the token `first` on."""
+        rows = slice(first, None if count is None else first + count)
+        return self.embedding[rows], self.bias[rows]
+
+    def logits(
+        self, hidden: Float[Array, "batch length width"], first: int = 0, count: int | None = None
+    ) -> Float[Array, "batch length rows"]:
+        """Float32 logits from `hidden`, of those rows of the vocabulary alone."""
+        return unembed(hidden, *self.output_embedding(first, count))
+
+    def cross_entropy(
+        self, hidden: Float[Array, "batch length width"], labels: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length"]:
+        """`-log p(label)` in nats over the whole vocabulary, whose logits are never held all at once."""
+        return large_vocab_cross_entropy(hidden, *self.output_embedding(), labels)
+
+
+class CogLM(CogLMBase):
+    """Logits of the next token for text pieces and image codes in one vocabulary (CogView2, section 3.1).
+
+    Every sequence is laid out as [text, `<start_of_image>`, image tokens row by row]; a sample that lacks a
+    part has it with ranks of -1. Fields as in `CogLMBase`.
+    """
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        ranks: Int[Array, "batch length"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch length vocab"]:
+        """Float32 logits of the token after each one. Raises ValueError for shapes that do not fit."""
+        return self.logits(self.hidden(tokens, ranks, deterministic=deterministic))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch length"],
+        ranks: Int[Array, "batch length"],
+        weight: Float[Array, "batch length"] | float = 0.0,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch length width"]:
+        """What the output table is multiplied with. `weight` joins the attention logits of each token."""
+        return self._read(tokens, ranks, weight, attend_by_rank, deterministic)[0]
+
+    def read(
+        self,
+        tokens: Int[Array, "batch length"],
+        ranks: Int[Array, "batch length"],
+        weight: Float[Array, "batch length"] | float = 0.0,
+    ) -> KVCache:
+        """Reads a sequence in one pass; slots of rank -1 are to be written by `extend`."""
+        _, (key, value) = self._read(tokens, ranks, weight, remember, True)
+        weight = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), ranks.shape)
+        return KVCache(key, value, ranks, weight)
+
+    def _read(self, tokens, ranks, weight, attend, deterministic):
+        self._check(tokens, ranks)
+        slots = jnp.broadcast_to(jnp.arange(self.length), tokens.shape)
+        x = self.drop(self._embed(tokens, slots), deterministic=deterministic)
+        shared = Ranks(ranks, ranks, jnp.asarray(weight, jnp.float32))
+        (x,), kept = self.transformer((x,), attend, shared, None, deterministic)
+        return x, kept
+
+    def extend(
+        self,
+        token: Int[Array, "batch"],
+        slot: Int[Array, "batch"],
+        rank: Int[Array, "batch"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "batch width"], KVCache]:
+        """`hidden` of one more token of each sample, at `slot` and of rank `rank`, and the cache with it.
+
+        It sees what the cache holds up to its rank, and itself. A slot is written once.
+        """
+        x = self._embed(token[:, None], slot[:, None])
+        sample = jnp.arange(len(token))
+        weight = jnp.concatenate([cache.weight, cache.weight[sample, slot][:, None]], axis=1)
+        ranks = Ranks(rank[:, None], cache.ranks, weight)
+        memory = (cache.key, cache.value)
+        (x,), (key, value) = self.transformer((x,), attend_to_memory, ranks, memory)
+        cache = cache.replace(  # type: ignore[attr-defined]
+            key=cache.key.at[:, sample, :, slot].set(rearrange(key, "l b h 1 d -> b l h d")),
+            value=cache.value.at[:, sample, :, slot].set(rearrange(value, "l b h 1 d -> b l h d")),
+            ranks=cache.ranks.at[sample, slot].set(rank),
+        )
+        return x[:, 0], cache
+
+
+def tile_positions(
+    table: Float[Array, "tokens width"], grid: tuple[int, int], factor: int
+) -> Float[Array, "fine width"]:
+    """Positions of a grid `factor` times as fine: the table of `grid` laid side by side (CogView2, 3.2)."""
+    tiled = jnp.tile(rearrange(table, "(h w) d -> h w d", h=grid[0], w=grid[1]), (factor, factor, 1))
+    return rearrange(tiled, "h w d -> (h w) d")

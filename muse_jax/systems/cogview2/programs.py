@@ -1,0 +1,241 @@
+"""The compiled programs of CogView2: candidates, their ranking, super-resolution and pixels in one; the like.
+
+What is traced: weights, pieces, pictures, temperatures, weights of the text, the seed and who listens. What a
+program is compiled for: the modules, the numbers of candidates and of those kept, the filters' sizes, and the
+batch. Prompts of every length run in one program.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.sampling import Progress, Sampling, tile_turns, turns_table
+from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sequences import Vocabulary
+from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, join_params
+from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
+from muse_jax.systems.muse.programs import touched
+from muse_jax.tokenizers import VQGAN
+
+
+class Modules(NamedTuple):
+    """The networks without their weights, whose names in `params` are the fields'."""
+
+    coarse: CogLM
+    vqgan: VQGAN
+    direct: DirectSuperRes | None
+    iterative: IterativeSuperRes | None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of CogLM over the tokenizer's codes."""
+        return Vocabulary(self.vqgan.codebook_size, self.coarse.vocab_size)
+
+
+class Text(NamedTuple):
+    """Pieces and where there are any."""
+
+    ids: Int[Array, "batch text"]
+    mask: Bool[Array, "batch text"]
+
+
+@struct.dataclass
+class Drawing:
+    """How image tokens are drawn in each stage; None for one that is not there."""
+
+    coarse: Sampling
+    text_weight: Float[Array, ""]
+    direct: Sampling | None
+    temperature: Float[Array, ""] | None
+    """Of iterative super-resolution, and its top-k of each turn."""
+    top_k: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+
+@partial(jax.jit, static_argnames=("modules", "candidates", "keep"))
+def generate(
+    modules: Modules,
+    candidates: int,
+    keep: int,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+) -> UInt8[Array, "batch keep height width 3"]:
+    """Of each text the `keep` pictures out of `candidates` in which CogLM reads the text best, best first."""
+    key, fine_key = jax.random.split(jax.random.key(seed))
+    tokens = _draw(modules, params, _repeat(text, candidates), drawing, key, progress)
+    if candidates > 1:
+        scores = _cross_entropy(modules, params, _repeat(text, candidates), tokens)
+        best = jnp.argsort(rearrange(scores, "(b c) -> b c", c=candidates), axis=1)[:, :keep, None]
+        tokens = jnp.take_along_axis(rearrange(tokens, "(b c) n -> b c n", c=candidates), best, axis=1)
+        tokens = rearrange(tokens, "b k n -> (b k) n")
+    images = _enlarge(modules, params, _repeat(text, keep), drawing, fine_key, progress, tokens)
+    return rearrange(images, "(b k) h w c -> b k h w c", k=keep)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def infill(
+    modules: Modules,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch height width 3"],
+    mask: Bool[Array, "batch height width"],
+) -> UInt8[Array, "batch height width 3"]:
+    """Pictures redrawn where `mask` is True; every other pixel is the given one."""
+    key, fine_key = jax.random.split(jax.random.key(seed))
+    given = _tokenize(modules, params, images, modules.coarse.grid)
+    drawn = touched(mask, modules.coarse.grid)
+    tokens = _draw(modules, params, text, drawing, key, progress, image=given, drawn=drawn)
+    region = None
+    if modules.direct is not None:
+        grid = modules.direct.fine_grid
+        region = _tokenize(modules, params, images, grid), touched(mask, grid)
+    redrawn = _enlarge(modules, params, text, drawing, fine_key, progress, tokens, region)
+    return jnp.where(mask[..., None], redrawn, images)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def super_resolve(
+    modules: Modules,
+    params: dict[str, Any],
+    text: Text,
+    drawing: Drawing,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch low_height low_width 3"],
+) -> UInt8[Array, "batch height width 3"]:
+    """Finer pictures of coarse ones."""
+    _, key = jax.random.split(jax.random.key(seed))
+    tokens = _tokenize(modules, params, images, modules.coarse.grid)
+    return _enlarge(modules, params, text, drawing, key, progress, tokens)
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def caption(
+    modules: Modules,
+    params: dict[str, Any],
+    sampling: Sampling,
+    seed: Int[Array, ""],
+    progress: Progress,
+    images: UInt8[Array, "batch height width 3"],
+) -> tuple[Int[Array, "batch text"], Bool[Array, "batch text"]]:
+    """Pieces of what CogLM reads off the pictures, and where there are any."""
+    return draw_caption(
+        modules.coarse,
+        params["coarse"],
+        modules.vocabulary,
+        _tokenize(modules, params, images, modules.coarse.grid),
+        jax.random.key(seed),
+        sampling=sampling,
+        on_step=progress.at("caption"),
+    )
+
+
+@partial(jax.jit, static_argnames=("modules",))
+def score(
+    modules: Modules, params: dict[str, Any], text: Text, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch"]:
+    """Perplexity of each text given its picture."""
+    return jnp.exp(
+        _cross_entropy(modules, params, text, _tokenize(modules, params, images, modules.coarse.grid))
+    )
+
+
+def _repeat(text: Text, times: int) -> Text:
+    return Text(*(repeat(part, "b t -> (b c) t", c=times) for part in text))
+
+
+def _draw(modules, params, text, drawing, key, progress, **region) -> Int[Array, "batch tokens"]:
+    return draw_image(
+        modules.coarse,
+        params["coarse"],
+        modules.vocabulary,
+        text.ids,
+        text.mask,
+        key,
+        sampling=drawing.coarse,
+        text_weight=drawing.text_weight,
+        on_step=progress.at("coarse"),
+        **region,
+    )
+
+
+def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> Float[Array, "batch"]:
+    return caption_cross_entropy(
+        modules.coarse, params["coarse"], modules.vocabulary, text.ids, text.mask, tokens
+    )
+
+
+def _enlarge(
+    modules: Modules,
+    params: Any,
+    text: Text,
+    drawing: Drawing,
+    key: Array,
+    progress: Progress,
+    tokens: Int[Array, "batch tokens"],
+    region: tuple[Array, Array] | None = None,
+) -> UInt8[Array, "batch height width 3"]:
+    """The images of coarse tokens, through the super-resolution stages that there are.
+
+    `region`: fine tokens that are given, and which of them are to be drawn (None: all). Those that are kept
+    condition every turn of the iterative stage.
+    """
+    if modules.direct is None or drawing.direct is None:
+        return _pixels(modules, params, tokens, modules.coarse.grid)
+    direct_key, iterative_key = jax.random.split(key)
+    weights = join_params(params["coarse"], params["direct"])
+    words = _cut(text, modules.direct)
+    fine = draw_fine(
+        modules.direct, weights, modules.vocabulary, *words, tokens, direct_key, sampling=drawing.direct
+    )
+    grid, editable = modules.direct.fine_grid, None
+    if region is not None:
+        given, editable = region
+        fine = jnp.where(editable, fine, given)
+    if modules.iterative is not None and drawing.temperature is not None:
+        fine = redraw_fine(
+            modules.iterative,
+            params["iterative"],
+            modules.vocabulary,
+            *_cut(text, modules.iterative),
+            fine,
+            iterative_key,
+            turns=tile_turns(turns_table(modules.direct.factor), grid),
+            top_k=drawing.top_k,
+            temperature=drawing.temperature,
+            editable=editable,
+            on_step=progress.at("iterative"),
+        )
+    return _pixels(modules, params, fine, grid)
+
+
+def _cut(text: Text, network: Any) -> Text:
+    """As many pieces as `network` reads."""
+    return Text(*(part[:, : network.text_pieces] for part in text))
+
+
+def _tokenize(modules: Modules, params: Any, images: Array, grid: tuple[int, int]) -> Int[Array, "batch n"]:
+    """Tokens on `grid`; of larger pictures, those of the means over squares."""
+    factor = images.shape[1] // (grid[0] * modules.vqgan.downsampling)
+    small = reduce(to_unit_range(images), "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
+    ids = modules.vqgan.apply({"params": params["vqgan"]}, small, method="encode")
+    return rearrange(ids, "b h w -> b (h w)")
+
+
+def _pixels(
+    modules: Modules, params: Any, tokens: Array, grid: tuple[int, int]
+) -> UInt8[Array, "batch height width 3"]:
+    ids = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
+    return from_unit_range(modules.vqgan.apply({"params": params["vqgan"]}, ids, method="decode"))

@@ -1,0 +1,179 @@
+"""What CogLM can be asked for: images of a text, regions of an image, captions and how well a caption fits.
+
+Pure functions of a network, its parameters and arrays, to be called under `jax.jit` with `network` and
+`vocabulary` static: one program serves prompts of every length.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.sampling.autoregressive import NextLogitsFn, Sampling, autoregressive_decode
+from muse_jax.sampling.progress import Progress, StepCallback
+from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
+from muse_jax.systems.cogview2.sequences import Sequence, Vocabulary, image_to_text, text_to_image
+
+
+def draw_image(
+    network: CogLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    text: Int[Array, "batch text"],
+    text_mask: Bool[Array, "batch text"],
+    key: Array,
+    *,
+    sampling: Sampling,
+    text_weight: Float[Array, ""] | float = 1.4,
+    image: Int[Array, "batch tokens"] | None = None,
+    drawn: Bool[Array, "batch tokens"] | None = None,
+    on_step: Progress | StepCallback | None = None,
+) -> Int[Array, "batch tokens"]:
+    """Image tokens for captions, or the part of `image` that is `drawn` (CogView2, section 3.1 and 3.4).
+
+    The tokens to draw come last, in raster order, and see all others; the one left of each run starts it.
+
+    Args:
+      text, text_mask: pieces from 0, as `TextPieces` gives them for the network's text slots less one.
+      text_weight: added to the attention logits of the text (`attn_plus`); the published programs use 1.4 for
+        whole images and for regions.
+      image: codes of which only those that are not `drawn` count; None with `drawn` None: a new image.
+      on_step: as for `masked_decode`.
+
+    Raises:
+      ValueError: texts, image or region of another size than the network's.
+    """
+    if (image is None) != (drawn is None):
+        raise ValueError("Give both an image and which of its tokens to draw, or neither for a new image.")
+    if image is None or drawn is None:
+        image = jnp.zeros((len(text), network.image_tokens), jnp.int32)
+        drawn = jnp.ones(image.shape, bool)
+    check_inputs(network, vocabulary, text, text_mask, image=image, drawn=drawn)
+    sequence = text_to_image(vocabulary, text, text_mask, image, drawn)
+    # Ranks of 2 and more are of the region, which the loop reads (see text_to_image).
+    known = jnp.where(sequence.ranks < 2, sequence.ranks, -1)
+    first = network.text_length
+    weight = jnp.where(jnp.arange(network.length) < first, text_weight, 0.0)
+    cache = network.apply(
+        {"params": params},
+        sequence.tokens,
+        known,
+        jnp.broadcast_to(weight, known.shape),
+        method="read",
+    )
+    next_logits = _next_logits(network, params, sequence, first, 0, vocabulary.image_codes)
+    tokens = autoregressive_decode(
+        next_logits,
+        cache,
+        sequence.tokens[:, first:],
+        jnp.pad(drawn, ((0, 0), (1, 0))),
+        key,
+        sampling=sampling,
+        on_step=on_step,
+    )
+    return tokens[:, 1:]
+
+
+def draw_caption(
+    network: CogLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    image: Int[Array, "batch tokens"],
+    key: Array,
+    *,
+    sampling: Sampling,
+    on_step: Progress | StepCallback | None = None,
+) -> tuple[Int[Array, "batch text"], Bool[Array, "batch text"]]:
+    """Captions of images: pieces from 0, and where there are any; a caption ends before the first `pad`."""
+    shape = (len(image), network.text_length - 1)
+    text, every = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
+    check_inputs(network, vocabulary, text, every, image=image)
+    sequence = image_to_text(vocabulary, text, every, image)
+    known = jnp.where(sequence.loss, -1, sequence.ranks)
+    cache = network.apply({"params": params}, sequence.tokens, known, method="read")
+    codes = vocabulary.image_codes
+    # The text pieces and, after the last of them, pad.
+    next_logits = _next_logits(network, params, sequence, 0, codes, vocabulary.text_pieces + 1)
+    text_tokens = sequence.tokens[:, : network.text_length] - codes
+    pieces = autoregressive_decode(
+        next_logits,
+        cache,
+        text_tokens,
+        jnp.pad(every, ((0, 0), (1, 0))),
+        key,
+        sampling=sampling,
+        end_id=vocabulary.pad - codes,
+        on_step=on_step,
+    )[:, 1:]
+    there = pieces != vocabulary.pad - codes
+    return jnp.where(there, pieces, 0), there
+
+
+def caption_cross_entropy(
+    network: CogLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    text: Int[Array, "batch text"],
+    text_mask: Bool[Array, "batch text"],
+    image: Int[Array, "batch tokens"],
+) -> Float[Array, "batch"]:
+    """Mean `-log p` in nats of a caption's pieces given the image; `exp` of it is the perplexity.
+
+    CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption. The
+    caption's end, which is trained for drawing captions, does not count; an empty caption has 0.
+    """
+    check_inputs(network, vocabulary, text, text_mask, image=image)
+    sequence = image_to_text(vocabulary, text, text_mask, image)
+    variables = {"params": params}
+    hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
+    part = slice(network.text_pieces)  # the places before each piece
+    losses = network.apply(variables, hidden[:, part], sequence.labels[:, part], method="cross_entropy")
+    return jnp.sum(losses * text_mask, axis=1) / jnp.maximum(1, jnp.sum(text_mask, axis=1))
+
+
+def _next_logits(
+    network: CogLM, params: Any, sequence: Sequence, first_slot: int, first_row: int, rows: int
+) -> NextLogitsFn:
+    """Reads the token `first_slot + place`; the logits are of `rows` of the vocabulary from `first_row`.
+
+    The loop draws numbers from `first_row` on: it gets and gives tokens less `first_row`.
+    """
+    sample = jnp.arange(len(sequence.tokens))
+
+    def next_logits(token: Array, place: Array, cache: Any) -> tuple[Array, Any]:
+        slot = first_slot + place
+        variables = {"params": params}
+        rank = sequence.ranks[sample, slot]
+        hidden, cache = network.apply(variables, token + first_row, slot, rank, cache, method="extend")
+        logits = network.apply(variables, hidden[:, None], first_row, rows, method="logits")
+        return logits[:, 0], cache
+
+    return next_logits
+
+
+def check_inputs(
+    network: CogLMBase, vocabulary: Vocabulary, text: Array, text_mask: Array, **image: Array
+) -> None:
+    """Raises ValueError for a text, or images by their names, of another size than the network's."""
+    check_vocabulary(network, vocabulary)
+    wanted = (len(text), network.text_pieces)
+    if text.shape != wanted or text_mask.shape != wanted:
+        raise ValueError(
+            f"text and text_mask have shapes {text.shape} and {text_mask.shape}, but the network reads "
+            f"(batch, {network.text_pieces}) pieces; give TextPieces that length."
+        )
+    for name, value in image.items():
+        if value.shape != (len(text), network.image_tokens):
+            raise ValueError(
+                f"{name} has shape {value.shape}, but {len(text)} texts and the grid {network.grid[0]}x"
+                f"{network.grid[1]} need {(len(text), network.image_tokens)}, row by row."
+            )
+
+
+def check_vocabulary(network: CogLMBase, vocabulary: Vocabulary) -> None:
+    """Raises ValueError when the network's table is not that of the vocabulary."""
+    if vocabulary.size != network.vocab_size or vocabulary.text_pieces < 1:
+        raise ValueError(
+            f"vocab_size is {network.vocab_size}, but the vocabulary has {vocabulary.size} tokens, of which "
+            f"{vocabulary.image_codes} are image codes; the two must agree and leave room for text pieces."
+        )

@@ -1,0 +1,93 @@
+"""CogView2's super-resolution: fine tokens drawn from a coarse image at once, then redrawn in turns.
+
+Pure functions like those of `muse_jax.systems.cogview2.sampling`.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.sampling.autoregressive import Sampling
+from muse_jax.sampling.lopar import lopar_decode
+from muse_jax.sampling.progress import Progress, StepCallback
+from muse_jax.systems.cogview2.sampling import check_inputs
+from muse_jax.systems.cogview2.sequences import Sequence, Vocabulary, text_to_image
+from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes
+
+
+def coarse_sequence(
+    vocabulary: Vocabulary,
+    text: Int[Array, "batch text"],
+    text_mask: Bool[Array, "batch text"],
+    image: Int[Array, "batch tokens"],
+) -> Sequence:
+    """What `DirectSuperRes` reads: the text sees itself, and the whole image is given."""
+    return text_to_image(vocabulary, text, text_mask, image, jnp.zeros(image.shape, bool))
+
+
+def draw_fine(
+    network: DirectSuperRes,
+    params: Any,
+    vocabulary: Vocabulary,
+    text: Int[Array, "batch text"],
+    text_mask: Bool[Array, "batch text"],
+    image: Int[Array, "batch tokens"],
+    key: Array,
+    *,
+    sampling: Sampling,
+) -> Int[Array, "batch fine"]:
+    """Tokens of the fine grid, drawn in one pass, each for itself (CogView2, section 3.2).
+
+    The published `sampling` is by clusters: the 100 most probable of 500, temperature 0.89 inside.
+
+    Raises:
+      ValueError: text or image of another size than the network's.
+    """
+    check_inputs(network, vocabulary, text, text_mask, image=image)
+    sequence = coarse_sequence(vocabulary, text, text_mask, image)
+    variables = {"params": params}
+    hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
+    return sampling(key, network.apply(variables, hidden, 0, vocabulary.image_codes, method="logits"))
+
+
+def redraw_fine(
+    network: IterativeSuperRes,
+    params: Any,
+    vocabulary: Vocabulary,
+    text: Int[Array, "batch text"],
+    text_mask: Bool[Array, "batch text"],
+    fine: Int[Array, "batch tokens"],
+    key: Array,
+    *,
+    turns: np.ndarray,
+    top_k: tuple[int, ...] | None = None,
+    temperature: Float[Array, ""] | float = 1.0,
+    editable: Bool[Array, "batch tokens"] | None = None,
+    on_step: Progress | StepCallback | None = None,
+) -> Int[Array, "batch tokens"]:
+    """The fine tokens with those redrawn that have a turn (CogView2, section 3.3), see `lopar_decode`.
+
+    Raises:
+      ValueError: as `lopar_decode`, and for text or image of another size than the network's.
+    """
+    check_inputs(network, vocabulary, text, text_mask, fine=fine)
+    pieces = vocabulary.words(text, text_mask)
+    variables = {"params": params}
+
+    def logits_fn(tokens: Array) -> Array:
+        hidden = network.apply(variables, tokens, pieces, text_mask, method="hidden")
+        return network.apply(variables, hidden, 0, vocabulary.image_codes, method="logits")
+
+    return lopar_decode(
+        logits_fn,
+        fine,
+        key,
+        turns=turns,
+        mask_id=vocabulary.start_of_image,
+        top_k=top_k,
+        temperature=temperature,
+        editable=editable,
+        on_step=on_step,
+    )

@@ -1,0 +1,205 @@
+"""Training of CogView2's super-resolution networks from a CogLM (CogView2, section 3.2 and 3.3).
+
+One tokenizer serves the coarse and the fine picture, as one table has all codes. The coarse picture is the
+fine one, averaged over squares of `config.data.superres_factor` pixels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import reduce
+from jaxtyping import Array, Bool, Int
+
+from muse_jax.checkpointing.source import is_checkpoint, trained_params
+from muse_jax.media.image import to_unit_range
+from muse_jax.sampling.lopar import tile_turns, turns_table
+from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, join_params, split_params
+from muse_jax.systems.cogview2.superres_sampling import coarse_sequence, draw_fine, redraw_fine
+from muse_jax.systems.cogview2.tasks import CogViewTask, mean_over, sums_over
+from muse_jax.systems.muse.tasks import PREVIEW_IMAGES, encode
+from muse_jax.training.config import load_config
+from muse_jax.training.task import Batch, Sums, check_loss_keys
+
+_SAME = ("vocab_size", "image_position", "width", "depth", "heads", "mlp_dim")
+"""Fields of a CogLM that what grows out of it has too."""
+
+
+class _SuperResTask(CogViewTask):
+    """Tokens of the coarse and of the fine picture."""
+
+    def __init__(self, config, network):
+        check_loss_keys(config, {})
+        super().__init__(config, network)
+        self.factor = config.data.superres_factor
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        fine, params = to_unit_range(image), frozen["tokenizers"]["tokenizer"]
+        coarse = reduce(fine, "b (h p) (w q) c -> b h w c", "mean", p=self.factor, q=self.factor)
+        return {
+            "tokens": encode(self.tokenizer, params, coarse),
+            "superres_tokens": encode(self.tokenizer, params, fine),
+        }
+
+    def inputs(
+        self, frozen: Any, batch: Batch
+    ) -> tuple[Int[Array, "b n"], Int[Array, "b f"], Int[Array, "b t"], Bool[Array, "b t"]]:
+        """Coarse codes, fine codes, text pieces and their mask."""
+        tokens = batch if "tokens" in batch else self.features(frozen, batch["image"])
+        return tokens["tokens"], tokens["superres_tokens"], batch["caption_ids"], batch["caption_mask"]
+
+
+class DirectSuperResTask(_SuperResTask):
+    """All fine tokens at once; only what the network has beside the frozen `config.coglm` is trained."""
+
+    network: DirectSuperRes
+
+    def __init__(self, config):
+        super().__init__(config, DirectSuperRes)
+        self.check_grid(config.data.image_size // self.factor)
+        if self.network.factor != self.factor:
+            raise ValueError(
+                f"config.model.factor is {self.network.factor}, but config.data.superres_factor is "
+                f"{self.factor}: set one to the other."
+            )
+
+    def check_coglm(self) -> None:
+        """Refuses a `config.coglm` of other sizes than the network's."""
+        source = self.config.coglm
+        if is_checkpoint(source):
+            return
+        if not source or not (Path(source) / "config.json").is_file():
+            raise ValueError(
+                f"config.coglm is {source!r}, where no CogLM was trained: give the workdir of a coglm run, "
+                "--config.coglm=DIR."
+            )
+        model = load_config(source).model
+        for name in (*_SAME, "grid"):
+            given, wanted = model.get(name, getattr(CogLM, name, None)), getattr(self.network, name)
+            given = tuple(given) if isinstance(wanted, tuple) else given
+            if given != wanted:
+                raise ValueError(
+                    f"config.model.{name} is {wanted}, but the CogLM of config.coglm has {given}: set it to "
+                    "that."
+                )
+
+    def frozen(self) -> Any:
+        self.check_coglm()
+        return {**super().frozen(), "coglm": trained_params("coglm", self.config.coglm)}
+
+    def frozen_shapes(self) -> Any:
+        coglm = jax.eval_shape(lambda: split_params(self._init(jax.random.key(0)))[0])
+        return {**super().frozen_shapes(), "coglm": coglm}
+
+    def _init(self, key: Array) -> Any:
+        tokens = jnp.zeros((1, self.network.length), jnp.int32)
+        return self.network.init(key, tokens, tokens, method="hidden")["params"]
+
+    def init(self, key: Array) -> Any:
+        return split_params(self._init(key))[1]
+
+    def losses(self, params: Any, frozen: Any, batch: Batch, key: Array | None) -> Array:
+        """Cross-entropy of each fine token; `key` is of dropout, None without."""
+        coarse, fine, text, text_mask = self.inputs(frozen, batch)
+        sequence = coarse_sequence(self.vocabulary, text, text_mask, coarse)
+        variables = {"params": join_params(frozen["coglm"], params)}
+        hidden = self.network.apply(
+            variables,
+            sequence.tokens,
+            sequence.ranks,
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+            method="hidden",
+        )
+        return self.network.apply(variables, hidden, fine, method="cross_entropy")
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        return jnp.mean(self.losses(params, frozen, batch, key)), {}
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy of the fine tokens."""
+        losses = self.losses(params, frozen, batch, None)
+        return {"cross_entropy": sums_over(losses, jnp.ones(losses.shape, bool))}
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over those drawn from their coarse tokens."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        coarse, fine, text, text_mask = self.inputs(frozen, batch)
+        drawn = draw_fine(
+            self.network,
+            join_params(frozen["coglm"], params),
+            self.vocabulary,
+            text,
+            text_mask,
+            coarse,
+            key,
+            sampling=self.sampling(frozen),
+        )
+        return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.fine_grid)}
+
+
+class IterativeSuperResTask(_SuperResTask):
+    """Fine tokens that a random turn of LoPAR masks, given the others and the text."""
+
+    network: IterativeSuperRes
+
+    def __init__(self, config):
+        super().__init__(config, IterativeSuperRes)
+        self.check_grid(config.data.image_size)
+        self.turns = tile_turns(turns_table(self.factor), self.network.grid)
+
+    def init(self, key: Array) -> Any:
+        text = jnp.zeros((1, self.network.text_length), jnp.int32)
+        tokens = jnp.zeros((1, self.network.image_tokens), jnp.int32)
+        return self.network.init(key, tokens, text, text == 0, method="hidden")["params"]
+
+    def losses(
+        self, params: Any, frozen: Any, batch: Batch, turn: Int[Array, "b"], key: Array | None
+    ) -> tuple[Array, Array]:
+        """Cross-entropy of each fine token, and which of them each sample's turn masks."""
+        _, fine, text, text_mask = self.inputs(frozen, batch)
+        masked = jnp.asarray(self.turns) >= turn[:, None]
+        variables = {"params": params}
+        hidden = self.network.apply(
+            variables,
+            jnp.where(masked, self.vocabulary.start_of_image, fine),
+            self.vocabulary.words(text, text_mask),
+            text_mask,
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+            method="hidden",
+        )
+        return self.network.apply(variables, hidden, fine, method="cross_entropy"), masked
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        turn_key, dropout_key = jax.random.split(key)
+        turn = jax.random.randint(turn_key, (len(batch["caption_ids"]),), 1, self.turns.max() + 1)
+        losses, masked = self.losses(params, frozen, batch, turn, dropout_key)
+        return mean_over(losses, masked), {"weight": jnp.sum(masked)}
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy of what the first turn masks, and of what the last one does."""
+        scores = {}
+        for name, turn in (("first_turn", 1), ("last_turn", int(self.turns.max()))):
+            turns = jnp.full(len(batch["caption_ids"]), turn)
+            scores[f"cross_entropy_{name}"] = sums_over(*self.losses(params, frozen, batch, turns, None))
+        return scores
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over the same after all turns."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        _, fine, text, text_mask = self.inputs(frozen, batch)
+        drawn = redraw_fine(
+            self.network,
+            params,
+            self.vocabulary,
+            text,
+            text_mask,
+            fine,
+            key,
+            turns=self.turns,
+            temperature=self.config.sampling.temperature,
+        )
+        return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.grid)}

@@ -1,0 +1,267 @@
+"""Training of CogLM on pictures and their captions (CogView2, section 3.1)."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.checkpointing.pretrained import find_checkpoint, parameter_shapes
+from muse_jax.checkpointing.source import is_checkpoint, tokenizer_hash, tokenizer_module, tokenizer_params
+from muse_jax.data import PrecomputedSource
+from muse_jax.data.loader import Tokenize
+from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.sampling.autoregressive import Sampling
+from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
+from muse_jax.systems.cogview2.sampling import caption_cross_entropy, check_vocabulary, draw_image
+from muse_jax.systems.cogview2.sequences import (
+    Sequence,
+    Vocabulary,
+    draw_patches,
+    draw_spans,
+    image_to_text,
+    select,
+    text_only,
+    text_to_image,
+)
+from muse_jax.systems.muse.tasks import PREVIEW_IMAGES, encode
+from muse_jax.text import TextPieces
+from muse_jax.tokenizers import VQGAN
+from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
+from muse_jax.training.features import Origins, check_features
+from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+
+LOSS = {
+    "image_to_text": 0.3,  # share of the pairs that predict the caption, and patches of the image
+    "text_only": 0.0,  # share of all samples whose picture is left out
+    "patch": 4,  # side of the patches
+    "patch_share": 0.8,  # of the image's tokens, as if patches did not overlap
+}
+
+
+class CogViewTask(Task):
+    """What the tasks of CogView2 share: one vocabulary, pieces of text, batches, clusters.
+
+    Batches come either as pictures and captions or with tokens and pieces computed before
+    (`config.data.features`).
+    """
+
+    def __init__(self, config, network: type[CogLMBase]):
+        super().__init__(config)
+        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.network: Any = build(network, "model", config.model)
+        self.vocabulary = Vocabulary(self.tokenizer.codebook_size, self.network.vocab_size)
+        check_vocabulary(self.network, self.vocabulary)
+
+    def check_grid(self, image_size: int) -> int:
+        """The side of the network's grid; refuses one that the tokenizer does not give at `image_size`."""
+        side = image_size // self.tokenizer.downsampling
+        if self.network.grid != (side, side):
+            raise ValueError(
+                f"config.model.grid is {self.network.grid}, but the tokenizer of config.tokenizer gives "
+                f"{(side, side)} at {image_size} px: set it to that."
+            )
+        return side
+
+    @cached_property
+    def pieces(self) -> TextPieces:
+        """The sentencepiece model of `config.text_pieces`."""
+        pieces = TextPieces.from_file(self.config.text_pieces, self.network.text_pieces)
+        if len(pieces) > self.vocabulary.text_pieces:
+            raise ValueError(
+                f"config.text_pieces has {len(pieces)} pieces, but config.model.vocab_size leaves room for "
+                f"{self.vocabulary.text_pieces} beside image codes and special tokens: set it to "
+                f"{self.network.vocab_size + len(pieces) - self.vocabulary.text_pieces}."
+            )
+        return pieces
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The clusters that are stored with the tokenizer."""
+        source = self.config.tokenizer
+        folder = find_checkpoint(source) if is_checkpoint(source) else Path(source)
+        return load_clusters(
+            folder / FILE, codebook_rows(self.tokenizer, tokenizer_params("tokenizer", source))
+        )
+
+    @property
+    def tokenize(self) -> Tokenize:  # type: ignore[override]
+        """The sentencepiece model's; a longer caption is cut off."""
+        return self.pieces.encode_cut
+
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses features of other weights, other pieces or other shapes than the config names."""
+        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What makes the features of this config."""
+        tokenizer, pieces = self.config.tokenizer, self.config.text_pieces
+        pieces_hash = hashlib.sha256(self.pieces.serialize()).hexdigest()
+        return {
+            "tokenizer": (tokenizer, tokenizer_hash("tokenizer", tokenizer)),
+            "text_pieces": (pieces, pieces_hash),
+        }
+
+    def batch_shapes(self) -> Batch:
+        batch, size = super().batch_shapes(), self.config.data.batch_size
+        if self.config.data.get("features"):
+            del batch["image"]  # type: ignore[attr-defined]
+            image = jax.ShapeDtypeStruct((size, *[self.config.data.image_size] * 2, 3), jnp.uint8)
+            shapes = {"tokenizers": self.tokenizer_shapes()}
+            batch = {**batch, **jax.eval_shape(self.features, shapes, image)}
+        text = (size, self.network.text_pieces)
+        ids, mask = jax.ShapeDtypeStruct(text, jnp.int32), jax.ShapeDtypeStruct(text, bool)
+        return {**batch, "caption_ids": ids, "caption_mask": mask}
+
+    def frozen(self) -> Any:
+        frozen = {"tokenizers": self.frozen_tokenizers()}
+        return {**frozen, "clusters": self.clusters.of_code} if self.config.sampling.top_clusters else frozen
+
+    def frozen_shapes(self) -> Any:
+        shapes = {"tokenizers": self.tokenizer_shapes()}
+        if not self.config.sampling.top_clusters:
+            return shapes
+        return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        """The tokenizer, by the config key that says where it is."""
+        return {"tokenizer": self.tokenizer}
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """Weights of the tokenizer."""
+        return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
+
+    def tokenizer_shapes(self) -> dict[str, Any]:
+        """Their shapes."""
+        return {"tokenizer": parameter_shapes(self.tokenizer)}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures, by the names they have in a batch."""
+        raise NotImplementedError
+
+    def sampling(self, frozen: Any) -> Sampling:
+        """How `config.sampling` draws image codes."""
+        given = self.config.sampling
+        sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
+        if not given.top_clusters:
+            return sampling
+        return sampling.replace(  # type: ignore[attr-defined]
+            clusters=frozen["clusters"],
+            num_clusters=len(self.clusters),
+            top_clusters=given.top_clusters,
+            inner_temperature=given.inner_temperature,
+        )
+
+    def decode(self, frozen: Any, tokens: Int[Array, "b n"], grid: tuple[int, int]) -> Array:
+        """uint8 pictures of image codes."""
+        vqgan = {"params": frozen["tokenizers"]["tokenizer"]}
+        tokens = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
+        return from_unit_range(self.tokenizer.apply(vqgan, tokens, method="decode"))
+
+
+class CogLMTask(CogViewTask):
+    """Next tokens of images and captions, in three kinds of samples that are drawn inside the step."""
+
+    def __init__(self, config):
+        self.shares = check_loss_keys(config, LOSS)
+        super().__init__(config, CogLM)
+        side = self.check_grid(config.data.image_size)
+        for name in ("image_to_text", "text_only", "patch_share"):
+            if not 0 <= self.shares[name] <= 1:
+                raise ValueError(f"config.loss.{name} is {self.shares[name]}: it must be between 0 and 1.")
+        if not 2 <= self.shares["patch"] <= side:  # a patch of one token predicts nothing
+            raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 2 and {side}.")
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures."""
+        return {"tokens": encode(self.tokenizer, frozen["tokenizers"]["tokenizer"], to_unit_range(image))}
+
+    def inputs(
+        self, frozen: Any, batch: Batch
+    ) -> tuple[Int[Array, "b n"], Int[Array, "b t"], Bool[Array, "b t"]]:
+        """Image codes, text pieces and their mask."""
+        tokens = batch["tokens"] if "tokens" in batch else self.features(frozen, batch["image"])["tokens"]
+        return tokens, batch["caption_ids"], batch["caption_mask"]
+
+    def init(self, key: Array) -> Any:
+        tokens = jnp.zeros((1, self.network.length), jnp.int32)
+        return self.network.init(key, tokens, tokens, method="hidden")["params"]
+
+    def samples(
+        self, key: Array, image: Int[Array, "b n"], text: Int[Array, "b t"], text_mask: Bool[Array, "b t"]
+    ) -> Sequence:
+        """A sequence of each pair, of a kind that is drawn; the kinds' shares are kept in every batch."""
+        kind_key, order_key, patch_key, span_key = jax.random.split(key, 4)
+        batch, shares = len(image), self.shares
+        place = jax.random.permutation(order_key, batch) + jax.random.uniform(kind_key, (batch,))
+        pair = (place / batch - shares["text_only"]) / max(1 - shares["text_only"], 1e-6)
+        kind = jnp.where(pair < 0, 2, jnp.where(pair < shares["image_to_text"], 1, 0))
+        patches = draw_patches(patch_key, batch, self.network.grid, shares["patch"], shares["patch_share"])
+        spans = draw_spans(span_key, text_mask)
+        words = (self.vocabulary, text, text_mask)
+        kinds = (
+            text_to_image(*words, image),
+            image_to_text(*words, image, *patches),
+            text_only(*words, image.shape[1], *spans),
+        )
+        return select(kind, kinds)
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        sample_key, dropout_key = jax.random.split(key)
+        sequence = self.samples(sample_key, *self.inputs(frozen, batch))
+        variables, rngs = {"params": params}, {"dropout": dropout_key}
+        hidden = self.network.apply(
+            variables, sequence.tokens, sequence.ranks, deterministic=False, rngs=rngs, method="hidden"
+        )
+        losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
+        image = sequence.labels < self.vocabulary.image_codes
+        return mean_over(losses, sequence.loss), {
+            "image_cross_entropy": mean_over(losses, sequence.loss & image),
+            "text_cross_entropy": mean_over(losses, sequence.loss & ~image),
+            "weight": jnp.sum(sequence.loss),
+        }
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy of the image's tokens given the caption, and of the caption's given the image."""
+        image, text, text_mask = self.inputs(frozen, batch)
+        sequence = text_to_image(self.vocabulary, text, text_mask, image)
+        variables = {"params": params}
+        hidden = self.network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
+        losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
+        captions = caption_cross_entropy(self.network, params, self.vocabulary, text, text_mask, image)
+        pieces = jnp.sum(text_mask, axis=1)
+        return {
+            "image_cross_entropy": sums_over(losses, sequence.loss),
+            "text_cross_entropy": (captions * pieces, pieces),
+        }
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        image, text, text_mask = self.inputs(frozen, batch)
+        drawn = draw_image(
+            self.network,
+            params,
+            self.vocabulary,
+            text,
+            text_mask,
+            key,
+            sampling=self.sampling(frozen),
+            text_weight=self.config.sampling.text_weight,
+        )
+        return {"samples": self.decode(frozen, jnp.concatenate([image, drawn]), self.network.grid)}
+
+
+def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:
+    """Mean of the losses that count; 0 where none does."""
+    return jnp.sum(losses * where) / jnp.maximum(jnp.sum(where), 1)
+
+
+def sums_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Sums:
+    """Of each example the sum of the losses that count, and their number."""
+    return jnp.sum(losses * where, axis=1), jnp.sum(where, axis=1)

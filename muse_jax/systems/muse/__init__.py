@@ -1,0 +1,1 @@
+"""Muse: masked generative transformers (Chang et al. 2023)."""

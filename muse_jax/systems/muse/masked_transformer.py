@@ -1,0 +1,115 @@
+"""Muse's base network: a masked transformer over image tokens that reads the text by cross-attention."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.nn.layers import (
+    HeadTransform,
+    LinearLogits,
+    TextProjection,
+    Transformer,
+    check_text,
+    check_width,
+    unembed,
+)
+from muse_jax.nn.token_grid import TokenGrid, check_tokens, output_bias
+
+
+class MaskedTransformer(nn.Module):
+    """Logits of every image token given the known ones and the text (Muse, section 2.3).
+
+    Fields:
+      vocab_size: codes of the tokenizer; the id `vocab_size` is the mask token.
+      grid: height and width of the token grid.
+      groups: tokens a position, side by side in the flat sequence, each of `vocab_size` codes and masked by
+        itself (MaskBit). Attention is over positions, whose tokens' embeddings are summed.
+      width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
+      text_dim: width of the text encoder's states.
+      dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
+      remat: recompute activations in the backward pass.
+      dtype: of the computation; parameters, norms, softmaxes and logits are float32.
+
+    `hidden` followed by `logits` is `__call__`; `linear_logits` leaves the last product out, for code that
+    fuses it with what comes next, and `output_embedding` gives its table and bias.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int] = (16, 16)
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_dim: int = 4096
+    text_dim: int = 4096
+    dropout: float = 0.0
+    remat: bool = False
+    groups: int = 1
+    dtype: Any = jnp.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the flat sequence of an image."""
+        return self.grid[0] * self.grid[1] * self.groups
+
+    def setup(self):
+        check_width(self.width, self.heads)
+        self.text_projection = TextProjection(self.width, self.dtype)
+        self.embedding = TokenGrid(
+            self.vocab_size, tuple(self.grid), self.width, self.dropout, self.dtype, self.groups
+        )
+        self.transformer = Transformer(
+            self.depth, self.heads, self.mlp_dim, self.dropout, self.remat, dtype=self.dtype
+        )
+        self.head = HeadTransform(self.dtype)
+        self.bias = output_bias(self, self.vocab_size, self.groups)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits over the `vocab_size` codes at every position.
+
+        `tokens` are ids in `[0, vocab_size]`, row by row. Text states where `text_mask` is False have no
+        influence, and a row without any text is allowed. Raises ValueError for shapes that do not fit.
+        """
+        return self.logits(self.hidden(tokens, text, text_mask, deterministic))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch positions width"]:
+        """What the output table is multiplied with: everything but the last product."""
+        check_tokens("tokens", tokens, self.grid, self.groups)
+        check_text(text, text_mask, self.text_dim)
+        x = self.embedding(tokens, deterministic=deterministic)
+        x = self.transformer(x, self.text_projection(text), text_mask, deterministic)
+        return self.head(x)
+
+    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
+        """The output table (the token embedding without its mask row) and the output bias, of each group."""
+        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
+
+    def linear_logits(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+    ) -> LinearLogits | Float[Array, "batch tokens vocab"]:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block.
+
+        The small vocabularies of several groups are multiplied out.
+        """
+        hidden = self.hidden(tokens, text, text_mask)
+        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())
+
+    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits from `hidden`."""
+        return unembed(hidden, *self.output_embedding())

@@ -1,0 +1,197 @@
+"""Muse's super-resolution network: low-resolution tokens and text to high-resolution tokens."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.nn.layers import (
+    EMBED_STD,
+    Dense,
+    HeadTransform,
+    Layout,
+    LinearLogits,
+    TextProjection,
+    Transformer,
+    check_text,
+    check_width,
+    unembed,
+)
+from muse_jax.nn.token_grid import TokenGrid, check_tokens, output_bias
+
+
+def block_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Blocked local attention: each `block x block` window of the grid is a group (MaxViT, section 3.2)."""
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b h w) (i j) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def grid_layout(grid: tuple[int, int], block: int) -> Layout:
+    """Grid attention: tokens `block` apart, one of every window, are a group (MaxViT, section 3.2).
+
+    MaxViT fixes how many tokens a group has, this fixes how far apart they are, so that a pair of blocked and
+    grid layers connects all positions of any grid; on `block**2 x block**2` grids the two are one.
+    """
+    h, w = (side // block for side in grid)
+    flat, groups = "b (h i w j) d", "(b i j) (h w) d"
+    sizes = {"h": h, "w": w, "i": block, "j": block}
+    return _regroup(flat, groups, sizes)
+
+
+def _regroup(flat: str, groups: str, sizes: dict[str, int]) -> Layout:
+    def split(x: Array) -> Array:
+        return rearrange(x, f"{flat} -> {groups}", **sizes)
+
+    def join(x: Array) -> Array:
+        return rearrange(x, f"{groups} -> {flat}", **sizes)
+
+    return split, join
+
+
+class SuperResTransformer(nn.Module):
+    """Logits of the high-resolution tokens given the low-resolution ones and the text (Muse, section 2.4).
+
+    The low-resolution tokens pass through a small transformer of their own, which does not read the text; its
+    output joins the projected text states, and every high-resolution layer cross-attends to both.
+    Self-attention among the high-resolution tokens is multi-axis (MaxViT): layers alternate between windows
+    of `block x block` tokens and tokens at one offset of all windows, so two layers connect all positions.
+
+    One path is added to the paper's: the low-resolution output, projected and repeated over the tokens that
+    it covers, joins their embeddings. It spares small models learning that alignment by attention.
+
+    Fields as in `MaskedTransformer`, and:
+      low_vocab_size, low_grid, low_groups: of the low-resolution tokens (never masked); `low_grid` divides
+        `grid`.
+      low_depth: layers of the low-resolution stack.
+      block: side of the attention windows; divides both sides of `grid`. `depth` must be even.
+    """
+
+    vocab_size: int
+    low_vocab_size: int
+    grid: tuple[int, int] = (64, 64)
+    low_grid: tuple[int, int] = (16, 16)
+    width: int = 1024
+    depth: int = 24
+    low_depth: int = 4
+    heads: int = 16
+    mlp_dim: int = 4096
+    text_dim: int = 4096
+    block: int = 8
+    dropout: float = 0.0
+    remat: bool = False
+    groups: int = 1
+    low_groups: int = 1
+    dtype: Any = jnp.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the flat sequence of an image."""
+        return self.grid[0] * self.grid[1] * self.groups
+
+    @property
+    def num_low_tokens(self) -> int:
+        """Length of the flat sequence of the low-resolution image."""
+        return self.low_grid[0] * self.low_grid[1] * self.low_groups
+
+    def setup(self):
+        self._check()
+        grid = tuple(self.grid)
+        sizes = {"heads": self.heads, "mlp_dim": self.mlp_dim, "dropout": self.dropout}
+        sizes |= {"remat": self.remat, "dtype": self.dtype}
+        self.text_projection = TextProjection(self.width, self.dtype)
+        self.low_embedding = TokenGrid(
+            self.low_vocab_size, tuple(self.low_grid), self.width, self.dropout, self.dtype, self.low_groups
+        )
+        self.low_transformer = Transformer(self.low_depth, **sizes)
+        # As large as the embeddings that it is added to.
+        self.aligned = Dense((self.width,), ("embed", None), EMBED_STD, self.dtype)
+        self.embedding = TokenGrid(self.vocab_size, grid, self.width, self.dropout, self.dtype, self.groups)
+        layouts = (block_layout(grid, self.block), grid_layout(grid, self.block))
+        self.transformer = Transformer(self.depth, **sizes, layouts=layouts)
+        self.head = HeadTransform(self.dtype)
+        self.bias = output_bias(self, self.vocab_size, self.groups)
+
+    def _check(self) -> None:
+        check_width(self.width, self.heads)
+        if self.depth % 2:
+            raise ValueError(
+                f"depth {self.depth} is odd, but layers come in pairs of blocked and grid attention; "
+                "choose an even depth."
+            )
+        if any(side % self.block for side in self.grid):
+            raise ValueError(
+                f"block {self.block} does not divide the grid {self.grid[0]}x{self.grid[1]}; "
+                "choose a block that does."
+            )
+        if any(high % low for high, low in zip(self.grid, self.low_grid)):
+            raise ValueError(
+                f"low_grid {self.low_grid[0]}x{self.low_grid[1]} does not divide the grid "
+                f"{self.grid[0]}x{self.grid[1]}; a low-resolution token must cover whole tokens of the grid."
+            )
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        low_tokens: Int[Array, "batch low_tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits over the `vocab_size` high-resolution codes at every position.
+
+        `tokens` are ids in `[0, vocab_size]`, `low_tokens` ids in `[0, low_vocab_size)`, both row by row; the
+        text as in `MaskedTransformer`. Raises ValueError for shapes that do not fit.
+        """
+        return self.logits(self.hidden(tokens, low_tokens, text, text_mask, deterministic))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        low_tokens: Int[Array, "batch low_tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+        deterministic: bool = True,
+    ) -> Float[Array, "batch positions width"]:
+        """What the output table is multiplied with: everything but the last product."""
+        check_tokens("tokens", tokens, self.grid, self.groups)
+        check_tokens("low_tokens", low_tokens, self.low_grid, self.low_groups)
+        check_text(text, text_mask, self.text_dim)
+        low = self.low_embedding(low_tokens, deterministic=deterministic)
+        low = self.low_transformer(low, deterministic=deterministic)
+        context = jnp.concatenate([low, self.text_projection(text)], axis=1)
+        mask = jnp.concatenate([jnp.ones(low.shape[:2], bool), text_mask], axis=1)
+        x = self.embedding(tokens, self._upsample(self.aligned(low)), deterministic)
+        x = self.transformer(x, context, mask, deterministic)
+        return self.head(x)
+
+    def _upsample(
+        self, low: Float[Array, "batch low_positions width"]
+    ) -> Float[Array, "batch positions width"]:
+        (h, w), (high_h, high_w) = self.low_grid, self.grid
+        return repeat(low, "b (h w) d -> b (h i w j) d", h=h, w=w, i=high_h // h, j=high_w // w)
+
+    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
+        """The output table (the token embedding without its mask row) and the output bias, of each group."""
+        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
+
+    def linear_logits(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        low_tokens: Int[Array, "batch low_tokens"],
+        text: Float[Array, "batch text text_dim"],
+        text_mask: Bool[Array, "batch text"],
+    ) -> LinearLogits | Float[Array, "batch tokens vocab"]:
+        """What `__call__` returns, without the last product: a decoder draws from it block by block.
+
+        The small vocabularies of several groups are multiplied out.
+        """
+        hidden = self.hidden(tokens, low_tokens, text, text_mask)
+        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())
+
+    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits from `hidden`."""
+        return unembed(hidden, *self.output_embedding())

@@ -1,0 +1,346 @@
+"""Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import reduce
+from jaxtyping import Array, Bool, Float, Int
+
+from muse_jax.checkpointing.pretrained import parameter_shapes
+from muse_jax.checkpointing.source import tokenizer_hash, tokenizer_module, tokenizer_params
+from muse_jax.data import PrecomputedSource
+from muse_jax.data.loader import Tokenize
+from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.nn.token_grid import entry_grid
+from muse_jax.sampling import guided_logits_fn, masked_decode, sample_mask
+from muse_jax.sharding.partitioning import current_mesh, put_tree, replicated, tree_shardings
+from muse_jax.systems.muse.masked_transformer import MaskedTransformer
+from muse_jax.systems.muse.superres_transformer import SuperResTransformer
+from muse_jax.text import TextEncoder, load_text_encoder
+from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
+from muse_jax.training.features import Origins, check_features
+from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+
+PREVIEW_IMAGES = 8
+LOSS = {"label_smoothing": 0.1, "text_dropout": 0.1}
+
+
+def masked_cross_entropy(
+    logits: Float[Array, "b n vocab"],
+    targets: Int[Array, "b n"],
+    masked: Bool[Array, "b n"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2)."""
+    losses = token_cross_entropy(logits, targets, label_smoothing)
+    return jnp.sum(losses * masked) / jnp.maximum(jnp.sum(masked), 1)
+
+
+def token_cross_entropy(
+    logits: Float[Array, "b n vocab"], targets: Int[Array, "b n"], label_smoothing: float = 0.0
+) -> Float[Array, "b n"]:
+    """Cross-entropy in nats of each token.
+
+    All masked tokens of a batch count alike, where MaskGIT's public code averages each sample first.
+    The target distribution is `(1 - label_smoothing)` on the token and the rest spread over the vocabulary.
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    hit = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    return -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
+
+
+class MaskedTask(Task):
+    """What the two networks share: text, masks, the loss and the preview.
+
+    Batches come either as images and captions, which the frozen tokenizers and text encoder turn into tokens
+    and states inside the compiled step, or with tokens, and with `config.data.text_features="states"` the
+    states too, computed before (`config.data.features`).
+    """
+
+    network: MaskedTransformer | SuperResTransformer
+    tokenizer: VQGAN  # of the tokens that are learned
+    learned_tokenizer: str  # the config key that says where it is
+    loss_defaults: dict[str, float] = LOSS
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weights = check_loss_keys(config, self.loss_defaults)
+        self.text_encoder = load_text_encoder(
+            config.data.get("text_encoder", "minilm"), dtype=jnp.dtype(self.network.dtype)
+        )
+        if config.model.get("text_dim") != self.text_encoder.dim:
+            raise ValueError(
+                f"config.model.text_dim is {config.model.get('text_dim')}, but the text encoder's states are "
+                f"{self.text_encoder.dim} wide: set it to that."
+            )
+
+    def check_grid(self, name: str, vocab: str, grid: str, tokenizer: VQGAN, image_size: int) -> None:
+        """Refuses a network whose `vocab`, `grid` and groups fields are not what `tokenizer` gives."""
+        side = image_size // tokenizer.downsampling
+        model, groups = self.config.model, grid.replace("grid", "groups")
+        given = (model[vocab], tuple(model[grid]), model.get(groups, 1))
+        if given != (tokenizer.codebook_size, (side, side), tokenizer.groups):
+            raise ValueError(
+                f"config.model.{vocab}, {grid} and {groups} are {given[0]}, {given[1]} and {given[2]}, but "
+                f"the tokenizer of config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} in "
+                f"{tokenizer.groups} groups at {image_size} px: set them to that."
+            )
+
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses features of other weights, or of other shapes, than the config names."""
+        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What makes the features of this config."""
+        tokenizers = {key: self.config[key] for key in self.frozen_modules()}
+        encoder = self.text_encoder
+        content = encoder.content_hash(weights=self.config.data.text_features == "states")
+        return {
+            **{key: (source, tokenizer_hash(key, source)) for key, source in tokenizers.items()},
+            "data.text_encoder": (encoder.name, content),
+        }
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether batches hold the text encoder's states, so that the step does not run it."""
+        return bool(self.config.data.get("features")) and self.config.data.text_features == "states"
+
+    @property
+    def tokenize(self) -> Tokenize:  # type: ignore[override]
+        """The text encoder's."""
+        return self.text_encoder.tokenize
+
+    def frozen(self) -> Any:
+        encoder = self.sharded_text_encoder()
+        ids, mask = encoder.tokenize([""])
+        encode = jax.jit(encoder.apply, out_shardings=replicated(current_mesh()))
+        return {
+            "tokenizers": self.frozen_tokenizers(),
+            "text": {} if self.reads_states else encoder.params,
+            "null_text": encode(encoder.params, ids, mask),
+            "null_mask": mask,
+        }
+
+    def sharded_text_encoder(self) -> TextEncoder:
+        """The text encoder with its weights on the mesh, since one device may not hold a large one."""
+        encoder = self.text_encoder
+        shardings = tree_shardings(encoder.boxed_shapes(), current_mesh())
+        return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
+
+    def frozen_shapes(self) -> Any:
+        encoder, tokenizers = self.text_encoder, self.frozen_modules()
+        return {
+            "tokenizers": {key: parameter_shapes(module) for key, module in tokenizers.items()},
+            "text": {} if self.reads_states else encoder.boxed_shapes(),
+            "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
+            "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
+        }
+
+    def batch_shapes(self) -> Batch:
+        batch = super().batch_shapes()
+        texts, encoder = (self.config.data.batch_size, self.text_encoder.max_length), self.text_encoder
+        mask = jax.ShapeDtypeStruct(texts, bool)
+        if self.config.data.get("features"):
+            tokens = jax.eval_shape(self.features, self.frozen_shapes(), batch["image"])
+            batch = {"index": batch["index"], **tokens}
+        if self.reads_states:
+            states = jax.ShapeDtypeStruct((*texts, encoder.dim), jnp.float16)
+            return {**batch, "text_states": states, "text_mask": mask}
+        return {**batch, "caption_ids": jax.ShapeDtypeStruct(texts, jnp.int32), "caption_mask": mask}
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        """The tokenizers, by the config key that says where they are."""
+        raise NotImplementedError
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """Their weights."""
+        return {key: tokenizer_params(key, self.config[key]) for key in self.frozen_modules()}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Tokens of uint8 pictures, by the names they have in a batch."""
+        raise NotImplementedError
+
+    def text(self, frozen: Any, batch: Batch) -> tuple[Array, Array]:
+        """Text states and mask of a batch."""
+        if "text_states" in batch:
+            return batch["text_states"].astype(jnp.float32), batch["text_mask"]
+        mask = batch["caption_mask"]
+        states = self.text_encoder.apply(frozen["text"], batch["caption_ids"], mask)
+        return jax.lax.stop_gradient(states), mask
+
+    def inputs(self, frozen: Any, batch: Batch) -> tuple[Array, tuple[Array, ...], Array, Array]:
+        """`(tokens, conditions other than text, text states, text mask)`."""
+        tokens = batch if "tokens" in batch else self.features(frozen, batch["image"])
+        return *self.split_tokens(tokens), *self.text(frozen, batch)
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        """The tokens that are learned, and those that are given."""
+        raise NotImplementedError
+
+    def init(self, key: Array) -> Any:
+        model = self.config.model
+        text = jnp.zeros((1, self.text_encoder.max_length, model.text_dim))
+        tokens = [jnp.zeros((1, count), jnp.int32) for count in self.token_counts()]
+        return self.network.init(key, *tokens, text, jnp.ones(text.shape[:2], bool))["params"]
+
+    def token_counts(self) -> list[int]:
+        """Lengths of the network's token arguments."""
+        raise NotImplementedError
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        mask_key, text_key, dropout_key = jax.random.split(key, 3)
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        given = self.corrupt(given, jax.random.fold_in(key, 3))
+        drop = jax.random.bernoulli(text_key, self.weights["text_dropout"], (tokens.shape[0], 1))
+        states = jnp.where(drop[..., None], frozen["null_text"], states)
+        text_mask = jnp.where(drop, frozen["null_mask"], text_mask)
+        masked = sample_mask(mask_key, *tokens.shape)
+        logits = self.network.apply(
+            {"params": params},
+            jnp.where(masked, self.network.vocab_size, tokens),
+            *given,
+            states,
+            text_mask,
+            deterministic=False,
+            rngs={"dropout": dropout_key},
+        )
+        loss = masked_cross_entropy(logits, tokens, masked, self.weights["label_smoothing"])
+        return loss, {**self.scores(logits, tokens, masked), "weight": jnp.sum(masked)}
+
+    def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
+        """The given tokens as training shows them."""
+        return given
+
+    def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
+        """Cross-entropy without smoothing, and the share of masked tokens that are guessed right."""
+        right = (jnp.argmax(logits, -1) == tokens) & masked
+        return {
+            "cross_entropy": masked_cross_entropy(logits, tokens, masked),
+            "accuracy": jnp.sum(right) / jnp.sum(masked),
+        }
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """Cross-entropy without smoothing and accuracy, over each image's masked tokens."""
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        masked = jax.vmap(lambda key: sample_mask(key, 1, tokens.shape[1])[0])(keys)
+        hidden = jnp.where(masked, self.network.vocab_size, tokens)
+        logits = self.network.apply({"params": params}, hidden, *given, states, text_mask)
+        count = jnp.sum(masked, axis=1)
+        losses, right = token_cross_entropy(logits, tokens), jnp.argmax(logits, -1) == tokens
+        return {
+            "cross_entropy": (jnp.sum(losses * masked, axis=1), count),
+            "accuracy": (jnp.sum(right & masked, axis=1), count),
+        }
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        tokens, given, states, text_mask = self.inputs(frozen, batch)
+        decoding = self.config.decoding
+        logits_fn = guided_logits_fn(
+            lambda params, *arguments: self.network.apply(
+                {"params": params}, *arguments, method="linear_logits"
+            ),
+            params,
+            (*given, states, text_mask),
+            (*given, frozen["null_text"], frozen["null_mask"]),
+            decoding.guidance_scale,
+        )
+        drawn = masked_decode(
+            logits_fn,
+            jnp.full_like(tokens, self.network.vocab_size),
+            key,
+            mask_id=self.network.vocab_size,
+            num_steps=decoding.num_steps,
+            temperature=decoding.temperature,
+            choice_temperature=decoding.choice_temperature,
+            order=decoding.order,
+            grid=entry_grid(self.network),
+        )
+        vqgan = {"params": frozen["tokenizers"][self.learned_tokenizer]}
+        grid = token_grid(jnp.concatenate([tokens, drawn]), self.network.grid, self.network.groups)
+        return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
+
+
+def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
+    """Flat tokens of pictures in [-1, 1]."""
+    return flat_tokens(tokenizer.apply({"params": params}, image, method="encode"))
+
+
+class BaseTask(MaskedTask):
+    """Tokens of the whole picture from its caption."""
+
+    learned_tokenizer = "tokenizer"
+
+    def __init__(self, config):
+        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.network = build(MaskedTransformer, "model", config.model)
+        super().__init__(config)
+        self.check_grid("tokenizer", "vocab_size", "grid", self.tokenizer, config.data.image_size)
+
+    def token_counts(self) -> list[int]:
+        return [self.network.num_tokens]
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        return {"tokenizer": self.tokenizer}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        params = frozen["tokenizers"]["tokenizer"]
+        return {"tokens": encode(self.tokenizer, params, to_unit_range(image))}
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        return tokens["tokens"], ()
+
+
+class SuperResTask(MaskedTask):
+    """Tokens of the large picture from the caption and the tokens of the small one.
+
+    The small picture is the large one, averaged over squares of `config.data.superres_factor` pixels.
+
+    In training, a share of its tokens between 0 and `config.loss.low_noise`, drawn for each image, are random
+    codes: the network learns not to trust every token that the base network will draw (compare the noise
+    conditioning of Ho et al. 2022).
+    """
+
+    learned_tokenizer = "superres_tokenizer"
+    loss_defaults = {**LOSS, "low_noise": 0.0}
+
+    def __init__(self, config):
+        self.low_tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.tokenizer = tokenizer_module("superres_tokenizer", config.superres_tokenizer)
+        self.network = build(SuperResTransformer, "model", config.model)
+        super().__init__(config)
+        size = config.data.image_size
+        self.factor = config.data.get("superres_factor", 2)
+        self.check_grid("superres_tokenizer", "vocab_size", "grid", self.tokenizer, size)
+        self.check_grid("tokenizer", "low_vocab_size", "low_grid", self.low_tokenizer, size // self.factor)
+
+    def token_counts(self) -> list[int]:
+        return [self.network.num_tokens, self.network.num_low_tokens]
+
+    def frozen_modules(self) -> dict[str, VQGAN]:
+        return {"tokenizer": self.low_tokenizer, "superres_tokenizer": self.tokenizer}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        params = frozen["tokenizers"]
+        high = to_unit_range(image)
+        low = reduce(high, "b (h p) (w q) c -> b h w c", "mean", p=self.factor, q=self.factor)
+        return {
+            "tokens": encode(self.low_tokenizer, params["tokenizer"], low),
+            "superres_tokens": encode(self.tokenizer, params["superres_tokenizer"], high),
+        }
+
+    def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
+        return tokens["superres_tokens"], (tokens["tokens"],)
+
+    def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
+        (low,) = given
+        share_key, place_key, code_key = jax.random.split(key, 3)
+        share = self.weights["low_noise"] * jax.random.uniform(share_key, (len(low), 1))
+        wrong = jax.random.bernoulli(place_key, share, low.shape)
+        codes = jax.random.randint(code_key, low.shape, 0, self.network.low_vocab_size)
+        return (jnp.where(wrong, codes, low),)

@@ -1,0 +1,1 @@
+"""VQGAN: image tokenizers (Esser et al. 2021)."""

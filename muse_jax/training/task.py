@@ -1,0 +1,118 @@
+"""What a task is: the part of training that knows what is being learned."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader
+from muse_jax.data.loader import Tokenize
+from muse_jax.sharding.partitioning import process_rows
+from muse_jax.training.config import check_keys
+from muse_jax.training.features import check_augment
+
+Batch = Mapping[str, Any]
+Sums = tuple[Any, Any]  # of each example of a batch, a sum and how much it is a sum over
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Task:
+    """The base of the tasks: their config and their batches. `muse_jax.training.Task` is the loop's view."""
+
+    tokenize: Tokenize | None = None
+    """Captions to (ids, mask), for tasks that read text."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
+        """The parameters as they are."""
+        return params
+
+    def after_update(self, params: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> Any:
+        """The parameters as they are."""
+        return params
+
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """The means as they are."""
+        return scores
+
+    def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
+        """This process's rows of batches of `split`, with `get_state` and `set_state`.
+
+        The training split repeats without end, shuffled and augmented; any other is read as for evaluation.
+        """
+        if split != self.config.data.split:
+            return self.eval_loader(split)
+        return self.read(split, seed, process_rows(self.config.data.batch_size))
+
+    def eval_loader(self, split: str) -> Iterator[Batch]:
+        """This process's rows of one pass over `split`, without augmentation, with plain captions.
+
+        The order is shuffled, the same each time. `example_mask` is False where the last batch is filled up.
+        """
+        rows = process_rows(self.config.data.batch_size)
+        return self.read(split, 0, rows, augment="none", caption=PLAIN_CAPTIONS, num_epochs=1)
+
+    def read(self, split: str, seed: int, rows: Any = None, **changes: Any) -> Iterator[Batch]:
+        """Rows `rows` (None: all) of batches of `split`, read for training but for `changes`.
+
+        `changes` are arguments of `muse_jax.data.make_loader`.
+        """
+        data = self.config.data
+        augment = changes.pop("augment", data.augment)
+        if data.get("features"):
+            source = load_source(f"precomputed:{data.features}", split)
+            self.check_features(source)
+            check_augment(source, data.features, augment)
+            augment = "none"
+        else:
+            source = load_source(data.source, split, data.get("data_dir"))
+        options = {
+            "batch_size": data.batch_size,
+            "image_size": data.image_size,
+            "encoder_tokenize": self.tokenize,
+            "augment": augment,
+            "workers": data.workers,
+            "seed": seed,
+            "rows": rows,
+        }
+        return make_loader(source, **{**options, **changes})
+
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses stored features that are not those that the config describes."""
+        raise ValueError(
+            f"config.data.features is set, but the task {self.config.task} reads images: leave it out."
+        )
+
+    def batch_shapes(self) -> Batch:
+        """The shapes of a batch on the devices."""
+        data = self.config.data
+        return {
+            "image": jax.ShapeDtypeStruct((data.batch_size, data.image_size, data.image_size, 3), jnp.uint8),
+            "index": jax.ShapeDtypeStruct((data.batch_size,), jnp.int32),
+        }
+
+
+def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:
+    """`module(**fields)`, tuples restored where the config has lists.
+
+    Raises:
+        ValueError: one sentence, for a field that the module does not have.
+    """
+    known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+    check_keys(section, fields, known)
+    return module(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in dict(fields).items()})
+
+
+def check_loss_keys(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.loss` completed from `known`, the defaults.
+
+    Raises:
+        ValueError: one sentence, for a key that is not there.
+    """
+    check_keys("loss", config.loss, known)
+    return {**known, **config.loss}

@@ -1,0 +1,32 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.checkpointing.safetensors import content_hash
+
+TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(4, np.float32)}
+
+
+def test_content_has_one_hash_in_any_order_and_on_any_device():
+    other = {"b": jnp.asarray(TREE["b"]), "a": {"kernel": jnp.asarray(TREE["a"]["kernel"])}}
+    assert content_hash(other) == content_hash(TREE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"b": np.array([1, 1, 1, 1 + 1e-6], np.float32)},
+        {"a": {"kernel": TREE["a"]["kernel"].reshape(3, 2)}},
+        {"a": {"weight": TREE["a"]["kernel"]}},
+    ],
+    ids=["value", "shape", "name"],
+)
+def test_other_content_has_another_hash(change):
+    assert content_hash({**TREE, **change}) != content_hash(TREE)
+
+
+def test_rounded_weights_have_the_hash_of_the_exact_ones_at_that_precision():
+    exact = {"a": np.linspace(-1, 1, 999, dtype=np.float32)}
+    rounded = {"a": exact["a"].astype(jnp.bfloat16)}
+    assert content_hash(rounded) != content_hash(exact)
+    assert content_hash(rounded, jnp.bfloat16) == content_hash(exact, jnp.bfloat16)

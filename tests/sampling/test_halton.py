@@ -1,0 +1,67 @@
+import jax
+import numpy as np
+import pytest
+
+from muse_jax.sampling import halton_order
+from muse_jax.sampling.halton import halton_ranks, masked_halton_ranks
+
+
+def inverse(i, base):
+    """The radical inverse as an exact fraction (numerator, denominator)."""
+    numerator, denominator = 0, 1
+    while i:
+        i, digit = divmod(i, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator, denominator
+
+
+def halton_by_hand(grid):
+    height, width = grid
+    order, i = [], 1
+    while len(order) < height * width:
+        (a, b), (c, d) = inverse(i, 2), inverse(i, 3)
+        cell = (a * height // b) * width + c * width // d
+        if cell not in order:
+            order.append(cell)
+        i += 1
+    return order
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (16, 16), (8, 16), (9, 3), (1, 5), (5, 1)])
+def test_equals_a_loop_in_whole_numbers(grid):
+    order = halton_order(grid)
+    assert sorted(order) == list(range(grid[0] * grid[1]))
+    assert order.tolist() == halton_by_hand(grid)
+    np.testing.assert_array_equal(halton_ranks(grid)[order], np.arange(len(order)))
+
+
+def test_first_points_are_the_known_sequence():
+    # (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) on a 9 x 9 grid, worked out on paper
+    assert halton_order((9, 9))[:4].tolist() == [4 * 9 + 3, 2 * 9 + 6, 6 * 9 + 1, 1 * 9 + 4]
+
+
+def test_the_order_is_spread_out():
+    """A quarter of the positions puts a near equal number in each quadrant, as a random subset would not."""
+    order = halton_order((16, 16))[:64]
+    quadrant = (order // 16 // 8) * 2 + order % 16 // 8
+    assert np.abs(np.bincount(quadrant, minlength=4) - 16).max() <= 2
+
+
+def test_ranks_count_masked_positions_only_and_roll_per_sample():
+    masked = np.random.default_rng(0).random((6, 16)) < 0.5
+    order = halton_order((4, 4))
+    plain = np.array(masked_halton_ranks(masked, (4, 4)))
+    key = jax.random.key(1)
+    rolled = np.array(masked_halton_ranks(masked, (4, 4), key))
+    offsets = np.array(jax.random.randint(key, (6, 1), 0, 16))[:, 0]
+    assert len(set(offsets)) > 1
+    for b in range(6):
+        for got, sequence in ((plain, order), (rolled, np.roll(order, offsets[b]))):
+            queue = [p for p in sequence if masked[b, p]]
+            assert [got[b, p] for p in queue] == list(range(len(queue)))
+            assert all(got[b, p] >= len(queue) for p in range(16) if not masked[b, p])
+
+
+def test_an_empty_grid_is_refused():
+    with pytest.raises(ValueError, match="at least one row"):
+        halton_order((0, 4))

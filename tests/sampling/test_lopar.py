@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.cogview2 import iterative_superres
+from muse_jax.sampling.lopar import TABLE, lopar_decode, tile_turns, turns_table, turns_top_k
+from muse_jax.systems.validation import LoparDecoding
+
+CODES, MASK, GRID = 50, 50, (7, 8)
+TOP_K = (40, 40, 40, 20, 20, 10)  # the published ones
+TURNS = tile_turns(turns_table(3), GRID)
+
+
+def logits_fn(tokens):
+    """Any function of all tokens: here of each one and its neighbours in a row."""
+    state = jnp.sin(tokens + 3.0 * jnp.roll(tokens, 1, axis=1) + jnp.roll(tokens, -1, axis=1))
+    return 4 * jnp.cos(state[..., None] * jnp.arange(1, CODES + 1))
+
+
+def plain(tokens, key, temperature, editable=None):
+    """The turns one token at a time, with the noise that the loop draws."""
+    tokens = np.array(tokens)
+    editable = np.ones(tokens.shape, bool) if editable is None else editable
+    for m in range(1, 7):
+        masked = tokens.copy()
+        for place in range(tokens.shape[1]):
+            if TABLE[place // GRID[1] % 6][place % GRID[1] % 6] >= m:
+                masked[editable[:, place], place] = MASK
+        logits = np.array(logits_fn(jnp.asarray(masked)))
+        shape = (*tokens.shape, max(TOP_K))  # for the codes in order, the most probable first
+        noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), shape, jnp.float32))
+        for b, place in zip(*np.nonzero(masked == MASK)):
+            best = np.argsort(-logits[b, place], kind="stable")[: TOP_K[m - 1]]
+            scores = logits[b, place, best] / np.float32(temperature) + noise[b, place, : len(best)]
+            tokens[b, place] = best[np.argmax(scores)]
+    return tokens
+
+
+def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, CODES, (2, 56)))
+    steps, passes = [], []
+
+    def counted(tokens):
+        jax.debug.callback(lambda: passes.append(1))
+        return logits_fn(tokens)
+
+    decode = jax.jit(
+        lambda *args: lopar_decode(
+            counted, *args[:2], turns=TURNS, mask_id=MASK, temperature=args[2], on_step=steps.append
+        )
+    )
+    for seed, temperature in enumerate((0.7, 1.0, 1.3)):
+        drawn = decode(tokens, jax.random.key(seed), temperature)
+        np.testing.assert_array_equal(drawn, plain(tokens, jax.random.key(seed), temperature))
+        kept = TURNS <= 0
+        np.testing.assert_array_equal(drawn[:, kept], tokens[:, kept])
+        assert (drawn != tokens)[:, ~kept].mean() > 0.7
+    jax.effects_barrier()
+    assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
+    left = {(m, 2 * int(np.sum(m < TURNS))) for m in range(1, 7)}  # of two samples
+    assert {(step.step, step.masked) for step in steps} == left
+
+
+def test_tokens_that_are_kept_condition_every_turn():
+    rng = np.random.default_rng(1)
+    tokens, editable = rng.integers(0, CODES, (2, 56)), rng.random((2, 56)) < 0.3
+    contexts = []
+
+    def watched(tokens):
+        jax.debug.callback(lambda tokens: contexts.append(np.array(tokens)), tokens)
+        return logits_fn(tokens)
+
+    key = jax.random.key(6)
+    drawn = lopar_decode(
+        watched, jnp.asarray(tokens), key, turns=TURNS, mask_id=MASK, editable=jnp.asarray(editable)
+    )
+    jax.effects_barrier()
+    assert len(contexts) == 6
+    for context in contexts:
+        np.testing.assert_array_equal(context[~editable], tokens[~editable])
+    np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0, editable))
+    assert (drawn != tokens)[editable & (TURNS > 0)].mean() > 0.7
+
+
+def test_the_published_temperature_is_one():
+    tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(5)
+    drawn = lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK)
+    np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0))
+    assert LoparDecoding().temperature == iterative_superres.get_config().sampling.temperature == 1.0
+
+
+def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():
+    tiled = TURNS.reshape(GRID)
+    assert set(range(1, 7)) <= set(TURNS)
+    np.testing.assert_array_equal(tiled[6], [*TABLE[0], *TABLE[0][:2]])
+    assert tiled[1, 4] == -2 and tiled[5, 6] == TABLE[5][0]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 5])
+def test_other_factors_follow_the_rule(factor):
+    table = turns_table(factor)
+    assert table.shape == (2 * factor, 2 * factor)
+    for r, row in enumerate(table):
+        for c, turn in enumerate(row):
+            if r % 2 == c % 2 == 1 or r == c == 0:
+                assert turn == -1
+            else:
+                assert 0 <= turn <= 2 * factor and (turn - (r + c - 1)) in (0, -2 * factor)
+    assert table.max() == 2 * factor
+    assert 0.25 <= np.mean(table < 0) <= 10 / 36 + 0.05
+
+
+def test_the_top_k_of_six_turns_is_cogview2_s_and_falls_likewise_for_others():
+    assert turns_top_k(6) == TOP_K
+    assert turns_top_k(4) == (40, 40, 20, 10)
+    assert turns_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
+
+
+def test_a_table_of_other_turns_needs_no_sizes():
+    turns = tile_turns(turns_table(2), GRID)
+    tokens = jnp.zeros((1, 56), jnp.int32)
+    drawn = lopar_decode(logits_fn, tokens, jax.random.key(0), turns=turns, mask_id=MASK)
+    np.testing.assert_array_equal(drawn[:, turns <= 0], 0)
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"tokens have shape \(1, 56\), but there are turns for \(36,\)"):
+        lopar_decode(logits_fn, tokens, key, turns=turns_table(3).reshape(-1), mask_id=MASK)
+    with pytest.raises(ValueError, match="but the 6 turns of the table need one size"):
+        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4))
+    with pytest.raises(ValueError, match="need one size of 1 or more each"):
+        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4, 4, 4, 4, 0))
+    with pytest.raises(ValueError, match="factor is 1, but super-resolution"):
+        turns_table(1)

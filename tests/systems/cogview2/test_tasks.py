@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.checkpointing.source import tokenizer_params
+from muse_jax.data import write_precomputed
+from muse_jax.systems.cogview2.sequences import image_to_text, text_to_image
+from muse_jax.systems.registry import make_task
+from muse_jax.text import train_text_pieces
+from muse_jax.tokenizers import cluster_codebook, codebook_rows
+from muse_jax.tokenizers.clusters import FILE
+from muse_jax.training import validate_config
+from tests.systems.conftest import PIECES
+
+MODEL = {
+    "vocab_size": 16 + PIECES + 3,
+    "grid": (4, 4),
+    "text_length": 12,
+    "image_position": 12,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "mlp_dim": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def config(coglm_config):
+    config = coglm_config.copy_and_resolve_references()
+    config.model = MODEL
+    return config
+
+
+@pytest.fixture(scope="module")
+def ready(config):
+    task = make_task(validate_config(config))
+    return (
+        task,
+        nn.unbox(jax.jit(task.init)(jax.random.key(0))),
+        task.frozen(),
+        next(task.make_loader("train", 0)),
+    )
+
+
+def test_every_batch_has_the_kinds_shares(ready):
+    task, _, _, batch = ready
+    text, mask = (np.repeat(batch[name], 5, axis=0) for name in ("caption_ids", "caption_mask"))
+    image = np.zeros((20, 16), np.int32)
+    plain = text_to_image(task.vocabulary, text, mask, image)
+    caption = image_to_text(task.vocabulary, text, mask, image)
+    samples = jax.jit(task.samples)
+    for seed in range(3):
+        tokens = samples(jax.random.key(seed), image, text, mask).tokens
+        kind = [
+            int(np.array_equal(row, b)) - int(np.array_equal(row, a))
+            for row, a, b in zip(tokens, plain.tokens, caption.tokens)
+        ]
+        assert kind.count(1) == 6 and kind.count(-1) == 14  # 30 % of 20
+
+
+def test_stored_features_are_read_in_place_of_pictures(ready):
+    task, _, frozen, batch = ready
+    features = jax.jit(task.features)(frozen, batch["image"])
+    assert features["tokens"].shape == (4, 16) and len(np.unique(features["tokens"])) > 1
+    stored = {name: value for name, value in batch.items() if name != "image"} | features
+    for given, read in zip(task.inputs(frozen, stored), jax.jit(task.inputs)(frozen, batch), strict=True):
+        np.testing.assert_array_equal(given, read)
+
+
+def test_the_task_describes_its_batches_without_reading_any(ready):
+    task, _, _, batch = ready
+    shapes = {name: value.shape for name, value in task.batch_shapes().items()}
+    assert shapes == {name: np.shape(value) for name, value in batch.items()}
+
+
+@pytest.mark.slow
+def test_preview_and_scores_with_cluster_sampling(config, ready):
+    changed = config.copy_and_resolve_references()
+    changed.sampling.top_clusters = 2
+    task, (_, params, _, batch) = make_task(validate_config(changed)), ready
+    with pytest.raises(ValueError, match="There are no clusters in .*experiments.cluster_codebook"):
+        task.frozen()
+    rows = codebook_rows(task.tokenizer, tokenizer_params("tokenizer", config.tokenizer))
+    cluster_codebook(rows, 4).save(Path(config.tokenizer) / FILE)
+    frozen = task.frozen()
+    described = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(task.frozen_shapes()))
+    assert described == jax.tree.map(np.shape, frozen)
+    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
+    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+    scores = jax.jit(task.evaluate)(params, frozen, batch, jax.random.split(jax.random.key(0), 4))
+    for name in ("image_cross_entropy", "text_cross_entropy"):
+        sums, weights = scores[name]
+        np.testing.assert_allclose(sums / weights, np.log(MODEL["vocab_size"]), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": {"grid": (2, 2)}}, r"config.model.grid is \(2, 2\), but the tokenizer"),
+        ({"model": {"vocab_size": 18}}, "vocab_size is 18, but the vocabulary has 18 tokens, of which 16"),
+        ({"loss": {"image_to_text": 1.5}}, "config.loss.image_to_text is 1.5: it must be between 0 and 1"),
+        ({"loss": {"patch": 9}}, "config.loss.patch is 9: it must be between 2 and 4"),
+        ({"loss": {"patch": 1}}, "config.loss.patch is 1: it must be between 2 and 4"),
+        ({"loss": {"patchs": 2}}, "did you mean loss.patch"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_one_sentence(config, change, message):
+    changed = config.copy_and_resolve_references()
+    for section, values in change.items():
+        changed[section] = {**config[section], **values}
+    with pytest.raises(ValueError, match=message):
+        make_task(validate_config(changed))
+
+
+def test_pieces_that_do_not_fit_are_refused_before_training(config, tmp_path):
+    changed = config.copy_and_resolve_references()
+    changed.model = {**MODEL, "vocab_size": 30}
+    with pytest.raises(
+        ValueError, match="leaves room for 11 beside image codes and special tokens: set it to"
+    ):
+        make_task(validate_config(changed)).make_loader("train", 0)
+    changed = config.copy_and_resolve_references()
+    changed.text_pieces = str(tmp_path / "none.model")
+    with pytest.raises(ValueError, match="There is no sentencepiece model"):
+        make_task(validate_config(changed)).make_loader("train", 0)
+
+
+def test_features_of_other_pieces_are_refused(config, tmp_path):
+    arrays = {
+        "tokens": np.zeros((4, 16), np.uint16),
+        "caption_ids": np.zeros((4, 1, 11), np.int32),
+        "caption_mask": np.ones((4, 1, 11), bool),
+    }
+    changed = config.copy_and_resolve_references()
+    changed.data.features = str(tmp_path)
+    task = make_task(validate_config(changed))
+    write_precomputed(tmp_path / "train", arrays, {"origins": task.origins})
+    next(task.make_loader("train", 0))
+    train_text_pieces(["another text"] * 40, tmp_path / "other.model", 20)
+    changed.text_pieces = str(tmp_path / "other.model")
+    with pytest.raises(ValueError, match="were made with config.text_pieces=.* whose content was not"):
+        make_task(validate_config(changed)).make_loader("train", 0)

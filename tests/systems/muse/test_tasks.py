@@ -1,0 +1,186 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muse_jax.systems.muse.tasks import masked_cross_entropy
+from muse_jax.systems.registry import make_task
+from muse_jax.training import validate_config
+from tests.systems.conftest import tiny_config
+from tests.text import t5_files
+
+SIZES = {"width": 16, "heads": 2, "mlp_dim": 32, "text_dim": 384}
+BASE = {**SIZES, "vocab_size": 16, "grid": (4, 4), "depth": 1}
+SUPERRES = {
+    **SIZES,
+    "vocab_size": 16,
+    "low_vocab_size": 16,
+    "grid": (4, 4),
+    "low_grid": (2, 2),
+    "depth": 2,
+    "low_depth": 1,
+    "block": 2,
+}
+
+
+def base_config(pictures, tokenizer):
+    config = tiny_config("base", pictures)
+    config.model = BASE
+    config.tokenizer = tokenizer
+    return config
+
+
+def superres_config(pictures, tokenizer):
+    config = tiny_config("superres", pictures)
+    config.model = SUPERRES
+    config.tokenizer = config.superres_tokenizer = tokenizer
+    return config
+
+
+@pytest.fixture(scope="module")
+def base(pictures, tokenizer):
+    task = make_task(validate_config(base_config(pictures, tokenizer)))
+    return task, nn.unbox(task.init(jax.random.key(0))), task.frozen(), next(task.make_loader("train", 0))
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
+    targets, masked = rng.integers(0, 5, (2, 3)), np.array([[1, 0, 1], [0, 0, 1]], bool)
+    for smoothing in (0.0, 0.1):
+        terms = []
+        for b, n in zip(*np.nonzero(masked)):
+            log_probs = logits[b, n] - np.log(np.exp(logits[b, n]).sum())
+            goal = np.full(5, smoothing / 5)
+            goal[targets[b, n]] += 1 - smoothing
+            terms.append(-(goal * log_probs).sum())
+        loss = masked_cross_entropy(jnp.asarray(logits), targets, masked, smoothing)
+        np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+
+
+def test_stored_features_give_the_same_loss_as_pictures_and_captions(base):
+    task, params, frozen, batch = base
+    states = task.text_encoder.apply(frozen["text"], batch["caption_ids"], batch["caption_mask"])
+    stored = {
+        **task.features(frozen, batch["image"]),
+        "text_states": np.asarray(states, np.float16),
+        "text_mask": batch["caption_mask"],
+    }
+    loss = jax.jit(task.loss)
+    expected = loss(params, frozen, batch, jax.random.key(1), 0)[0]
+    np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-3)
+
+
+def test_all_text_dropped_makes_the_caption_irrelevant(pictures, tokenizer, base):
+    config = base_config(pictures, tokenizer)
+    config.loss = {"text_dropout": 1.0}
+    task = make_task(validate_config(config))
+    _, params, frozen, batch = base
+    loss = jax.jit(task.loss)
+    other = {**batch, "caption_ids": batch["caption_ids"][::-1], "caption_mask": batch["caption_mask"][::-1]}
+    first = loss(params, frozen, batch, jax.random.key(1), 0)[0]
+    assert first == loss(params, frozen, other, jax.random.key(1), 0)[0]
+
+
+def test_the_superres_task_reads_both_sizes_of_the_same_picture(pictures, tokenizer):
+    task = make_task(validate_config(superres_config(pictures, tokenizer)))
+    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    batch = next(task.make_loader("train", 0))
+    features = task.features(frozen, batch["image"])
+    assert features["tokens"].shape == (4, 4) and features["superres_tokens"].shape == (4, 16)
+    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(1))["samples"]
+    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"vocab_size": 8}, "vocab_size, grid and groups are 8, .4, 4. and 1, but the tokenizer"),
+        ({"grid": (2, 8)}, "set them to that"),
+        ({"text_dim": 64}, "text_dim is 64, but the text encoder's states are 384 wide"),
+        ({"widht": 16}, "did you mean model.width"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_in_one_sentence(pictures, tokenizer, change, message):
+    config = base_config(pictures, tokenizer)
+    config.model = {**BASE, **change}
+    with pytest.raises(ValueError, match=message):
+        make_task(validate_config(config))
+
+
+def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(pictures):
+    config = base_config(pictures, "runs/nowhere")
+    with pytest.raises(ValueError, match="no tokenizer was trained.*--config.tokenizer=DIR"):
+        make_task(validate_config(config))
+
+
+ON_MESHES = """
+import json, sys
+import jax
+import numpy as np
+from muse_jax.text import TextEncoder
+from muse_jax.training import validate_config
+from muse_jax.training.evaluate import put_frozen
+from muse_jax.sharding.partitioning import make_mesh, on_mesh
+from muse_jax.systems.registry import make_task
+
+compiled, apply = [], TextEncoder.apply
+
+def watched(self, params, ids, mask):
+    compiled.append(all(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)))
+    return apply(self, params, ids, mask)
+
+TextEncoder.apply = watched
+task = make_task(validate_config(json.loads(sys.argv[1])))
+for axis in ("data", "fsdp", "tensor"):
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1, axis: 2})
+    with on_mesh(mesh):
+        frozen = put_frozen(task, mesh)
+    kernel = frozen["text"]["layers"]["mlp"]["wi_0"]["kernel"]
+    shard, null_text = kernel.addressable_shards[0].data.shape, np.asarray(frozen["null_text"])
+    print(json.dumps([all(compiled), shard, null_text.tolist()]))
+"""
+
+
+def test_the_null_text_of_t5_is_encoded_in_shards_on_every_axis_of_a_mesh(pictures, tokenizer, tmp_path):
+    t5_files.write_safetensors(tmp_path, t5_files.random_weights())
+    t5_files.write_sentencepiece(tmp_path)
+    config = base_config(pictures, tokenizer)
+    config.model = {**BASE, "text_dim": t5_files.WIDTH}
+    config.data.text_encoder = f"t5:{tmp_path}"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    command = [sys.executable, "-c", ON_MESHES, json.dumps(config.to_dict())]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [compiled for compiled, _, _ in printed] == [True] * 3
+    depth, width, mlp = t5_files.DEPTH, t5_files.WIDTH, t5_files.MLP
+    shards = [[depth, width, mlp], [depth, width // 2, mlp], [depth, width, mlp // 2]]
+    assert [shard for _, shard, _ in printed] == shards
+    encoder = make_task(validate_config(config)).text_encoder
+    ids, mask = encoder.tokenize([""])
+    expected = np.asarray(jax.jit(encoder.apply)(encoder.params, ids, mask))[mask]
+    for _, _, null_text in printed:
+        np.testing.assert_allclose(np.array(null_text)[mask], expected, atol=1e-5)
+
+
+def test_a_share_of_the_low_tokens_is_wrong_in_training(pictures, tokenizer):
+    config = superres_config(pictures, tokenizer)
+    config.loss = {"low_noise": 0.5}
+    task = make_task(validate_config(config))
+    low = jnp.full((400, 4), 3)
+    (noisy,) = task.corrupt((low,), jax.random.key(0))
+    shares = np.mean(np.asarray(noisy) != 3, axis=1)
+    # The mean share is 0.5 / 2, less the sixteenth of codes that are right by chance.
+    np.testing.assert_allclose(shares.mean(), 0.25 * 15 / 16, atol=0.03)
+    assert noisy.min() >= 0 and noisy.max() < 16
+    config.loss = {}
+    (clean,) = make_task(validate_config(config)).corrupt((low,), jax.random.key(0))
+    np.testing.assert_array_equal(clean, low)
