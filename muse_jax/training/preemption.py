@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from muse_jax.sharding.distributed import all_processes
