@@ -21,7 +21,7 @@ TASKS = (
     "iterative_superres",
 )
 # Sections whose keys belong to the task: its networks refuse what they do not know (see also `check_keys`).
-OPEN_SECTIONS = ("model", "discriminator", "loss")
+OPEN_SECTIONS = ("model", "discriminator", "loss", "evaluators")
 # What may not change between the first start and a resume: the shapes or the meaning of the parameters and
 # of the optimizer's state hang on it.
 FIXED = (
@@ -81,6 +81,9 @@ def default_config() -> ml_collections.ConfigDict:
             "log_every": 50,
             "eval_every": 1000,  # 0: never; likewise preview_every
             "eval_batches": 8,  # at most so many batches of eval_split; 0: all of it
+            # Name -> {"type": ..., "every": ..., its own keys}, see muse_jax.evaluation.evaluators; with none,
+            # the task's own scores ("loss") every `eval_every` steps.
+            "evaluators": {},
             "preview_every": 1000,
             "checkpoint_every": 1000,
             "keep_checkpoints": 2,

@@ -40,6 +40,10 @@ class Task:
         """The means as they are."""
         return scores
 
+    def sample(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> jax.Array:
+        """uint8 images (b, height, width, 3) generated for the captions of a batch. Traced."""
+        raise NotImplementedError
+
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
         """This process's rows of batches of `split`, with `get_state` and `set_state`.
 

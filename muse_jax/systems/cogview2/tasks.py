@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.checkpointing.pretrained import find_checkpoint, parameter_shapes
 from muse_jax.checkpointing.source import is_checkpoint, tokenizer_hash, tokenizer_module, tokenizer_params
@@ -240,21 +240,29 @@ class CogLMTask(CogViewTask):
             "text_cross_entropy": (captions * pieces, pieces),
         }
 
-    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
-        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
-        image, text, text_mask = self.inputs(frozen, batch)
-        drawn = draw_image(
+    def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b h w 3"]:
+        """Images generated for the captions of a batch, by `config.sampling`."""
+        return self.decode(frozen, self.sample_tokens(params, frozen, batch, key), self.network.grid)
+
+    def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
+        """Image codes generated for the captions of a batch."""
+        return draw_image(
             self.network,
             params,
             self.vocabulary,
-            text,
-            text_mask,
+            batch["caption_ids"],
+            batch["caption_mask"],
             key,
             sampling=self.sampling(frozen),
             text_weight=self.config.sampling.text_weight,
         )
-        return {"samples": self.decode(frozen, jnp.concatenate([image, drawn]), self.network.grid)}
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """Reconstructions of the batch's images, followed by samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        image, *_ = self.inputs(frozen, batch)
+        generated = self.sample_tokens(params, frozen, batch, key)
+        return {"samples": self.decode(frozen, jnp.concatenate([image, generated]), self.network.grid)}
 
 
 def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from einops import reduce
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.checkpointing.pretrained import parameter_shapes
 from muse_jax.checkpointing.source import tokenizer_hash, tokenizer_module, tokenizer_params
@@ -236,9 +236,12 @@ class MaskedTask(Task):
             "accuracy": (jnp.sum(right & masked, axis=1), count),
         }
 
-    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """The real pictures as the tokenizer gives them back, over samples for the same captions."""
-        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+    def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b h w 3"]:
+        """Images generated for the captions of a batch, by `config.decoding`."""
+        return self.decode(frozen, self.sample_tokens(params, frozen, batch, key))
+
+    def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
+        """Flat tokens generated for the captions of a batch."""
         tokens, given, states, text_mask = self.inputs(frozen, batch)
         decoding = self.config.decoding
         logits_fn = guided_logits_fn(
@@ -250,7 +253,7 @@ class MaskedTask(Task):
             (*given, frozen["null_text"], frozen["null_mask"]),
             decoding.guidance_scale,
         )
-        drawn = masked_decode(
+        return masked_decode(
             logits_fn,
             jnp.full_like(tokens, self.network.vocab_size),
             key,
@@ -261,9 +264,19 @@ class MaskedTask(Task):
             order=decoding.order,
             grid=entry_grid(self.network),
         )
+
+    def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b h w 3"]:
+        """Images of flat tokens."""
         vqgan = {"params": frozen["tokenizers"][self.learned_tokenizer]}
-        grid = token_grid(jnp.concatenate([tokens, drawn]), self.network.grid, self.network.groups)
-        return {"samples": from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))}
+        grid = token_grid(tokens, self.network.grid, self.network.groups)
+        return from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))
+
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        """Reconstructions of the batch's images, followed by samples for the same captions."""
+        batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
+        tokens, *_ = self.inputs(frozen, batch)
+        generated = self.sample_tokens(params, frozen, batch, key)
+        return {"samples": self.decode(frozen, jnp.concatenate([tokens, generated]))}
 
 
 def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
