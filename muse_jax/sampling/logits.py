@@ -15,7 +15,7 @@ def apply_temperature(
     logits: Float[Array, "... vocab"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "... vocab"]:
     """logits / temperature in float32; a temperature of 0 is taken as 1e-6, which makes sampling greedy."""
-    return logits.astype(jnp.float32) / jnp.maximum(jnp.asarray(temperature, jnp.float32), _LEAST_TEMPERATURE)
+    return logits.astype(jnp.float32) / jnp.maximum(temperature, _LEAST_TEMPERATURE)
 
 
 def gumbel_argmax(key: Array, logits: Float[Array, "... vocab"]) -> Int[Array, "..."]:
@@ -44,9 +44,7 @@ def top_k_filter(logits: Float[Array, "... vocab"], k: int) -> Float[Array, "...
     """Keep the `k` greatest logits (and any equal to the k-th), -inf elsewhere. `k` is static, at least 1."""
     if k < 1:
         raise ValueError(f"top_k must keep at least 1 token, given {k}.")
-    if k >= logits.shape[-1]:
-        return logits
-    threshold = jax.lax.top_k(logits, k)[0][..., -1:]
+    threshold = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 

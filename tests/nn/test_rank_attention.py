@@ -1,0 +1,77 @@
+"""Attention by rank against a loop over queries and keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.nn.rank_attention import Ranks, attend_by_rank, attend_to_memory, remember
+
+RNG = np.random.default_rng(0)
+RANKS = np.array([[0, 0, -1, 1, 2, 3], [0, 2, 1, 1, -1, 3]])  # of the last token none is higher
+WEIGHT = RNG.normal(size=RANKS.shape).astype(np.float32)
+BATCH, HEADS, TOKENS, DIM = 2, 3, 6, 5
+
+
+def draw(dtype=np.float32, scale=1.0):
+    """Queries, keys and values."""
+    shape = (BATCH, HEADS, TOKENS, DIM)
+    return tuple(jnp.asarray(size * RNG.normal(size=shape), dtype) for size in (scale, scale, 1.0))
+
+
+def by_hand(stream, weight):
+    query, key, value = (np.asarray(part, np.float64) for part in stream)
+    out = np.zeros(query.shape)
+    for b, h, q in np.ndindex(BATCH, HEADS, TOKENS):
+        seen = [k for k in range(TOKENS) if 0 <= RANKS[b, k] <= RANKS[b, q]]
+        scores = np.array([query[b, h, q] @ key[b, h, k] / np.sqrt(DIM) + weight[b, k] for k in seen])
+        shares = np.exp(scores - scores.max(initial=-np.inf))
+        out[b, h, q] = sum((share * value[b, h, k] for share, k in zip(shares, seen)), np.zeros(DIM))
+        out[b, h, q] /= shares.sum() or 1
+    return out
+
+
+@pytest.mark.parametrize("attend", [attend_by_rank, remember])
+@pytest.mark.parametrize("weight", [WEIGHT, np.zeros((), np.float32)])
+def test_a_token_sees_those_of_its_rank_and_below_by_logits_and_weights(attend, weight):
+    stream = draw()
+    (out,), kept = jax.jit(attend)((stream,), None, Ranks(RANKS, RANKS, weight))
+    expected = by_hand(stream, np.broadcast_to(weight, RANKS.shape))
+    there = np.broadcast_to((RANKS >= 0)[:, None], out.shape[:3])
+    np.testing.assert_allclose(out[there], expected[there], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(out).all()  # of tokens that see nothing too
+    assert kept is None or attend is remember
+    if attend is remember:
+        jax.tree.map(np.testing.assert_array_equal, kept, stream[1:])
+
+
+def test_a_new_token_sees_the_remembered_ones_and_itself_as_in_the_whole_sequence():
+    stream = draw()
+    last = tuple(part[:, :, -1:] for part in stream)
+    memory = tuple(part[:, :, :-1] for part in stream[1:])
+    ranks = Ranks(RANKS[:, -1:], RANKS[:, :-1], WEIGHT)
+    (out,), kept = jax.jit(attend_to_memory)((last,), memory, ranks)
+    np.testing.assert_allclose(out, by_hand(stream, WEIGHT)[:, :, -1:], rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept, last[1:])
+
+
+def test_a_token_alone_sees_itself_whatever_its_rank():
+    _, _, value = last = tuple(part[:, :, -1:] for part in draw())
+    memory = tuple(part[:, :, :-1] for part in draw()[1:])
+    ranks = Ranks(np.full((BATCH, 1), -1), RANKS[:, :-1], WEIGHT)
+    (out,), _ = attend_to_memory((last,), memory, ranks)
+    np.testing.assert_allclose(out, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_logits_of_bfloat16_are_not_rounded(with_memory):
+    """Logits of about 30 are 0.1 and more apart in bfloat16, and weights would be wrong by a tenth."""
+    stream = draw(jnp.bfloat16, scale=4.0)
+    expected = by_hand(stream, WEIGHT)[:, :, -1:]
+    if with_memory:
+        last, memory = (tuple(part[:, :, -1:] for part in stream), tuple(p[:, :, :-1] for p in stream[1:]))
+        (out,), _ = attend_to_memory((last,), memory, Ranks(RANKS[:, -1:], RANKS[:, :-1], WEIGHT))
+    else:
+        (out,), _ = attend_by_rank((stream,), None, Ranks(RANKS, RANKS, WEIGHT))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float64)[:, :, -1:], expected, atol=0.02)
