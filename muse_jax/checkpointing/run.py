@@ -1,4 +1,4 @@
-"""Checkpoints of a run: atomic, asynchronous, the last few kept, the data's position beside the weights."""
+"""Checkpoints of a training run (Orbax): atomic, asynchronous, with the position in the data."""
 
 import contextlib
 import errno
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 def prepare_workdir(workdir: str | Path) -> Path:
-    """Makes `workdir`, with its parents, and proves that it can be written to.
+    """Creates `workdir` and its parents, and checks that it is writable.
 
     Raises:
-      ValueError: one sentence, if it cannot be made or written to.
+      ValueError: it cannot be created or written to.
     """
     path = Path(workdir).absolute()
     try:
@@ -43,7 +43,7 @@ def prepare_workdir(workdir: str | Path) -> Path:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one it came from, says that no space is left (tensorstore says it in words)."""
+    """True if an error, or one of its causes, is a full disk (which tensorstore reports only as text)."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -64,10 +64,10 @@ def _decode(stored: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def full_disk_in_one_sentence(workdir: str | Path) -> Iterator[None]:
-    """Turns the errors of a full disk, from whatever was writing, into a ValueError that says what is left.
+def explain_full_disk(workdir: str | Path) -> Iterator[None]:
+    """Context that turns the errors of a full disk into a ValueError naming the newest intact checkpoint.
 
-    A checkpoint that could not be finished has no directory of its own yet, so the ones before it are whole.
+    An unfinished checkpoint has no directory yet, so the earlier ones are intact.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def _steps(workdir: str | Path) -> list[int]:
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds: the state, the position of the data, how often the run had gone back."""
+    """Contents of a checkpoint: training state, position in the data, and number of rollbacks so far."""
 
     state: Any
     data: Any
@@ -95,10 +95,14 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints under workdir/checkpoints, one directory a step, that appears only when whole.
+    """Checkpoints under workdir/checkpoints: one directory per step, which appears only when complete.
 
-    The position of the data is the number of batches that all processes together have drawn, so that any
-    number of them goes on from it.
+    The position in the data counts the batches of all processes together, so that a run can resume on a
+    different number of processes.
+
+    Args:
+      workdir: of the run.
+      keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 2):
@@ -109,26 +113,29 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._workdir / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
+        """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data_state: Any, rollbacks: int = 0) -> None:
-        """Starts writing in the background; an error of the write before this one is raised here."""
+        """Starts writing in the background; raises any error of the previous write."""
         items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         data = ocp.args.JsonSave({**_encode(data_state), "rollbacks": rollbacks})
         self._manager.save(step, args=ocp.args.Composite(**items, data=data), force=True)
 
     def wait(self) -> None:
-        """Waits until what was started is written; raises as `save` does."""
+        """Waits for the write in the background; raises its error."""
         self._manager.wait_until_finished()
 
     def restore(self, shapes: Any, shardings: Any, step: int | None = None) -> Restored:
-        """The checkpoint of a step, laid out as `shardings`.
+        """Restores the checkpoint of a step.
 
-        By default the newest that can be read: a damaged one is moved to workdir/damaged and passed over.
+        Args:
+          shapes: of the state.
+          shardings: of the state.
+          step: by default the newest readable one; damaged ones are moved to workdir/damaged.
 
         Raises:
-          ValueError: one sentence, if what it holds is of another shape, or none can be read.
+          ValueError: the shapes differ from the checkpoint's, or no checkpoint can be read.
         """
         target = _items(
             jax.tree.map(
@@ -146,20 +153,20 @@ class Checkpoints:
 
         if step is not None:
             return read(self._workdir / "checkpoints" / str(step))
-        return _newest_good(self._workdir, read, self._set_aside)
+        return _newest_good(self._workdir, read, self._quarantine)
 
-    def _set_aside(self, step: int) -> None:
+    def _quarantine(self, step: int) -> None:
         if jax.process_index() == 0:
             folder = self._workdir / "damaged"
             folder.mkdir(exist_ok=True)
             shutil.rmtree(folder / str(step), ignore_errors=True)
             (self._workdir / "checkpoints" / str(step)).rename(folder / str(step))
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("a damaged checkpoint is set aside")
+            multihost_utils.sync_global_devices("quarantine a damaged checkpoint")
         self._manager.reload()
 
     def close(self) -> None:
-        """Ends the background writer."""
+        """Closes the background writer."""
         self._manager.close()
 
 
@@ -168,8 +175,8 @@ def _items(state: Any) -> dict[str, Any]:
     return {"params": state.params, "ema": state.ema, "rest": rest}
 
 
-class _Other(ValueError):
-    """A checkpoint that can be read, but is of something else."""
+class IncompatibleCheckpoint(ValueError):
+    """A checkpoint is readable but belongs to another config."""
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -177,57 +184,58 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _read_item(path: Path, target: Any) -> Any:
-    """One item, of `target`'s structure, shapes and layout; no process waits for another in here."""
+    """Reads one item with the structure, shapes and shardings of `target`. Not a collective call."""
     handler = ocp.StandardCheckpointHandler()
     if (path / "_METADATA").is_file():
-        there, wanted = _shapes(handler.metadata(path).tree), _shapes(target)
-        for name in sorted(there.keys() | wanted.keys()):
-            if there.get(name) != wanted.get(name):
-                raise _Other(
-                    f"The checkpoint {path.parent} is of another config, for its {path.name}/{name} is "
-                    f"{_in_words(there.get(name))} and this config's {_in_words(wanted.get(name))}: take "
+        stored, wanted = _shapes(handler.metadata(path).tree), _shapes(target)
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise IncompatibleCheckpoint(
+                    f"The checkpoint {path.parent} belongs to another config: its {path.name}/{name} is "
+                    f"{_describe(stored.get(name))}, this config's is {_describe(wanted.get(name))}; use "
                     "another --workdir or the config of that run."
                 )
     return handler.restore(path, args=ocp.args.StandardRestore(target))
 
 
-def _in_words(shape: tuple[int, ...] | None) -> str:
+def _describe(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else f"of shape {shape}"
 
 
-def _newest_good(workdir: Path, read: Callable[[Path], T], set_aside: Callable[[int], None]) -> T:
-    """What `read` gives for the newest checkpoint that every process can read; says which were not.
+def _newest_good(workdir: Path, read: Callable[[Path], T], quarantine: Callable[[int], None]) -> T:
+    """The result of `read` for the newest checkpoint that every process can read.
 
-    Those are set aside only when another could be read: where none can, the fault may lie elsewhere.
+    Unreadable ones are logged and quarantined, but only if another can be read: otherwise the cause may lie
+    elsewhere.
     """
-    passed: dict[int, str] = {}
+    unreadable: dict[int, str] = {}
     for step in reversed(_steps(workdir)):
         found, reason = None, "another process could not read it"
-        with _without_echoes():
+        with _suppress_unraisable():
             try:
                 found = read(workdir / "checkpoints" / str(step))
-            except _Other:
+            except IncompatibleCheckpoint:
                 raise
-            except Exception as error:  # what a damaged file makes of its readers has no common type
+            except Exception as error:  # readers of a damaged file raise errors of many types
                 reason = (str(error).splitlines() or [""])[0][:200]
         if not all_processes(found is not None):
-            passed[step] = reason
+            unreadable[step] = reason
             continue
-        for damaged, reason in passed.items():
+        for damaged, reason in unreadable.items():
             logging.warning(
-                "The checkpoint of step %d is damaged, passed over for %d: %s", damaged, step, reason
+                "The checkpoint of step %d is damaged, using step %d instead: %s", damaged, step, reason
             )
-            set_aside(damaged)
+            quarantine(damaged)
         return cast(T, found)
     raise ValueError(
-        f"None of the checkpoints of {workdir} (steps {', '.join(map(str, passed))}) can be read: "
-        f"{next(iter(passed.values()))}"
+        f"None of the checkpoints of {workdir} (steps {', '.join(map(str, unreadable))}) can be read: "
+        f"{next(iter(unreadable.values()))}"
     )
 
 
 @contextlib.contextmanager
-def _without_echoes() -> Iterator[None]:
-    """Where a read fails, others that it had begun would each be reported as they are thrown away."""
+def _suppress_unraisable() -> Iterator[None]:
+    """Suppresses "exception ignored" messages of abandoned asynchronous reads."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
@@ -240,7 +248,7 @@ def latest_step(workdir: str | Path) -> int:
     """The step of the newest checkpoint of a run.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: there is no checkpoint.
     """
     steps = _steps(workdir)
     if not steps:
@@ -249,15 +257,15 @@ def latest_step(workdir: str | Path) -> int:
 
 
 def restore_params(workdir: str | Path, ema: bool = True, step: int | None = None) -> Any:
-    """The weights of a trained run as numpy arrays, whatever devices it was trained on.
+    """Reads the weights of a run as numpy arrays, independently of the devices it was trained on.
 
     Args:
-      workdir: a run's workdir.
-      ema: the averaged weights rather than the raw ones.
-      step: by default the newest that can be read.
+      workdir: of the run.
+      ema: True for the averaged weights, False for the raw ones.
+      step: of the checkpoint, by default the newest readable one.
 
     Raises:
-      ValueError: if there is no such checkpoint.
+      ValueError: there is no such checkpoint.
     """
 
     def read(path: Path) -> Any:
@@ -277,20 +285,20 @@ def restore_params(workdir: str | Path, ema: bool = True, step: int | None = Non
 
 
 def restore_matching(workdir: str | Path, shapes: Any, shardings: Any) -> dict[str, jax.Array]:
-    """The averaged weights of a run that `shapes` has under the same path and in the same shape.
+    """Reads the averaged weights of a run that have a path and shape of `shapes`.
 
-    Each device reads its part: no host holds a whole weight that is sharded.
+    Each device reads its own part: no host holds a sharded weight as a whole.
 
     Args:
-      workdir: a run's workdir.
-      shapes: the parameters wanted, arrays or their shapes.
-      shardings: how each is to be laid out.
+      workdir: of the run.
+      shapes: the wanted parameters, as arrays or shapes.
+      shardings: of the wanted parameters.
 
     Returns:
       `jax.tree_util.keystr` of the path -> weight in the dtype of `shapes`.
 
     Raises:
-      ValueError: if there is no checkpoint.
+      ValueError: there is no checkpoint.
     """
     wanted = {
         jax.tree_util.keystr(path): (leaf, sharding)
@@ -303,13 +311,13 @@ def restore_matching(workdir: str | Path, shapes: Any, shardings: Any) -> dict[s
         handler = ocp.PyTreeCheckpointHandler()
         tree = handler.metadata(path / "ema").tree
 
-        def args(key: Any, there: Any) -> Any:
+        def restore_args(key: Any, stored: Any) -> Any:
             leaf, sharding = wanted.get(jax.tree_util.keystr(key), (None, None))
-            if leaf is None or tuple(leaf.shape) != tuple(there.shape):
+            if leaf is None or tuple(leaf.shape) != tuple(stored.shape):
                 return ocp.PLACEHOLDER
             return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
-        chosen = jax.tree_util.tree_map_with_path(args, tree)
+        chosen = jax.tree_util.tree_map_with_path(restore_args, tree)
         item = jax.tree.map(lambda arg: arg if arg is ocp.PLACEHOLDER else 0, chosen)
         found = handler.restore(path / "ema", args=ocp.args.PyTreeRestore(item, restore_args=chosen))
         flat = jax.tree_util.tree_leaves_with_path(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -79,6 +80,21 @@ def augment_image(
     if "flip" in steps and rng.random() < 0.5:
         image = image[:, ::-1]
     return np.ascontiguousarray(image)
+
+
+def tile_images(images: np.ndarray, padding: int = 2) -> np.ndarray:
+    """Arranges uint8 images (n, height, width, 3) row by row in a nearly square grid with white borders."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.full(
+        (rows * (height + padding) + padding, columns * (width + padding) + padding, channels), 255, np.uint8
+    )
+    for index, image in enumerate(images):
+        top = padding + (index // columns) * (height + padding)
+        left = padding + (index % columns) * (width + padding)
+        grid[top : top + height, left : left + width] = image
+    return grid
 
 
 def to_unit_range(images: UInt8[Array, "... height width 3"]) -> Float[Array, "... height width 3"]:

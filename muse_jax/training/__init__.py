@@ -1,4 +1,4 @@
-"""Training: tasks, one loop for all of them, and what it needs."""
+"""Training: tasks, the loop that trains them, and its parts."""
 
 import importlib
 from typing import Any
@@ -20,7 +20,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that a config file or a pipeline does not pull in the whole trainer.
+    # Lazy, so that a config file or a pipeline does not import the whole trainer.
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'muse_jax.training' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Runs that must end at a given time: their schedule is shortened to the steps that the time allows."""
+"""Time limits: skip steps so that a run finishes its schedule on time."""
 
 import dataclasses
 import time
@@ -11,44 +11,47 @@ from muse_jax.training.state import TrainState
 
 
 class Deadline:
-    """Where a run under a time limit should be in its schedule.
+    """The position in the schedule that a run with a time limit should have reached.
 
-    seconds: from now to the end; 0 for no limit.
-    total: the step that the run ends at.
+    Args:
+      seconds: time from now to the end of the run; 0 for no limit.
+      total_steps: the last step of the run.
     """
 
-    def __init__(self, seconds: float, total: int):
-        self._limited, self._total = seconds > 0, total
+    def __init__(self, seconds: float, total_steps: int):
+        self._limited, self._total_steps = seconds > 0, total_steps
         self._end = time.monotonic() + seconds
         self._calls: list[tuple[float, int]] = []
 
     def due(self, step: int, every: int) -> int:
-        """The step that the clock is at, a multiple of `every`, at least `step` and below the last.
+        """The step that is due now: a multiple of `every`, at least `step` and before the last one.
 
-        Ask before the first step and then every so many steps. The schedule is spread over the time from the
-        second call on: the steps before it waited for compilation.
+        Call it before the first step and then every `every` steps. The schedule is spread over the time after
+        the second call, because the steps before it waited for compilation.
         """
         if not self._limited:
             return step
         now = time.monotonic()
         self._calls = [*self._calls[:1], (now, step)] if len(self._calls) < 2 else self._calls
-        began, start = self._calls[-1]
-        share = (now - began) / max(self._end - began, 1e-9)
+        start_time, start_step = self._calls[-1]
+        fraction = (now - start_time) / max(self._end - start_time, 1e-9)
         if now >= self._end:
-            return self._total - 1
-        due = start + int(share * (self._total - start))
+            return self._total_steps - 1
+        due = start_step + int(fraction * (self._total_steps - start_step))
         return max(step, due - due % every)
 
 
 def skip_to(state: TrainState, step: int) -> TrainState:
-    """`state` with its step, and the optimizer's counts of steps, moved on to `step`.
+    """Advances the state's step and the optimizer's step counts to `step`.
 
-    The learning rate follows them, so that it falls to zero although steps are left out.
+    The learning rate depends on them, so that its schedule ends at zero although steps are skipped.
     """
-    ahead = step - int(state.step)
+    skipped = step - int(state.step)
 
-    def moved(leaf: Any) -> Any:
+    def advance(leaf: Any) -> Any:
         is_count = jnp.ndim(leaf) == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)
-        return jax.device_put(leaf + ahead, leaf.sharding) if is_count else leaf
+        return jax.device_put(leaf + skipped, leaf.sharding) if is_count else leaf
 
-    return dataclasses.replace(state, step=moved(state.step), opt_state=jax.tree.map(moved, state.opt_state))
+    return dataclasses.replace(
+        state, step=advance(state.step), opt_state=jax.tree.map(advance, state.opt_state)
+    )

@@ -1,4 +1,4 @@
-"""A task's scores over a split, while it trains and afterwards."""
+"""Evaluation of a task over a split, during and after training."""
 
 import itertools
 import json
@@ -28,20 +28,21 @@ from muse_jax.training.state import Task
 def evaluate_run(
     config: Any, task: Task, workdir: str | Path, split: str = "", step: int | None = None
 ) -> dict[str, Any]:
-    """Scores the averaged weights of a run over a split.
+    """Evaluates the averaged weights of a run on a split.
 
     Args:
-      config: of the run; `config.eval_batches` bounds how many batches of the split are read (0: all).
+      config: of the run; `config.eval_batches` limits the number of batches (0: the whole split).
       task: of the run.
       workdir: of the run.
-      split: `config.data.eval_split` by default.
-      step: which checkpoint, the newest by default.
+      split: name of the split, by default `config.data.eval_split`.
+      step: of the checkpoint, by default the newest.
 
     Returns:
-      {"task", "step", "split", "examples", "scores"}: the number of examples scored, and name -> score.
+      {"task", "step", "split", "examples", "scores"}: "examples" is the number of evaluated examples and
+      "scores" maps names to values.
 
     Raises:
-      ValueError: one sentence, if there is no such checkpoint or the split gives no batch.
+      ValueError: there is no such checkpoint, or the split is empty.
     """
     step = latest_step(workdir) if step is None else step
     params = restore_params(workdir, step=step)
@@ -59,17 +60,17 @@ def evaluate_run(
 
 
 def write_scores(path: str | Path, result: dict[str, Any]) -> None:
-    """Writes what `evaluate` gave as one JSON."""
+    """Writes the result of `evaluate_run` as JSON."""
     Path(path).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def put_frozen(task: Task, mesh: Any) -> Any:
-    """The task's frozen weights on the devices, laid out by their axis names where they have some."""
+    """Puts the task's frozen weights on the devices, sharded by their logical axis names."""
     return put_tree(task.frozen(), tree_shardings(task.frozen_shapes(), mesh))
 
 
 def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: Any) -> Any:
-    """Jits a task's (params, frozen, batch, key) -> results that every device ends up with."""
+    """Jits a function (params, frozen, batch, key) of a task, whose results are replicated on all devices."""
     frozen = jax.tree.map(lambda leaf: leaf.sharding, frozen)
     shardings = (params, frozen, batch_sharding(mesh), replicated(mesh))
     return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
@@ -78,19 +79,19 @@ def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: A
 def jit_evaluate(task: Task, params: Any, frozen: Any, mesh: Any) -> Callable[..., Any]:
     """Jits `task.evaluate`, summed over the examples of a batch: name -> (sum, weight).
 
-    An example draws from fold_in(key, index): its score depends neither on its batch nor on the mesh.
+    Each example draws from fold_in(key, index), so that its score depends on neither its batch nor the mesh.
     """
 
     def evaluate_batch(params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        there = batch["example_mask"]
+        example_mask = batch["example_mask"]
 
         def total(values: jax.Array) -> jax.Array:
-            mask = there.reshape(-1, *[1] * (values.ndim - 1))
+            mask = example_mask.reshape(-1, *[1] * (values.ndim - 1))
             return jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32), axis=0)
 
         sums = jax.tree.map(total, task.evaluate(params, frozen, batch, keys))
-        return sums, jnp.sum(there)
+        return sums, jnp.sum(example_mask)
 
     return jit_on_batch(evaluate_batch, params, frozen, mesh)
 
@@ -113,10 +114,10 @@ def split_scores(
     batches: Iterable[Any],
     seed: int,
 ) -> tuple[dict[str, float], int]:
-    """The scores over the examples of `batches`, and the number of examples.
+    """The scores over all examples of `batches`, and the number of examples.
 
     Raises:
-      ValueError: if there is no batch.
+      ValueError: there are no batches.
     """
     totals: dict[str, Any] = {}
     examples = 0
@@ -125,15 +126,15 @@ def split_scores(
         examples += int(count)
         for name, pair in sums.items():
             sum, weight = (np.asarray(part, np.float64) for part in pair)
-            before = totals.get(name, (0.0, 0.0))
-            totals[name] = before[0] + sum, before[1] + weight
+            total, total_weight = totals.get(name, (0.0, 0.0))
+            totals[name] = total + sum, total_weight + weight
     if not examples:
-        raise ValueError("The split to evaluate has no example that can be read: take another.")
+        raise ValueError("The split to evaluate has no readable example: choose another.")
     scores = task.summarize({name: sum / np.maximum(weight, 1) for name, (sum, weight) in totals.items()})
     return {name: float(score) for name, score in scores.items()}, examples
 
 
 def close(loader: Any) -> None:
-    """Ends a loader's threads, if it has any to end."""
+    """Closes a loader that has threads to end."""
     if hasattr(loader, "close"):
         loader.close()

@@ -1,4 +1,4 @@
-"""How much arithmetic a traced function holds, and how much a device can do."""
+"""FLOPs of traced functions, and peak FLOP/s of devices."""
 
 import math
 import time
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-# Dense bf16 peak of one device, in FLOP/s, from the makers' data sheets; the first name that the device kind
-# contains counts.
+# Dense bf16 peak of one device in FLOP/s, from the manufacturers' data sheets. The first name that occurs in
+# the device kind applies.
 PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -38,24 +38,24 @@ def _dot_flops(eqn: Any) -> float:
 
 
 def _conv_flops(eqn: Any) -> float:
-    # Products with the zeros of the padding count too, as they do in most published figures.
+    # Counts multiplications by padding zeros, as most published figures do.
     kernel = eqn.invars[1].aval.shape
     out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / out_features
 
 
-def _inner(value: Any) -> list[Any]:
+def _sub_jaxprs(value: Any) -> list[Any]:
     if isinstance(value, core.ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, core.Jaxpr):
         return [value]
-    return [jaxpr for part in value for jaxpr in _inner(part)] if isinstance(value, tuple | list) else []
+    return [jaxpr for part in value for jaxpr in _sub_jaxprs(part)] if isinstance(value, tuple | list) else []
 
 
 def _shards(eqn: Any) -> int:
-    """Into how many parts a `shard_map` cuts its work: its body has the shapes of one part.
+    """Number of shards of a `shard_map`, whose body has the shapes of one shard.
 
-    Devices along a mesh axis that no operand or result is split over repeat the same work, which counts once.
+    Devices along a mesh axis that no operand or result is split over repeat the same work, counted once.
     """
     specs = (*eqn.params["in_specs"], *eqn.params["out_specs"])
     entries = [entry for spec in specs for entry in spec if entry is not None]
@@ -74,32 +74,34 @@ def _count(jaxpr: Any) -> float:
         elif name == "cond":
             total += min(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
-            times = eqn.params["length"] if name == "scan" else 1
+            repeats = eqn.params["length"] if name == "scan" else 1
             if name == "shard_map":
-                times = _shards(eqn)
+                repeats = _shards(eqn)
             if name == "pallas_call":
-                times = math.prod(size for size in eqn.params["grid_mapping"].grid if isinstance(size, int))
-            total += times * sum(_count(jaxpr) for value in eqn.params.values() for jaxpr in _inner(value))
+                repeats = math.prod(size for size in eqn.params["grid_mapping"].grid if isinstance(size, int))
+            total += repeats * sum(
+                _count(jaxpr) for value in eqn.params.values() for jaxpr in _sub_jaxprs(value)
+            )
     return total
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
-    """FLOPs of the matrix products and convolutions of one call, whole batch, all devices together.
+    """FLOPs of the matrix products and convolutions of one call, over the whole batch and all devices.
 
-    It walks the traced program rather than asking XLA, whose cost analysis counts a scan's body once. What
-    a remat recomputes is counted; of a `cond` the cheapest branch is, and the body of a `while` once, so that
-    a utilisation is rather too low than too high.
+    The jaxpr is counted because XLA's cost analysis counts the body of a scan only once. Rematerialised
+    operations count again. The cheapest branch of a `cond` and one iteration of a `while` count, so that a
+    utilisation derived from the result is a lower bound.
     """
     return jaxpr_flops(jax.make_jaxpr(function)(*args))
 
 
 def jaxpr_flops(jaxpr: core.ClosedJaxpr) -> float:
-    """`count_flops` of a program that is traced already."""
+    """Like `count_flops`, for a function that has been traced already."""
     return _count(jaxpr.jaxpr)
 
 
 def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:
-    """FLOP/s of a float32 matrix product on the first device, the best of a few: a CPU's stand-in peak."""
+    """FLOP/s of a float32 matrix product on the first device, best of `repeats`: a CPU's nominal peak."""
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(matrix))
@@ -112,7 +114,7 @@ def measured_matmul_peak(size: int = 1024, repeats: int = 4) -> float:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s that one device can reach: from `PEAKS`, measured on a CPU, None for a device not in it."""
+    """Peak FLOP/s of one device: from `PEAKS`, measured on a CPU, or None for an unknown device."""
     if device.platform == "cpu":
         return measured_matmul_peak() / max(1, jax.local_device_count())  # virtual devices share the cores
     return next((peak for name, peak in PEAKS.items() if name.lower() in device.device_kind.lower()), None)

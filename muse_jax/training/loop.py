@@ -1,4 +1,4 @@
-"""The training loop: the same for every task, from one CPU to a mesh of devices."""
+"""Training loop: one for all tasks, from a single CPU to a mesh of devices."""
 
 import contextlib
 import itertools
@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from muse_jax.checkpointing.run import Checkpoints, full_disk_in_one_sentence, prepare_workdir
+from muse_jax.checkpointing.run import Checkpoints, explain_full_disk, prepare_workdir
 from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh
 from muse_jax.training.config import check_same_run, save_config
 from muse_jax.training.deadline import Deadline, skip_to
+from muse_jax.training.divergence import DivergenceDetector, roll_back
 from muse_jax.training.evaluate import (
     close,
     eval_batches,
@@ -20,170 +21,256 @@ from muse_jax.training.evaluate import (
     put_frozen,
     split_scores,
 )
-from muse_jax.training.initialization import begin, go_back
-from muse_jax.training.metrics import MetricWriter, Progress
+from muse_jax.training.initialization import initial_state
+from muse_jax.training.metrics import MetricWriter, ProgressLine
 from muse_jax.training.optimizers import make_optimizer, make_schedule
-from muse_jax.training.preemption import FiniteWatch, Stopped, StopSignals, hold_workdir
+from muse_jax.training.preemption import Stopped, StopSignals, hold_workdir
 from muse_jax.training.prefetch import Prefetch
-from muse_jax.training.profiling import Clock, Meter, ProfileWindow, Watchdog
+from muse_jax.training.profiling import Clock, ProfileWindow, Throughput, Watchdog
 from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
 
 
 def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
-    """Trains `task` to `config.total_steps` and returns the last state; goes on where an earlier one stopped.
+    """Trains `task` until `config.total_steps`, resuming from the newest checkpoint of `workdir`.
 
-    What lies in `workdir` afterwards: config.json, checkpoints/, metrics.jsonl, tensorboard/, previews/.
+    The workdir receives the config, checkpoints/, metrics.jsonl, tensorboard/ and previews/.
 
     Args:
       config: complete, from `validate_config`.
-      task: see `Task`.
-      workdir: made if it is not there.
+      task: what is trained, see `Task`.
+      workdir: directory of the run, created if it does not exist.
+
+    Returns:
+      The state after the last step.
 
     Raises:
-      ValueError: one sentence, for a workdir that cannot be written, or that another run holds or made, a
-        batch that the mesh does not divide, data that ends, a full disk, weights that stay without a finite
-        gradient.
-      Stopped: SIGTERM or SIGINT came; the step under way was finished and saved.
+      ValueError: the workdir cannot be written to, is in use by another run or belongs to a different one;
+        the mesh does not divide the batch size; the data ends; the disk is full; gradients stay non-finite.
+      Stopped: SIGTERM or SIGINT arrived. The current step was finished and its checkpoint saved.
     """
     deadline = Deadline(config.time_limit, config.total_steps)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
     workdir = prepare_workdir(workdir)
-    main = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        stack.enter_context(full_disk_in_one_sentence(workdir))
+        stack.enter_context(explain_full_disk(workdir))
         stack.enter_context(hold_workdir(workdir))
         check_same_run(workdir, config)
-        if main:
+        if jax.process_index() == 0:
             save_config(workdir, config)
         if config.compile_cache:
             jax.config.update("jax_compilation_cache_dir", config.compile_cache)
         signals = stack.enter_context(StopSignals())
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(RULES))
-        loader = task.make_loader(config.data.split, config.seed)
-        stack.callback(close, loader)
-        frozen = put_frozen(task, mesh)
-        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-        stack.callback(checkpoints.close)
-        writer = MetricWriter(workdir, active=main)
-        stack.callback(writer.close)
+        run = _Run(config, task, workdir, mesh, stack)
+        if run.step >= config.total_steps:
+            run.progress.print(f"Nothing to do: {workdir} is at step {run.step} of {config.total_steps}.")
+            return run.state
+        run.prepare_steps(stack)
+        run.train(deadline, signals)
+        return run.state
 
-        schedule = make_schedule(config.optim, config.total_steps)
-        optimizer = make_optimizer(config.optim, config.total_steps)
-        fresh, shapes, shardings = create_state(task, optimizer, config.seed, mesh)
-        progress = Progress(config.total_steps, active=main)
-        state, rollbacks = begin(config, loader, checkpoints, fresh, shapes, shardings, progress.say)
-        step = start = int(state.step)
-        progress.restart(step)
-        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        progress.say(
-            f"{config.task}: {count / 1e6:.2f}M parameters, {mesh.size} x {jax.devices()[0].device_kind}, "
-            + (f"going on from step {start}" if start else "from step 0")
+
+class _Run:
+    """A run in progress: its training state, its compiled functions and its outputs.
+
+    `stack` closes what the run opens.
+    """
+
+    def __init__(self, config: Any, task: Task, workdir: Path, mesh: Any, stack: contextlib.ExitStack):
+        self.config, self.task, self.workdir, self.mesh = config, task, workdir, mesh
+        self.loader = task.make_loader(config.data.split, config.seed)
+        stack.callback(close, self.loader)
+        self.frozen = put_frozen(task, mesh)
+        self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        stack.callback(self.checkpoints.close)
+        is_main = jax.process_index() == 0
+        self.writer = MetricWriter(workdir, active=is_main)
+        stack.callback(self.writer.close)
+        self.progress = ProgressLine(config.total_steps, active=is_main)
+
+        self.optimizer = make_optimizer(config.optim, config.total_steps)
+        fresh, self.shapes, self.shardings = create_state(task, self.optimizer, config.seed, mesh)
+        self.state, self.rollbacks = initial_state(
+            config, self.loader, self.checkpoints, fresh, self.shapes, self.shardings, self.progress.print
         )
-        if start >= config.total_steps:
-            progress.say(f"Nothing to do: {workdir} is at step {start} of {config.total_steps}.")
-            return state
+        self.step = int(self.state.step)
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        self.progress.restart(self.step)
+        self.progress.print(
+            f"{config.task}: {count / 1e6:.2f}M parameters, {mesh.size} x {jax.devices()[0].device_kind}, "
+            + (f"resuming from step {self.step}" if self.step else "from step 0")
+        )
 
-        train_step = make_train_step(task, optimizer, schedule, config, shardings)
-        step_fn = jit_train_step(train_step, shardings, frozen, mesh)
-        evaluate = jit_evaluate(task, shardings.ema, frozen, mesh)
-        preview = jit_on_batch(task.preview, shardings.ema, frozen, mesh)
-        meter = Meter(config.data.batch_size, mesh.devices.flat[0], mesh.size)
-        clock = Clock()
-        watchdog = Watchdog(config.watchdog, clock, workdir / f"stacks_{jax.process_index()}.txt")
-        stack.callback(watchdog.close)
-        window = ProfileWindow(config.profile_steps, workdir)
-        stack.callback(window.close)
-        batches = Prefetch(loader, mesh)
-        stack.callback(batches.close)
-        # Without skipping, the first such step has spoilt the weights.
-        patience = config.optim.rollback_after if config.optim.skip_nonfinite else 1
-        finite = FiniteWatch(patience if config.optim.rollback_after else 0)
-        pending: list[Any] = []  # scalars that are still on the device
+    def prepare_steps(self, stack: contextlib.ExitStack) -> None:
+        """Jits the step and starts the threads that accompany it; a finished run needs none of them."""
+        config, task, mesh = self.config, self.task, self.mesh
+        schedule = make_schedule(config.optim, config.total_steps)
+        self.train_step = make_train_step(task, self.optimizer, schedule, config, self.shardings)
+        self.step_fn = jit_train_step(self.train_step, self.shardings, self.frozen, mesh)
+        self.evaluate_fn = jit_evaluate(task, self.shardings.ema, self.frozen, mesh)
+        self.preview_fn = jit_on_batch(task.preview, self.shardings.ema, self.frozen, mesh)
+        self.throughput = Throughput(config.data.batch_size, mesh.devices.flat[0], mesh.size)
+        self.clock = Clock()
+        stacks_file = self.workdir / f"stacks_{jax.process_index()}.txt"
+        self.watchdog = Watchdog(config.watchdog, self.clock, stacks_file)
+        stack.callback(self.watchdog.close)
+        self.window = ProfileWindow(config.profile_steps, self.workdir)
+        stack.callback(self.window.close)
+        self.batches = Prefetch(self.loader, mesh)
+        stack.callback(self.batches.close)
+        # Without skipping, the first non-finite step has already corrupted the weights.
+        limit = config.optim.rollback_after if config.optim.skip_nonfinite else 1
+        self.divergence = DivergenceDetector(limit if config.optim.rollback_after else 0)
+        self.pending: list[Any] = []  # scalars of the newest steps, still on the devices
 
-        while step < config.total_steps:
-            before = step
-            if step % config.log_every == 0:
-                step = deadline.due(step, config.log_every)
-            if step > before:
-                state = skip_to(state, step)
-                progress.restart(step)
-            step += 1
-            last = step == config.total_steps
-            watchdog.beat(step)
-            with clock.part("input_wait"):
-                batch = _next(batches, config.data.split)
-            if not isinstance(step_fn, jax.stages.Compiled):
-                with clock.part("compile"):
-                    step_fn = step_fn.lower(state, frozen, batch).compile()
-                    meter.count(train_step, state, frozen, batch)
-            window.before(step)
-            with clock.part("step"):
-                state, scalars = step_fn(state, frozen, batch)
-                pending.append(scalars)
-            window.after(step, state)
-
-            stopping = signals.due()
-            saving = due(before, step, config.checkpoint_every, last) or stopping
-            logging = due(step - 1, step, config.log_every, last)
-            if logging or saving:
-                with clock.part("step"):  # the only waits for the device in the loop
-                    finite.see(jax.device_get(pending))
-                    pending.clear()
-            if finite.spoilt:
-                rollbacks += 1
-                del state, scalars, batch
-                state = go_back(config, checkpoints, finite, step, rollbacks, shapes, shardings, progress.say)
-                step = int(state.step)
-                progress.restart(step)
-                finite.forget()
+    def train(self, deadline: Deadline, signals: StopSignals) -> None:
+        """Takes the remaining steps, and logs, evaluates, previews and saves between them."""
+        config = self.config
+        while self.step < config.total_steps:
+            previous = self.step
+            if previous % config.log_every == 0:
+                self._skip_to(deadline.due(previous, config.log_every))
+            self._take_step()
+            last = self.step == config.total_steps
+            signal = signals.due()
+            log = is_due(config.log_every, self.step - 1, self.step, last)
+            save = bool(signal) or is_due(config.checkpoint_every, previous, self.step, last)
+            if log or save:
+                self._fetch_scalars()
+            if self.divergence.diverged:
+                self._roll_back()
                 continue
-            if logging:
-                trained, shares = clock.lap()
-                row = {**finite.means(), **meter.rates(progress.speed(step, trained)), **shares}
-                row |= {"corrupt_records": getattr(loader, "skipped", 0), "rollbacks": rollbacks}
-                writer.scalars(step, row)
-                progress.show(step, row["loss"], row["images_per_second"], row.get("mfu"))
-            if due(before, step, config.eval_every, last):
-                with clock.part("eval"):
-                    found = eval_batches(task, config, mesh)
-                    scores, examples = split_scores(evaluate, task, state.ema, frozen, found, config.seed)
-                    writer.scalars(step, {**scores, "examples": examples}, prefix="eval")
-                progress.say(f"step {step}  eval " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            if due(before, step, config.preview_every, last):
-                with clock.part("eval"):
-                    for first in itertools.islice(eval_batches(task, config, mesh), 1):
-                        pictures = preview(state.ema, frozen, first, jax.random.key(config.seed))
-                        writer.pictures(step, jax.device_get(pictures))
-            # A skipped step leaves the weights as they were, so that a run told to stop can save them; a
-            # checkpoint to go back to is from before such steps.
-            intact = config.optim.skip_nonfinite or not finite.in_a_row
-            if saving and (last or not finite.in_a_row or (stopping and intact)):
-                with clock.part("checkpoint"):
-                    checkpoints.save(step, state, batches.get_state(), rollbacks)
-            if stopping and not last:
-                checkpoints.wait()
-                progress.say(
-                    f"Stopped at step {step}, with a checkpoint of step {checkpoints.latest_step()}: run the "
-                    "same command to go on."
+            if log:
+                self._log()
+            if is_due(config.eval_every, previous, self.step, last):
+                self._evaluate()
+            if is_due(config.preview_every, previous, self.step, last):
+                self._preview()
+            if save and self._may_save(last, bool(signal)):
+                self._save()
+            if signal and not last:
+                self._stop(signal)
+        with self.clock.phase("checkpoint"):
+            self.checkpoints.wait()
+        self.progress.print(self.clock.summary())
+
+    def _skip_to(self, step: int) -> None:
+        """Leaves out the steps for which a time limit has no time."""
+        if step > self.step:
+            self.state, self.step = skip_to(self.state, step), step
+            self.progress.restart(step)
+
+    def _take_step(self) -> None:
+        """Dispatches the next step; its scalars stay on the devices."""
+        self.step += 1
+        self.watchdog.beat(self.step)
+        with self.clock.phase("input_wait"):
+            batch = self._next_batch()
+        if not isinstance(self.step_fn, jax.stages.Compiled):
+            with self.clock.phase("compile"):
+                self.step_fn = self.step_fn.lower(self.state, self.frozen, batch).compile()
+                self.throughput.count_flops(self.train_step, self.state, self.frozen, batch)
+        self.window.before(self.step)
+        with self.clock.phase("step"):
+            self.state, scalars = self.step_fn(self.state, self.frozen, batch)
+            self.pending.append(scalars)
+        self.window.after(self.step, self.state)
+
+    def _next_batch(self) -> Any:
+        try:
+            return next(self.batches)
+        except StopIteration:
+            raise ValueError(
+                f"The split {self.config.data.split!r} ended while training: it must repeat, and hold at "
+                "least one batch."
+            ) from None
+
+    def _fetch_scalars(self) -> None:
+        """Copies the pending scalars to the host: the only place where the loop waits for the devices."""
+        with self.clock.phase("step"):
+            self.divergence.record(jax.device_get(self.pending))
+            self.pending.clear()
+
+    def _roll_back(self) -> None:
+        """Returns to the newest checkpoint; the data continues where it is."""
+        self.rollbacks += 1
+        del self.state  # frees the memory before the checkpoint is read
+        self.state = roll_back(
+            self.config,
+            self.checkpoints,
+            self.divergence.consecutive,
+            self.step,
+            self.rollbacks,
+            self.shapes,
+            self.shardings,
+            self.progress.print,
+        )
+        self.step = int(self.state.step)
+        self.progress.restart(self.step)
+        self.divergence.reset()
+
+    def _log(self) -> None:
+        seconds, shares = self.clock.lap()
+        rates = self.throughput.rates(self.progress.speed(self.step, seconds))
+        row = {
+            **self.divergence.means(),
+            **rates,
+            **shares,
+            "corrupt_records": getattr(self.loader, "skipped", 0),
+            "rollbacks": self.rollbacks,
+        }
+        self.writer.scalars(self.step, row)
+        self.progress.show(self.step, row["loss"], row["examples_per_second"], row.get("mfu"))
+
+    def _evaluate(self) -> None:
+        """Logs the scores of the averaged weights over the evaluation split."""
+        with self.clock.phase("eval"):
+            batches = eval_batches(self.task, self.config, self.mesh)
+            scores, examples = split_scores(
+                self.evaluate_fn, self.task, self.state.ema, self.frozen, batches, self.config.seed
+            )
+            self.writer.scalars(self.step, {**scores, "examples": examples}, prefix="eval")
+        text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.progress.print(f"step {self.step}  eval {text}")
+
+    def _preview(self) -> None:
+        """Writes the task's preview of the first evaluation batch."""
+        with self.clock.phase("eval"):
+            for batch in itertools.islice(eval_batches(self.task, self.config, self.mesh), 1):
+                preview = self.preview_fn(
+                    self.state.ema, self.frozen, batch, jax.random.key(self.config.seed)
                 )
-                raise Stopped(stopping)
-        with clock.part("checkpoint"):
-            checkpoints.wait()
-        progress.say(clock.summary())
-        return state
+                self.writer.previews(self.step, jax.device_get(preview))
+
+    def _may_save(self, last: bool, stopping: bool) -> bool:
+        """Whether a checkpoint of this step is worth resuming from.
+
+        A checkpoint to roll back to must predate a series of non-finite steps. A run that has to stop saves
+        nevertheless, provided that such steps were skipped and left the weights intact.
+        """
+        intact = self.config.optim.skip_nonfinite or not self.divergence.consecutive
+        return last or not self.divergence.consecutive or (stopping and intact)
+
+    def _save(self) -> None:
+        with self.clock.phase("checkpoint"):
+            self.checkpoints.save(self.step, self.state, self.batches.get_state(), self.rollbacks)
+
+    def _stop(self, signal: int) -> None:
+        """Ends the run on a signal.
+
+        Raises:
+          Stopped: always.
+        """
+        self.checkpoints.wait()
+        self.progress.print(
+            f"Stopped at step {self.step}, with a checkpoint of step {self.checkpoints.latest_step()}: run "
+            "the same command to continue."
+        )
+        raise Stopped(signal)
 
 
-def due(before: int, step: int, every: int, last: bool) -> bool:
-    """Whether something done every so many steps (0: never) and after the last one is due after `before`."""
-    return every > 0 and (step // every > before // every or last)
-
-
-def _next(batches: Prefetch, split: str) -> Any:
-    try:
-        return next(batches)
-    except StopIteration:
-        raise ValueError(
-            f"The split {split!r} ended while training: it must repeat, and hold at least one batch."
-        ) from None
+def is_due(every: int, previous: int, step: int, last: bool) -> bool:
+    """True if a multiple of `every` lies in (previous, step], or at the last step; never if `every` is 0."""
+    return every > 0 and (step // every > previous // every or last)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, optimizers and the exponential moving average of the weights."""
+"""Learning-rate schedules, optimizers and exponential moving averages of weights."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,30 +10,30 @@ import optax
 from jaxtyping import Array, Float
 
 Schedule = Callable[[Any], Any]
-# Parameters that are shifts, gains or tables of vectors, which decay would pull towards zero for no gain.
+# Biases, gains and embedding tables, for which decay towards zero is no regularisation.
 _NOT_DECAYED = re.compile(r"bias|scale|embed|codebook|position|norm|temperature", re.IGNORECASE)
 
 
 def make_schedule(optim: Mapping[str, Any], total_steps: int) -> Schedule:
-    """The learning rate at each step, counted from 0.
+    """Learning rate as a function of the step, counted from 0.
 
-    It grows linearly, `lr * (step + 1) / warmup_steps`, and then stays ("constant") or falls along half a
-    cosine to zero at `total_steps` ("cosine").
+    Linear warm-up, `lr * (step + 1) / warmup_steps`, followed by a constant rate ("constant") or a cosine
+    decay to zero at `total_steps` ("cosine").
     """
     lr, warmup, decay = optim["lr"], optim["warmup_steps"], optim["decay"]
 
     def schedule(step: Float[Array, ""] | int) -> Float[Array, ""]:
-        grown = jnp.minimum(1.0, (step + 1) / max(1, warmup))
+        warm = jnp.minimum(1.0, (step + 1) / max(1, warmup))
         if decay == "constant":
-            return jnp.asarray(lr * grown)
+            return jnp.asarray(lr * warm)
         progress = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
-        return lr * grown * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return lr * warm * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
     return schedule
 
 
 def decay_mask(params: Any) -> Any:
-    """A tree of bools, True where weight decay applies: not on norms, biases, embeddings and scalars."""
+    """Tree of bools, True where weight decay applies: not to norms, biases, embeddings and scalars."""
 
     def decayed(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
@@ -43,12 +43,12 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
-def matrices(params: Any) -> Any:
-    """Which axes of each weight are a matrix's rows and columns (for Muon), None for what is no matrix.
+def matrix_axes(params: Any) -> Any:
+    """The axes that form the rows and columns of each weight matrix, for Muon; None for other parameters.
 
-    In scanned layers a kernel is `(layers, inputs, [parts, heads,] outputs)`: layers and parts (queries,
-    keys, values) are matrices apart, heads are columns side by side. Any other is `(..., inputs, outputs)`,
-    the window of a convolution counting as inputs.
+    A kernel in scanned layers is `(layers, inputs, [parts, heads,] outputs)`: layers and parts (queries,
+    keys, values) are separate matrices, heads are columns of one matrix. Any other kernel is `(..., inputs,
+    outputs)`, where the window of a convolution belongs to the inputs.
     """
     dimensions = optax.contrib.MuonDimensionNumbers
 
@@ -62,11 +62,11 @@ def matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(axes, params, decay_mask(params))
 
 
-def clip_networks_apart(max_norm: float) -> optax.GradientTransformation:
-    """Clips gradients by their global norm, those of `params["discriminator"]` apart from all others.
+def clip_by_network_norm(max_norm: float) -> optax.GradientTransformation:
+    """Clips by global norm, separately for `params["discriminator"]` and for all other parameters.
 
-    A discriminator's gradient with R1 is many times its generator's: one norm of both would stop the
-    generator.
+    With an R1 penalty, a discriminator's gradient is many times its generator's: clipping by a common norm
+    would stop the generator.
     """
     clip = optax.clip_by_global_norm(max_norm)
 
@@ -81,14 +81,17 @@ def clip_networks_apart(max_norm: float) -> optax.GradientTransformation:
 
 
 def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of `config.optim`: clip by global norm, update rule, decoupled weight decay, schedule.
+    """The optimizer of `config.optim`: clipping by global norm, update, decoupled weight decay, schedule.
 
-    "adam" and "adamw" are Kingma & Ba's, the latter with Loshchilov & Hutter's decay; "adafactor" is
-    Shazeer & Stern's with factored second moments, block clipping at 1 and, if b1 > 0, momentum; "muon" is
-    Jordan's with Nesterov momentum on matrices, scaled so that Adam's learning rates fit (Liu et al.,
-    2502.16982), and Dozat's NAdam on the rest.
+    The update rules by name:
+      "adam": Adam (Kingma & Ba, 2014).
+      "adamw": Adam with decoupled weight decay (Loshchilov & Hutter, 2017).
+      "adafactor": Adafactor (Shazeer & Stern, 2018), with factored second moments, block clipping at 1 and,
+        if b1 > 0, momentum.
+      "muon": Muon (Jordan, 2024) with Nesterov momentum for matrices, scaled to Adam's learning rates (Liu et
+        al., arXiv 2502.16982), and NAdam (Dozat, 2016) for other parameters.
     """
-    parts = [clip_networks_apart(optim["grad_clip"])] if optim["grad_clip"] else []
+    parts = [clip_by_network_norm(optim["grad_clip"])] if optim["grad_clip"] else []
     if optim["name"] == "muon":
         return optax.chain(
             *parts,
@@ -98,7 +101,7 @@ def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.Gradient
                 weight_decay=optim["weight_decay"],
                 adam_b1=optim["b1"],
                 adam_b2=optim["b2"],
-                muon_weight_dimension_numbers=matrices,
+                muon_weight_dimension_numbers=matrix_axes,
                 consistent_rms=0.2,
             ),
         )
@@ -113,10 +116,10 @@ def make_optimizer(optim: Mapping[str, Any], total_steps: int) -> optax.Gradient
 
 
 def ema_decay(decay: float, step: Any) -> Any:
-    """min(decay, (1 + step) / (10 + step)), step from 0, so that early averages forget their start."""
+    """Decay with warm-up: min(decay, (1 + step) / (10 + step)), so that early averages forget the start."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def update_ema(ema: Any, params: Any, decay: Any) -> Any:
-    """decay * ema + (1 - decay) * params, leaf by leaf."""
+    """Updates the average: decay * ema + (1 - decay) * params for each leaf."""
     return jax.tree.map(lambda old, new: (decay * old + (1.0 - decay) * new).astype(old.dtype), ema, params)

@@ -1,4 +1,4 @@
-"""Batches on the devices before the loop asks for them."""
+"""Prefetching of batches to the devices."""
 
 import queue
 import threading
@@ -9,30 +9,33 @@ from jax.sharding import Mesh
 
 from muse_jax.sharding.partitioning import put_batch
 
-AHEAD = 2  # one being copied while another waits
+PREFETCH = 2  # one batch is being copied while another waits
 
 
 class Prefetch:
-    """Draws batches from a loader and puts them on the devices in a thread of its own.
+    """Iterator that reads batches from a loader and copies them to the devices in a background thread.
 
-    Its state is the loader's after the last batch that was given out, not after those drawn ahead.
+    Args:
+      loader: yields batches and has `get_state()`.
+      mesh: devices that the batches are laid out on.
+      size: maximum number of batches that wait on the devices.
     """
 
-    def __init__(self, loader: Any, mesh: Mesh, ahead: int = AHEAD):
+    def __init__(self, loader: Any, mesh: Mesh, size: int = PREFETCH):
         self._loader, self._mesh = loader, mesh
         self._state = loader.get_state()
-        self._queue: queue.Queue[tuple[Any, Any]] = queue.Queue(ahead)
+        self._queue: queue.Queue[tuple[Any, Any]] = queue.Queue(size)
         self._end: BaseException | None = None
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._draw, name="prefetch", daemon=True)
+        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
         self._thread.start()
 
-    def _draw(self) -> None:
+    def _fill(self) -> None:
         while not self._closed.is_set():
             try:
                 with jax.set_mesh(self._mesh):  # each thread has its own
                     item: Any = put_batch(next(self._loader), self._mesh), self._loader.get_state()
-            except BaseException as error:  # the loop's to raise
+            except BaseException as error:  # raised in the consumer's thread
                 item = error, None
             while not self._closed.is_set():
                 try:
@@ -50,7 +53,7 @@ class Prefetch:
         """The next batch.
 
         Raises:
-          whatever the loader raised in its place, and the same at every later call.
+          Exception: the loader's own, and the same one again at every later call.
         """
         if self._end is not None:
             raise self._end
@@ -62,10 +65,10 @@ class Prefetch:
         return batch
 
     def get_state(self) -> Any:
-        """Where the loader stood after the last batch that was given out."""
+        """The loader's state after the last batch returned, whatever was prefetched since."""
         return self._state
 
     def close(self) -> None:
-        """Ends the thread, unless a loader holds it for longer than ten seconds."""
+        """Ends the thread; gives up after ten seconds if the loader blocks it."""
         self._closed.set()
         self._thread.join(10.0)

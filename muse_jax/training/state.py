@@ -1,4 +1,4 @@
-"""The state of a run and the step that moves it on."""
+"""Training state and training step."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -17,66 +17,75 @@ from muse_jax.training.optimizers import ema_decay, update_ema
 
 
 class Task(Protocol):
-    """What the loop asks of a task. `init`, `loss`, `evaluate` and `preview` are pure and get traced."""
+    """The loop's view of a task. `init`, `loss`, `evaluate` and `preview` are pure, traced functions."""
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters; leaves may carry logical axis names."""
 
     def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
-        """`params` of `init(key)` with what the data decides put in place. Called once a run, not traced."""
+        """`params` of `init(key)` with the values that depend on data. Called once per run, not traced."""
 
     def frozen(self) -> Any:
-        """Weights that are used but not trained, {} if none."""
+        """Weights that are used but not trained; {} if there are none."""
 
     def frozen_shapes(self) -> Any:
-        """The shapes of `frozen()`, without reading a weight; leaves may carry logical axis names."""
+        """The shapes of `frozen()`, without reading weights; leaves may carry logical axis names."""
 
     def loss(
         self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The scalar to minimise and scalars to log; one called "weight" is not logged.
+        """The scalar to minimise, and scalars to log.
 
-        It says over how many items (masked tokens, say) the others are means, where batches differ in it.
+        An optional scalar "weight" is not logged: it is the number of items (masked tokens, for instance)
+        that the others are means over, if it differs between batches.
         """
 
     def after_update(
         self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
     ) -> Any:
-        """The parameters after an update, changed where that is no gradient's doing; traced, once a step."""
+        """The parameters after an update, with changes that no gradient makes. Traced, once per step."""
 
     def evaluate(
         self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array
     ) -> dict[str, tuple[Any, Any]]:
-        """Of each example of a batch, scores by name as (sums (b, ...), weights (b,)).
+        """Scores of each example of a batch: name -> (sums (b, ...), weights (b,)).
 
-        A score over a split is the total of its sums over the total of its weights: the number of masked
-        tokens where it is a mean over them, 1 where it is a mean over images. `keys` (b,) are for random
-        draws, and depend only on each example's "index".
+        A score over a split is the total of its sums divided by the total of its weights. The weights are
+        the number of masked tokens for a mean over these, or 1 for a mean over examples. `keys` (b,) seed
+        random draws and depend only on each example's "index".
         """
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The scalars to report from the scores over a split. Not traced."""
+        """The scalars to report, from the scores over a split. Not traced."""
 
     def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        """Names of pictures and uint8 images (n, height, width, 3)."""
+        """Named media to look at: uint8 images (n, height, width, 3)."""
 
     def make_loader(self, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
-        """Batches for training as dicts of numpy arrays, without end.
+        """Endless training batches as dicts of numpy arrays.
 
-        It has `get_state() -> value that JSON can hold` and `set_state(value)`.
+        The loader has `get_state()`, whose result can be stored as JSON, and `set_state(state)`.
         """
 
     def eval_loader(self, split: str) -> Iterator[Mapping[str, Any]]:
-        """One pass over a split for evaluation, in batches of one size, the same each time.
+        """One pass over a split for evaluation, in batches of equal size, the same at each call.
 
-        Each batch has "index", which tells the examples of the split apart, and "example_mask", bool, which
-        is False for what only fills up the last batch.
+        Each batch has "index", the number of each example in its split, and "example_mask", which is False
+        for examples that only pad the last batch.
         """
 
 
 @struct.dataclass
 class TrainState:
-    """Everything of a run that lives on the devices. `skipped` counts steps whose gradient was not finite."""
+    """The state of a run on the devices.
+
+    Attributes:
+      step: number of steps taken.
+      params: trained parameters.
+      ema: exponential moving average of `params`.
+      opt_state: of the optimizer.
+      skipped: number of steps skipped for a non-finite loss or gradient.
+    """
 
     step: jax.Array
     params: Any
@@ -88,14 +97,16 @@ class TrainState:
 def create_state(
     task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
 ) -> tuple[Callable[[], TrainState], TrainState, TrainState]:
-    """How to make a fresh state, its shapes, and the sharding of each of its leaves.
+    """Describes the training state of a task on a mesh.
 
-    Nothing is allocated until the returned function is called: a resumed run never holds the state twice, and
-    the devices of `mesh` may be those of a topology that is only described.
+    Returns:
+      A function that makes a fresh state, the shapes of the state, and its shardings. Nothing is allocated
+      before the function is called: a resumed run never holds the state twice, and the devices of `mesh` may
+      belong to an abstract topology.
     """
 
     def init_key() -> jax.Array:
-        return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
+        return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # different from the key of any step
 
     def init_params() -> Any:
         return task.init(init_key())
@@ -131,11 +142,17 @@ def make_train_step(
     config: Any,
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
-    """The function (state, frozen, batch) -> (state, scalars), not yet jitted.
+    """Builds the function (state, frozen, batch) -> (state, scalars), not jitted.
 
-    The draws of step n come from fold_in(key(seed), n) alone, so a resumed run repeats an uninterrupted one.
-    With `shardings`, those of `create_state`, gradients are laid out as their parameters before anything is
-    done with them; without, where they lie is the compiler's choice.
+    Step n draws from fold_in(key(seed), n) only, so that a resumed run repeats an uninterrupted one.
+
+    Args:
+      task: provides the loss.
+      optimizer: see `make_optimizer`.
+      schedule: the learning rate at each step, to be logged.
+      config: of the run; its `optim` and `seed` are used.
+      shardings: of the state, from `create_state`. Gradients are constrained to the shardings of their
+        parameters; with None the compiler chooses.
     """
     optim, seed = config.optim, config.seed
 
@@ -175,14 +192,15 @@ def accumulated_gradients(
     parts: int,
     shardings: Any = None,
 ) -> tuple[Any, dict[str, Any], Any]:
-    """Loss, scalars and gradients of a batch, computed in `parts` microbatches one after the other.
+    """Loss, scalars and gradients of a batch, accumulated over `parts` microbatches.
 
-    All three are means over the microbatches, each weighted by its scalar "weight" (1 where the loss gives
-    none): what the loss is a mean over. So a loss over the masked tokens has them all count alike, as in the
-    whole batch, and not each microbatch, however few of its tokens are masked. What is no mean over a batch
-    (the entropy of a codebook's use, a discriminator's spread within a batch) is that of a microbatch.
-    Microbatch i is every parts-th row from i on, so that no row leaves its device, and draws from
-    fold_in(key, i); one part draws from `key` itself.
+    All three are means over the microbatches, weighted by the loss's scalar "weight" (1 if there is none),
+    the number of items that the loss is a mean over. Thus every masked token counts alike, as in the whole
+    batch, however few a microbatch has. A statistic that is not a mean over the batch (the entropy of
+    codebook usage, a discriminator's standard deviation) is computed within each microbatch.
+
+    Microbatch i consists of rows i, i + parts, i + 2 * parts, ..., so that no row leaves its device. It draws
+    from fold_in(key, i), or from `key` itself if `parts` is 1.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -215,7 +233,7 @@ def accumulated_gradients(
 
 
 def jit_train_step(train_step: Callable[..., Any], shardings: TrainState, frozen: Any, mesh: Mesh) -> Any:
-    """Jits the step with the state donated: its buffers become the new state's."""
+    """Jits the training step, which donates the buffers of the old state to the new one."""
     frozen = jax.tree.map(lambda leaf: leaf.sharding, frozen)
     return jax.jit(
         train_step,

@@ -55,7 +55,7 @@ def test_it_trains_goes_on_traces_steps_and_scores(pictures, tmp_path):
     second = command("train", *arguments, "--config.profile_steps=3,4")
     assert second.returncode == 0, second.stderr
     assert list((workdir / "profile").rglob("*.xplane.pb"))
-    assert "going on from step 2" in second.stderr and "step 4/4  loss" in second.stderr
+    assert "resuming from step 2" in second.stderr and "step 4/4  loss" in second.stderr
     scored = command("evaluate", f"--workdir={workdir}")
     assert scored.returncode == 0, scored.stderr
     result = json.loads((workdir / "scores_test.json").read_text())

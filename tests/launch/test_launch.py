@@ -114,7 +114,7 @@ def test_a_config_goes_from_its_start_to_images(name, layout, tmp_path, cache):
     train.kill()
 
     train = launch.train()
-    train.wait_for(lambda: "going on from step" in train.output())
+    train.wait_for(lambda: "resuming from step" in train.output())
     train.wait_for(lambda: train.output().count("  loss") >= 2)
     launch.stop(train)
 

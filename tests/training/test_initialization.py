@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muse_jax.sharding.partitioning import make_mesh, replicated
-from muse_jax.training.initialization import _place
+from muse_jax.training.initialization import _place_matching
 
 
 def test_weights_of_the_same_place_and_shape_are_taken_in_the_runs_dtype():
@@ -17,7 +17,7 @@ def test_weights_of_the_same_place_and_shape_are_taken_in_the_runs_dtype():
         "other": np.ones(3),
         "d": np.float32(7),
     }
-    placed = _place(given, params, jax.tree.map(lambda _: replicated(mesh), params))
+    placed = _place_matching(given, params, jax.tree.map(lambda _: replicated(mesh), params))
     assert sorted(placed) == ["['a']", "['d']"]
     assert placed["['a']"].dtype == jnp.float32 and float(placed["['d']"]) == 7
     np.testing.assert_array_equal(placed["['a']"], given["a"])

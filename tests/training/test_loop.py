@@ -1,6 +1,5 @@
-"""The loop on a real, tiny task: it learns, resumes bit for bit, and fails in one sentence."""
+"""The loop on a real, tiny task: it learns, resumes bit for bit, and explains its errors."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -9,29 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.checkpointing.run import is_disk_full
 from muse_jax.training import evaluate_run, load_config, restore_params, train
-from muse_jax.training.metrics import Progress, format_seconds, picture_grid
 from tests.training.least_squares import LeastSquares, make_config
-
-
-def run(workdir, config=None, **changes):
-    config = make_config(**changes) if config is None else config
-    return train(config, LeastSquares(config), workdir)
-
-
-def rows(workdir, kind):
-    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in lines if row["kind"] == kind]
-
-
-def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(left), jax.device_get(right))
+from tests.training.runs import assert_same, rows, run
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of six steps without a break."""
+    """A run of six steps without interruption."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, run(workdir)
 
@@ -48,7 +32,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
 
                 class Broken(type(loader)):
                     def __next__(self):
-                        if self.position == 3:  # after the checkpoint of step 2, in the middle of the run
+                        if self.position == 3:  # after the checkpoint of step 2
                             raise Crash
                         return draw(self)
 
@@ -76,7 +60,7 @@ def test_what_a_run_leaves(whole):
     assert load_config(workdir).optim.lr == 1e-2
     assert [row["step"] for row in rows(workdir, "train")] == [2, 4, 6]
     assert [row["step"] for row in rows(workdir, "eval")] == [3, 6]
-    assert rows(workdir, "train")[0]["images_per_second"] > 0
+    assert rows(workdir, "train")[0]["examples_per_second"] > 0
     assert list((workdir / "tensorboard").iterdir())
     assert [path.name for path in (workdir / "previews").iterdir()] == ["outputs_0000006.png"]
     assert_same(restore_params(workdir), state.ema)
@@ -175,32 +159,3 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
         assert int(resumed.step) == 4
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_disk_full_is_known_by_its_number_or_its_words():
-    try:
-        try:
-            raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
-        except ValueError as error:
-            raise RuntimeError("the save failed") from error
-    except RuntimeError as error:
-        assert is_disk_full(error)
-    assert is_disk_full(OSError(28, "No space left on device"))
-    assert not is_disk_full(OSError(13, "Permission denied"))
-
-
-def test_pictures_lie_row_by_row_in_the_grid():
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
-    grid = picture_grid(images)
-    assert grid.shape == (2 * 6 + 2, 3 * 8 + 2, 3)
-    assert grid[2, 2, 0] == 0 and grid[2, 10, 0] == 1 and grid[8, 10, 0] == 4
-    assert grid[8, 18, 0] == 255 and grid[0, 0, 0] == 255
-
-
-def test_the_progress_line(capsys):
-    assert [format_seconds(s) for s in (5, 75, 7205)] == ["0:05", "1:15", "2:00:05"]
-    progress = Progress(10)
-    assert progress.speed(5, 2.0) == 2.5
-    progress.show(5, 1.25, 80.0, 0.5)
-    line = capsys.readouterr().err
-    assert line.startswith("step 5/10  loss 1.2500  80.0 images/s  mfu 50.0%") and line.endswith("left\n")

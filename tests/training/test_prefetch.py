@@ -1,12 +1,15 @@
-"""Batches drawn ahead of the loop."""
+"""Batches are prefetched, and the loader's state is that of the batches returned."""
 
 import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 
-from muse_jax.sharding.partitioning import current_mesh
+from muse_jax.sharding.partitioning import current_mesh, make_mesh
 from muse_jax.training.prefetch import Prefetch
+from tests.training.least_squares import Loader
 
 
 class Two:
@@ -40,3 +43,18 @@ def test_after_the_last_batch_every_call_ends_at_once():
     caller.join(10)
     assert ended == [True] and batches.get_state() == 2
     batches.close()
+
+
+def test_the_state_is_that_of_the_last_batch_returned():
+    loader = Loader(8, 0)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    batches = Prefetch(loader, mesh)
+    assert batches.get_state()["position"] == 0
+    drawn = [next(batches) for _ in range(3)]
+    while loader.position < 5:  # it prefetches two
+        time.sleep(0.01)
+    assert batches.get_state()["position"] == 3
+    batches.close()
+    other = Loader(8, 0)
+    for batch in drawn:
+        np.testing.assert_array_equal(batch["x"], next(other)["x"])
