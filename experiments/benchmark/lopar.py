@@ -26,7 +26,7 @@ from flax.core import meta
 
 from experiments import apps
 from muse_jax.data import load_source
-from muse_jax.sampling import Sampling, tile_turns, turns_table
+from muse_jax.sampling import Sampling, step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.sampling import draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
@@ -105,7 +105,7 @@ def random_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 def report_time(networks: Any, vocabulary: Vocabulary) -> None:
     """Prints the seconds of both for one batch, and their ratio."""
     (iterative, fine_params), (autoregressive, params) = networks
-    turns = tile_turns(turns_table(3), iterative.grid)
+    turns = tile_steps(step_table(3), iterative.grid)
     rng = np.random.default_rng(0)
     pieces = vocabulary.text_pieces
     text = jnp.asarray(rng.integers(0, pieces, (_BATCH.value, iterative.text_length)), jnp.int32)
@@ -143,7 +143,7 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
 def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
     """Prints the mean loss of both over the tokens that have a turn."""
     (iterative, fine_params), (autoregressive, params) = networks
-    turns = tile_turns(turns_table(3), iterative.grid)
+    turns = tile_steps(step_table(3), iterative.grid)
     source = load_source(f"precomputed:{features.rpartition('/')[0]}", features.rpartition("/")[2])
 
     @jax.jit

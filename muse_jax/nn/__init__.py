@@ -1,1 +1,1 @@
-"""Building blocks of networks: attention, norms, positions, convolutions."""
+"""Building blocks of networks: attention, norms, positions, heads, convolutions."""

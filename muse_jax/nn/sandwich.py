@@ -12,31 +12,15 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from muse_jax.nn.layers import EMBED_STD, MLP, Dense
+from muse_jax.nn.linear import EMBED_STD, Dense
+from muse_jax.nn.norms import LayerNorm
+from muse_jax.nn.transformer import MLP
 from muse_jax.sharding.fsdp import constrain
 
 QKV = tuple[Array, Array, Array]
 """Query, key and value of a stream, each (batch, heads, tokens, head_dim)."""
 Attend = Callable[[tuple[QKV, ...], Any, Any], tuple[tuple[Array, ...], Any]]
 """(qkv of each stream, a layer's memory, what all layers share) -> (results of each stream, what to keep)."""
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation in float32 with scale and bias; `scale` is the initial scale."""
-
-    scale: float = 1.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-        constant = nn.initializers.constant(self.scale)
-        return nn.LayerNorm(
-            epsilon=1e-5,
-            dtype=self.dtype,
-            scale_init=nn.with_logical_partitioning(constant, ("embed",)),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-            name="norm",
-        )(x)
 
 
 class Projections(nn.Module):

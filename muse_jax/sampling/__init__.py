@@ -5,7 +5,7 @@ from muse_jax.sampling.clusters import sample_by_cluster
 from muse_jax.sampling.guidance import LogitsFn, guided, guided_logits_fn
 from muse_jax.sampling.halton import halton_order
 from muse_jax.sampling.logits import sample_with_log_prob, top_k_filter, top_p_filter
-from muse_jax.sampling.lopar import lopar_decode, tile_turns, turns_table, turns_top_k
+from muse_jax.sampling.lopar import lopar_decode, lopar_top_k, step_table, tile_steps
 from muse_jax.sampling.masked import DecodeState, mask_free_edit, masked_decode
 from muse_jax.sampling.progress import DecodeStep, Progress, listening, silent, without_reports
 from muse_jax.sampling.schedules import cosine_mask_ratio, sample_mask, sample_mask_ratio
@@ -32,9 +32,9 @@ __all__ = [
     "sample_with_log_prob",
     "silent",
     "without_reports",
-    "tile_turns",
+    "tile_steps",
     "top_k_filter",
     "top_p_filter",
-    "turns_table",
-    "turns_top_k",
+    "step_table",
+    "lopar_top_k",
 ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from muse_jax.nn.layers import LinearLogits
+from muse_jax.nn.heads import LinearLogits
 from pallas_kernels.masked_sampling import mix_guidance
 
 # Made, or left as a product from which `sample_with_log_prob` draws without making them.

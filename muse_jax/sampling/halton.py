@@ -1,4 +1,4 @@
-"""The Halton order: tokens revealed along a low-discrepancy sequence (Besnier et al., ICLR 2025)."""
+"""Halton order: tokens revealed along a low-discrepancy sequence (Besnier et al., ICLR 2025)."""
 
 import functools
 import math
@@ -10,9 +10,12 @@ from jaxtyping import Array, Int
 
 from muse_jax.sampling.schedules import ranks
 
+BASES = (2, 3, 5)
+"""Bases of the radical inverse along each axis of a grid."""
+
 
 def radical_inverse(indices: np.ndarray, base: int) -> np.ndarray:
-    """Van der Corput values in [0, 1): the digits of each index in `base`, mirrored at the point."""
+    """Van der Corput values in [0, 1): the digits of each index in `base`, mirrored at the radix point."""
     remaining = np.asarray(indices)
     value = np.zeros(remaining.shape)
     scale = 1.0
@@ -23,42 +26,51 @@ def radical_inverse(indices: np.ndarray, base: int) -> np.ndarray:
     return value
 
 
-def _cells(start: int, stop: int, grid: tuple[int, int]) -> np.ndarray:
-    """Flat positions visited by the points start..stop-1 of the 2D Halton sequence (bases 2 and 3)."""
-    height, width = grid
+def _cells(start: int, stop: int, grid: tuple[int, ...]) -> np.ndarray:
+    """Flat positions visited by the points start..stop-1 of the Halton sequence."""
     indices = np.arange(start, stop)
-    # A mirrored value that equals a cell's edge but for rounding belongs to the cell that begins there.
-    row = np.floor(radical_inverse(indices, 2) * height + 1e-9)
-    column = np.floor(radical_inverse(indices, 3) * width + 1e-9)
-    return (row * width + column).astype(np.int32)
+    # A value at a cell's lower edge belongs to that cell, whatever rounding did to it.
+    places = [np.floor(radical_inverse(indices, base) * side + 1e-9) for base, side in zip(BASES, grid)]
+    return np.ravel_multi_index(tuple(place.astype(np.int64) for place in places), grid).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=32)
-def _halton_order(grid: tuple[int, int]) -> np.ndarray:
-    # Of 2^a 3^b points in a row, each box of a lattice of 2^a by 3^b has one. Boxes of at most half a cell's
-    # sides lie in every cell, so these points visit them all.
-    boxes = [base ** math.ceil(math.log(2 * side, base)) for base, side in zip((2, 3), grid)]
-    # The sequence begins at its index 1; index 0 is the corner (0, 0).
+def _halton_order(grid: tuple[int, ...]) -> np.ndarray:
+    # Any 2^a 3^b 5^c consecutive points put one into each box of the lattice of 2^a x 3^b x 5^c boxes. Boxes
+    # of at most half a cell's sides lie inside every cell, so that these points visit all cells.
+    boxes = [base ** math.ceil(math.log(2 * side, base)) for base, side in zip(BASES, grid)]
+    # The sequence begins at index 1; index 0 is the corner at the origin.
     visited, first = np.unique(_cells(1, math.prod(boxes) + 1, grid), return_index=True)
     order = visited[np.argsort(first)]
     order.flags.writeable = False
     return order
 
 
-def halton_order(grid: tuple[int, int]) -> np.ndarray:
-    """Flat positions (row-major) of a (height, width) grid, by first visit of the Halton sequence.
+def halton_order(grid: tuple[int, ...]) -> np.ndarray:
+    """Positions of a grid in the order in which the Halton sequence first visits them.
 
-    Point i = 1, 2, ... is (radical inverse of i in base 2, in base 3); its cell is the floor of the point
-    times (height, width). Returns a read-only int32 permutation of height * width positions.
+    Point i = 1, 2, ... has as coordinates the radical inverses of i in bases 2, 3 and 5, one per axis. Its
+    cell is the floor of the point times the sizes of the grid.
+
+    Args:
+      grid: sizes of one to three axes, such as (height, width).
+
+    Returns:
+      a read-only int32 permutation of the flat positions in raster order.
+
+    Raises:
+      ValueError: if the grid is empty or has more than three axes.
     """
-    height, width = (int(side) for side in grid)
-    if height < 1 or width < 1:
-        raise ValueError(f"The grid must have at least one row and one column, given {tuple(grid)}.")
-    return _halton_order((height, width))
+    grid = tuple(int(side) for side in grid)
+    if not 1 <= len(grid) <= len(BASES) or min(grid) < 1:
+        raise ValueError(
+            f"The grid is {grid}, but the Halton order needs one to three axes of at least one position each."
+        )
+    return _halton_order(grid)
 
 
-def halton_ranks(grid: tuple[int, int]) -> np.ndarray:
-    """The inverse of `halton_order`: entry p is when position p is revealed, 0 for the first."""
+def halton_ranks(grid: tuple[int, ...]) -> np.ndarray:
+    """Inverse of `halton_order`: entry p is the rank at which position p is revealed, 0 for the first."""
     order = halton_order(grid)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -66,12 +78,14 @@ def halton_ranks(grid: tuple[int, int]) -> np.ndarray:
 
 
 def masked_halton_ranks(
-    masked: Array, grid: tuple[int, int], roll_key: Array | None = None
+    masked: Array, grid: tuple[int, ...], roll_key: Array | None = None
 ) -> Int[Array, "batch n"]:
-    """When each position is revealed, counted among the positions of its sample that are `masked` (batch, n).
+    """Halton ranks of each sample's masked positions, counted among these only.
 
-    Positions that are not masked come after all that are. With `roll_key`, the order of every sample is
-    rolled by its own random offset before that.
+    Args:
+      masked: bool (batch, n), True where a position is masked. All others rank after them.
+      grid: sizes whose product is n.
+      roll_key: rolls the order of each sample by a random offset of its own; None keeps it.
     """
     batch, n = masked.shape
     rank = jnp.broadcast_to(halton_ranks(grid), (batch, n))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from muse_jax.nn.layers import LinearLogits
+from muse_jax.nn.heads import LinearLogits
 from pallas_kernels.masked_sampling import masked_sampling, sample_logits
 
 # Below this a temperature counts as zero: the noise no longer changes which logit is the greatest.

@@ -1,11 +1,12 @@
-"""Parallel decoding of masked tokens, in confidence order (MaskGIT, Muse) or Halton order; mask-free editing.
+"""Parallel decoding of masked tokens in confidence order (MaskGIT, Muse) or Halton order; mask-free editing.
 
-The functions are pure and made to be called under `jax.jit`: shapes, `num_steps`, `order` and `grid` are
-static; temperatures, tokens and keys are traced. Step t = 0 .. num_steps-1 draws its noise from
-`sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))`, and a rolled Halton order its
+The functions are pure and meant to run under `jax.jit`: shapes, `num_steps`, `order` and `grid` are static;
+temperatures, tokens and keys are traced. Step t = 0 .. num_steps-1 draws its noise from
+`sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))`; a rolled Halton order draws its
 offsets from `jax.random.fold_in(key, num_steps)`.
 """
 
+import math
 import numbers
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.nn.layers import LinearLogits, unembed
+from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.sampling.guidance import Logits, LogitsFn
 from muse_jax.sampling.halton import masked_halton_ranks
 from muse_jax.sampling.logits import sample_with_log_prob, top_k_filter
@@ -25,12 +26,12 @@ ORDERS = ("confidence", "halton")
 
 @struct.dataclass
 class DecodeState:
-    """What the loop carries from step to step."""
+    """State that the decoding loop carries from step to step."""
 
     tokens: Int[Array, "batch n"]
-    """Codes, and `mask_id` where nothing is drawn yet."""
+    """Codes, and `mask_id` where no code is sampled yet."""
     masked: Bool[Array, "batch n"]
-    """Where tokens are still to be drawn. Only ever shrinks."""
+    """True where a token is still to be sampled; no position becomes masked again."""
 
 
 def masked_decode(
@@ -43,40 +44,42 @@ def masked_decode(
     temperature: Float[Array, ""] | float = 1.0,
     choice_temperature: Float[Array, ""] | float = 4.5,
     order: str = "confidence",
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     roll: bool = False,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
-    """Draw the tokens that are `mask_id`, all in parallel, in `num_steps` passes of the network.
+    """Samples the tokens that are `mask_id`, in parallel, with `num_steps` passes of the network.
 
-    Every step draws all masked tokens from softmax(logits / temperature) and keeps some of them for good.
-    With N0 tokens of a sample masked at the start:
+    Every step samples all masked tokens from softmax(logits / temperature) and keeps some of them for good.
+    With N0 tokens of a sample masked at the start and T = `num_steps`:
 
     * "confidence" (MaskGIT, section 3.2): confidence = log p(token) + choice_temperature (1 - (t+1)/T)
-      Gumbel; the floor(N0 cos(pi/2 (t+1)/T)) least confident are masked again, at most one fewer than were
-      masked and at least 1; the last step masks none.
-    * "halton" (Besnier et al., 2025): the masked positions are revealed along the 2D Halton sequence on
-      `grid`, the first floor(N0 (1 - arccos((t+1)/T) / (pi/2))) of them by step t, at least t+1; no
-      confidence and no choice noise. With `roll` the sequence of every sample begins at a random place.
+      Gumbel noise. The floor(N0 cos(pi/2 (t+1)/T)) least confident tokens are masked again, at most one fewer
+      than were masked and at least 1; the last step masks none.
+    * "halton" (Besnier et al., 2025): the masked positions are revealed along the Halton sequence on `grid`,
+      the first max(t+1, floor(N0 (1 - arccos((t+1)/T) / (pi/2)))) of them by step t. Confidence and choice
+      noise are not used. With `roll`, the sequence starts at a random place for each sample.
 
     Args:
-      logits_fn: (tokens, step_fraction) -> logits (batch, n, vocab), or `LinearLogits`, from which tokens are
-        drawn without making them; step_fraction is (t+1)/T in (0, 1].
-      tokens: codes in [0, vocab), and `mask_id` at the places to draw; samples may differ in how many.
+      logits_fn: maps (tokens, step_fraction) to logits (batch, n, vocab) or to `LinearLogits`, from which
+        tokens are sampled without materializing them; step_fraction is (t+1)/T in (0, 1].
+      tokens: codes in [0, vocab), and `mask_id` where to sample. Samples may differ in their number.
       key: a key of `jax.random.key`.
       mask_id: outside [0, vocab), commonly vocab.
       num_steps: T, static, at least 1.
-      temperature: 0 is greedy; traced.
-      choice_temperature: how much noise the confidence has at the start; traced; the Halton order ignores it.
-      grid: (height, width) with height * width = n; only the Halton order needs it.
-      on_step: None, the ticket of `listening(callback)` (no recompilation for another callback), or a
+      temperature: 0 or greater; 0 is greedy. Traced.
+      choice_temperature: scale of the confidence noise at the start, 0 or greater. Traced.
+      order: "confidence" or "halton".
+      grid: sizes of one to three axes whose product is n; required by the Halton order.
+      roll: see "halton".
+      on_step: None, the ticket from `listening(callback)` (another callback needs no recompilation), or a
         function of a `DecodeStep`, which becomes part of the compiled program.
 
     Returns:
-      int32 tokens without `mask_id`; those known at the start are unchanged.
+      int32 tokens without `mask_id`; tokens that were known at the start are unchanged.
 
     Raises:
-      ValueError: an argument that is out of its range, or logits over `mask_id` itself.
+      ValueError: for an argument out of its range, or logits that cover `mask_id`.
     """
     _check(tokens, num_steps, temperature, choice_temperature)
     if order not in ORDERS:
@@ -107,9 +110,9 @@ def masked_decode(
     def step(t: Array, state: DecodeState) -> DecodeState:
         sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))
         logits = _checked_logits(logits_fn(state.tokens, _fraction(t, num_steps)), state.tokens, mask_id)
-        drawn, log_prob = sample_with_log_prob(sample_key, logits, temperature)
+        sampled, log_prob = sample_with_log_prob(sample_key, logits, temperature)
         masked = still_masked(t, state.masked, log_prob, choice_key)
-        filled = jnp.where(state.masked, drawn, state.tokens)
+        filled = jnp.where(state.masked, sampled, state.tokens)
         report_step(on_step, t + 1, num_steps, jnp.sum(masked))
         return DecodeState(tokens=jnp.where(masked, mask_id, filled), masked=masked)
 
@@ -123,32 +126,44 @@ def mask_free_edit(
     *,
     mask_id: int,
     num_steps: int = 100,
-    share: Float[Array, ""] | float = 0.08,
+    edit_ratio: Float[Array, ""] | float = 0.08,
     top_k: int = 3,
     temperature: Float[Array, ""] | float = 1.0,
     editable: Bool[Array, "batch n"] | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
-    """Change an image's tokens towards a prompt, a few at a time, with no mask given (Muse, editing).
+    """Edits an image's tokens towards a prompt, a few at a time, without a mask (Muse, zero-shot editing).
 
-    Each of `num_steps` iterations masks a random `share` of the tokens, at least one, and redraws them from
-    the `top_k` most probable codes. Give `logits_fn` guidance whose negative prompt is the old caption. The
-    image is nearly whole at every iteration, so that `logits_fn` always gets the step fraction 1: the whole
-    guidance scale.
+    Each of `num_steps` iterations masks a random subset of the tokens and resamples it from the `top_k` most
+    probable codes. `logits_fn` should apply guidance whose negative prompt is the old caption. Because the
+    image is nearly complete at every iteration, the step fraction is always 1: full guidance.
 
     Args:
-      tokens: int32 codes of the whole image.
-      share: in (0, 1]; the number of tokens redrawn is round(share * n); traced.
-      top_k: static; the size of the vocabulary or more is no restriction.
-      editable: True where tokens may change; all by default. The share counts these alone.
+      logits_fn: as for `masked_decode`.
+      tokens: codes of the whole image.
+      key: a key of `jax.random.key`.
+      mask_id: as for `masked_decode`.
+      num_steps: static, at least 1.
+      edit_ratio: fraction of the editable tokens that an iteration resamples, in (0, 1]; at least one token.
+        Traced.
+      top_k: at least 1, static; the size of the vocabulary or more is no restriction.
+      temperature: 0 or greater; 0 is greedy. Traced.
+      editable: True where tokens may change; everywhere by default.
+      on_step: as for `masked_decode`.
+
+    Returns:
+      int32 tokens.
+
+    Raises:
+      ValueError: for an argument out of its range, or logits that cover `mask_id`.
     """
     _check(tokens, num_steps, temperature, 0.0)
-    if isinstance(share, numbers.Real) and not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1, given {share}.")
+    if isinstance(edit_ratio, numbers.Real) and not 0 < edit_ratio <= 1:
+        raise ValueError(f"edit_ratio must be above 0 and at most 1, given {edit_ratio}.")
     tokens = jnp.asarray(tokens, jnp.int32)
     editable = jnp.ones(tokens.shape, bool) if editable is None else jnp.broadcast_to(editable, tokens.shape)
     num_editable = jnp.sum(editable, axis=-1, keepdims=True)
-    count = jnp.maximum(1, jnp.round(share * num_editable).astype(jnp.int32))
+    count = jnp.maximum(1, jnp.round(edit_ratio * num_editable).astype(jnp.int32))
 
     def step(t: Array, tokens: Array) -> Array:
         sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))
@@ -156,10 +171,10 @@ def mask_free_edit(
         masked = editable & (ranks(lottery) < count)
         logits = logits_fn(jnp.where(masked, mask_id, tokens), jnp.float32(1))
         logits = _checked_logits(logits, tokens, mask_id)
-        made = unembed(*logits) if isinstance(logits, LinearLogits) else logits
-        drawn, _ = sample_with_log_prob(sample_key, top_k_filter(made, top_k), temperature)
-        edited = jnp.where(masked, drawn, tokens)
-        # Nothing is masked between iterations; the count only ties the report to the iteration's end.
+        materialized = unembed(*logits) if isinstance(logits, LinearLogits) else logits
+        sampled, _ = sample_with_log_prob(sample_key, top_k_filter(materialized, top_k), temperature)
+        edited = jnp.where(masked, sampled, tokens)
+        # No token is masked between iterations; the count only ties the report to the iteration's end.
         report_step(on_step, t + 1, num_steps, jnp.sum(edited == mask_id))
         return edited
 
@@ -185,9 +200,11 @@ def _check(
             raise ValueError(f"{name} must be 0 or greater, given {value}.")
 
 
-def _checked_grid(grid: tuple[int, int] | None, n: int) -> tuple[int, int]:
-    if grid is None or len(grid) != 2 or grid[0] * grid[1] != n:
-        raise ValueError(f"The Halton order needs the grid (height, width) of the {n} tokens, given {grid}.")
+def _checked_grid(grid: tuple[int, ...] | None, n: int) -> tuple[int, ...]:
+    if grid is None or math.prod(grid) != n:
+        raise ValueError(
+            f"The Halton order needs the grid of the {n} tokens, such as (height, width), given {grid}."
+        )
     return grid
 
 
@@ -198,7 +215,7 @@ def _checked_logits(logits: Logits, tokens: Array, mask_id: int) -> Logits:
         )
     if 0 <= mask_id < logits.shape[-1]:
         raise ValueError(
-            f"The logits are over {logits.shape[-1]} codes and would draw mask_id {mask_id}; "
-            "cut them to the codes alone."
+            f"The logits cover {logits.shape[-1]} codes, so that mask_id {mask_id} could be sampled; "
+            "cut them to the codes of the tokenizer."
         )
     return logits

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from muse_jax.sampling.lopar import turns_top_k
+from muse_jax.sampling.lopar import lopar_top_k
 from muse_jax.sampling.masked import ORDERS
 
 
@@ -117,7 +117,7 @@ class LoparDecoding(Settings):
     """
 
     temperature: float = 1.0
-    top_k: tuple[int, ...] = turns_top_k(6)
+    top_k: tuple[int, ...] = lopar_top_k(6)
 
     def __post_init__(self):
         check_not_negative("temperature", self.temperature)

@@ -20,7 +20,7 @@ from muse_jax.checkpointing.source import (
     tokenizer_params,
     trained_params,
 )
-from muse_jax.sampling import turns_table, turns_top_k
+from muse_jax.sampling import lopar_top_k, step_table
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.pipeline import FINE, CogView2Pipeline
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
@@ -74,7 +74,7 @@ def fine_modules(name: str, config: Any, dtype: Any = None) -> tuple[Any, Any]:
     known = {field.name for field in dataclasses.fields(decoding)}
     given = {key: value for key, value in config.sampling.to_dict().items() if key in known}
     if name == "iterative":
-        given["top_k"] = turns_top_k(int(turns_table(config.data.superres_factor).max()))
+        given["top_k"] = lopar_top_k(int(step_table(config.data.superres_factor).max()))
     network: Any = build(kind, "model", config.model)
     return network.clone(dtype=dtype or network.dtype), decoding.from_mapping(given)
 

@@ -133,7 +133,9 @@ def flat_tokens(ids: Int[Array, "b h w *groups"]) -> Int[Array, "b n"]:
     return ids.reshape(len(ids), -1)
 
 
-def token_grid(tokens: Int[Array, "b n"], grid: tuple[int, int], groups: int) -> Int[Array, "b h w *groups"]:
+def token_grid(
+    tokens: Int[Array, "b n"], grid: tuple[int, ...], groups: int
+) -> Int[Array, "b *grid_and_groups"]:
     """The inverse of `flat_tokens`, which `VQGAN.decode` takes."""
     return tokens.reshape(len(tokens), *grid, *(() if groups == 1 else (groups,)))
 

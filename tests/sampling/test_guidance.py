@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.nn.layers import LinearLogits, unembed
+from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.sampling import guided, guided_logits_fn, mask_free_edit, masked_decode
 
 BATCH, N, VOCAB = 3, 4, 5
@@ -62,7 +62,7 @@ def test_linear_logits_decode_as_what_they_stand_for():
     def drawn(key):
         start = jnp.full((BATCH, N), VOCAB)
         tokens = [masked_decode(fn, start, key, mask_id=VOCAB, num_steps=3) for fn in (product, made)]
-        edit = {"mask_id": VOCAB, "num_steps": 3, "share": 0.5}
+        edit = {"mask_id": VOCAB, "num_steps": 3, "edit_ratio": 0.5}
         return tokens, [mask_free_edit(fn, tokens[0], key, **edit) for fn in (product, made)]
 
     for seed in range(3):

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -16,21 +18,25 @@ def inverse(i, base):
 
 
 def halton_by_hand(grid):
-    height, width = grid
     order, i = [], 1
-    while len(order) < height * width:
-        (a, b), (c, d) = inverse(i, 2), inverse(i, 3)
-        cell = (a * height // b) * width + c * width // d
+    while len(order) < math.prod(grid):
+        cell = 0
+        for side, base in zip(grid, (2, 3, 5)):
+            numerator, denominator = inverse(i, base)
+            cell = cell * side + numerator * side // denominator
         if cell not in order:
             order.append(cell)
         i += 1
     return order
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (16, 16), (8, 16), (9, 3), (1, 5), (5, 1)])
+GRIDS = [(4, 4), (8, 8), (16, 16), (8, 16), (9, 3), (1, 5), (5, 1), (7,), (4, 3, 5), (1, 4, 2), (8, 8, 8)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 def test_equals_a_loop_in_whole_numbers(grid):
     order = halton_order(grid)
-    assert sorted(order) == list(range(grid[0] * grid[1]))
+    assert sorted(order) == list(range(math.prod(grid)))
     assert order.tolist() == halton_by_hand(grid)
     np.testing.assert_array_equal(halton_ranks(grid)[order], np.arange(len(order)))
 
@@ -62,6 +68,7 @@ def test_ranks_count_masked_positions_only_and_roll_per_sample():
             assert all(got[b, p] >= len(queue) for p in range(16) if not masked[b, p])
 
 
-def test_an_empty_grid_is_refused():
-    with pytest.raises(ValueError, match="at least one row"):
-        halton_order((0, 4))
+@pytest.mark.parametrize("grid", [(0, 4), (), (2, 2, 2, 2)])
+def test_a_grid_that_is_empty_or_has_more_than_three_axes_is_refused(grid):
+    with pytest.raises(ValueError, match="needs one to three axes of at least one position each"):
+        halton_order(grid)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from muse_jax.nn.layers import LinearLogits, unembed
+from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.sampling import masked_decode, sample_with_log_prob, top_k_filter, top_p_filter
 from muse_jax.sampling.logits import apply_temperature, gumbel_argmax
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from configs.cogview2 import iterative_superres
-from muse_jax.sampling.lopar import TABLE, lopar_decode, tile_turns, turns_table, turns_top_k
+from muse_jax.sampling.lopar import TABLE, lopar_decode, lopar_top_k, step_table, tile_steps
 from muse_jax.systems.validation import LoparDecoding
 
 CODES, MASK, GRID = 50, 50, (7, 8)
 TOP_K = (40, 40, 40, 20, 20, 10)  # the published ones
-TURNS = tile_turns(turns_table(3), GRID)
+STEPS = tile_steps(step_table(3), GRID)
 
 
 def logits_fn(tokens):
@@ -47,18 +47,18 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
 
     decode = jax.jit(
         lambda *args: lopar_decode(
-            counted, *args[:2], turns=TURNS, mask_id=MASK, temperature=args[2], on_step=steps.append
+            counted, *args[:2], steps=STEPS, mask_id=MASK, temperature=args[2], on_step=steps.append
         )
     )
     for seed, temperature in enumerate((0.7, 1.0, 1.3)):
         drawn = decode(tokens, jax.random.key(seed), temperature)
         np.testing.assert_array_equal(drawn, plain(tokens, jax.random.key(seed), temperature))
-        kept = TURNS <= 0
+        kept = STEPS <= 0
         np.testing.assert_array_equal(drawn[:, kept], tokens[:, kept])
         assert (drawn != tokens)[:, ~kept].mean() > 0.7
     jax.effects_barrier()
     assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
-    left = {(m, 2 * int(np.sum(m < TURNS))) for m in range(1, 7)}  # of two samples
+    left = {(m, 2 * int(np.sum(m < STEPS))) for m in range(1, 7)}  # of two samples
     assert {(step.step, step.masked) for step in steps} == left
 
 
@@ -73,33 +73,41 @@ def test_tokens_that_are_kept_condition_every_turn():
 
     key = jax.random.key(6)
     drawn = lopar_decode(
-        watched, jnp.asarray(tokens), key, turns=TURNS, mask_id=MASK, editable=jnp.asarray(editable)
+        watched, jnp.asarray(tokens), key, steps=STEPS, mask_id=MASK, editable=jnp.asarray(editable)
     )
     jax.effects_barrier()
     assert len(contexts) == 6
     for context in contexts:
         np.testing.assert_array_equal(context[~editable], tokens[~editable])
     np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0, editable))
-    assert (drawn != tokens)[editable & (TURNS > 0)].mean() > 0.7
+    assert (drawn != tokens)[editable & (STEPS > 0)].mean() > 0.7
 
 
 def test_the_published_temperature_is_one():
     tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(5)
-    drawn = lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK)
+    drawn = lopar_decode(logits_fn, tokens, key, steps=STEPS, mask_id=MASK)
     np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0))
     assert LoparDecoding().temperature == iterative_superres.get_config().sampling.temperature == 1.0
 
 
 def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():
-    tiled = TURNS.reshape(GRID)
-    assert set(range(1, 7)) <= set(TURNS)
+    tiled = STEPS.reshape(GRID)
+    assert set(range(1, 7)) <= set(STEPS)
     np.testing.assert_array_equal(tiled[6], [*TABLE[0], *TABLE[0][:2]])
     assert tiled[1, 4] == -2 and tiled[5, 6] == TABLE[5][0]
 
 
+@pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 4, 3)])
+def test_a_table_is_tiled_along_every_axis(grid):
+    table = np.random.default_rng(0).integers(-1, 9, (2, 3, 2)[: len(grid)])
+    steps = tile_steps(table, grid)
+    for number, place in enumerate(np.ndindex(*grid)):
+        assert steps[number] == table[tuple(np.array(place) % table.shape)]
+
+
 @pytest.mark.parametrize("factor", [2, 4, 5])
 def test_other_factors_follow_the_rule(factor):
-    table = turns_table(factor)
+    table = step_table(factor)
     assert table.shape == (2 * factor, 2 * factor)
     for r, row in enumerate(table):
         for c, turn in enumerate(row):
@@ -112,25 +120,27 @@ def test_other_factors_follow_the_rule(factor):
 
 
 def test_the_top_k_of_six_turns_is_cogview2_s_and_falls_likewise_for_others():
-    assert turns_top_k(6) == TOP_K
-    assert turns_top_k(4) == (40, 40, 20, 10)
-    assert turns_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
+    assert lopar_top_k(6) == TOP_K
+    assert lopar_top_k(4) == (40, 40, 20, 10)
+    assert lopar_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
 
 
 def test_a_table_of_other_turns_needs_no_sizes():
-    turns = tile_turns(turns_table(2), GRID)
+    steps = tile_steps(step_table(2), GRID)
     tokens = jnp.zeros((1, 56), jnp.int32)
-    drawn = lopar_decode(logits_fn, tokens, jax.random.key(0), turns=turns, mask_id=MASK)
-    np.testing.assert_array_equal(drawn[:, turns <= 0], 0)
+    drawn = lopar_decode(logits_fn, tokens, jax.random.key(0), steps=steps, mask_id=MASK)
+    np.testing.assert_array_equal(drawn[:, steps <= 0], 0)
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence():
     tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"tokens have shape \(1, 56\), but there are turns for \(36,\)"):
-        lopar_decode(logits_fn, tokens, key, turns=turns_table(3).reshape(-1), mask_id=MASK)
-    with pytest.raises(ValueError, match="but the 6 turns of the table need one size"):
-        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4))
+    with pytest.raises(ValueError, match=r"tokens have shape \(1, 56\), but there are steps for \(36,\)"):
+        lopar_decode(logits_fn, tokens, key, steps=step_table(3).reshape(-1), mask_id=MASK)
+    with pytest.raises(ValueError, match="but the 6 steps of the table need one size"):
+        lopar_decode(logits_fn, tokens, key, steps=STEPS, mask_id=MASK, top_k=(4, 4))
     with pytest.raises(ValueError, match="need one size of 1 or more each"):
-        lopar_decode(logits_fn, tokens, key, turns=TURNS, mask_id=MASK, top_k=(4, 4, 4, 4, 4, 0))
+        lopar_decode(logits_fn, tokens, key, steps=STEPS, mask_id=MASK, top_k=(4, 4, 4, 4, 4, 0))
     with pytest.raises(ValueError, match="factor is 1, but super-resolution"):
-        turns_table(1)
+        step_table(1)
+    with pytest.raises(ValueError, match=r"A step table of 2 axes cannot be tiled over the grid \(2, 4, 4\)"):
+        tile_steps(step_table(2), (2, 4, 4))

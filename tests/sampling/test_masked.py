@@ -184,26 +184,26 @@ def test_left_out_arguments_are_the_documented_defaults():
             (draw(), draw(temperature=1.0, order="confidence")),
             (cold(), cold(choice_temperature=4.5)),
             (draw(order="halton"), draw(order="halton", roll=False)),
-            (edit(), edit(num_steps=100, share=0.08, top_k=3, temperature=1.0)),
+            (edit(), edit(num_steps=100, edit_ratio=0.08, top_k=3, temperature=1.0)),
         )
 
     for left_out, given in both(start_tokens(), random_key(8)):
         np.testing.assert_array_equal(left_out, given)
 
 
-@pytest.mark.parametrize("share, redrawn", [(1e-3, 1), (0.5, 8), (1, 16)])
-def test_an_edit_redraws_its_share_and_at_least_one_token_to_the_best_code(share, redrawn):
+@pytest.mark.parametrize("edit_ratio, redrawn", [(1e-3, 1), (0.5, 8), (1, 16)])
+def test_an_edit_redraws_its_share_and_at_least_one_token_to_the_best_code(edit_ratio, redrawn):
     tokens, logits = np.zeros((2, N), np.int16), jnp.zeros((2, N, VOCAB)).at[..., 4].set(1.0)
-    settings = {"mask_id": MASK, "num_steps": 1, "share": share, "temperature": 0.0}
+    settings = {"mask_id": MASK, "num_steps": 1, "edit_ratio": edit_ratio, "temperature": 0.0}
     edited = mask_free_edit(lambda *_: logits, tokens, random_key(0), **settings)
     assert np.sum(np.array(edited) == 4, axis=1).tolist() == [redrawn, redrawn]
     assert edited.dtype == jnp.int32
 
 
-@pytest.mark.parametrize("share", [0, 1.5])
-def test_a_share_of_nothing_or_of_more_than_all_is_refused(share):
-    with pytest.raises(ValueError, match=f"share must be above 0 and at most 1, given {share}"):
-        mask_free_edit(network, np.zeros((2, N), int), random_key(0), mask_id=MASK, share=share)
+@pytest.mark.parametrize("edit_ratio", [0, 1.5])
+def test_a_share_of_nothing_or_of_more_than_all_is_refused(edit_ratio):
+    with pytest.raises(ValueError, match=f"edit_ratio must be above 0 and at most 1, given {edit_ratio}"):
+        mask_free_edit(network, np.zeros((2, N), int), random_key(0), mask_id=MASK, edit_ratio=edit_ratio)
 
 
 def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():
@@ -224,7 +224,7 @@ def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():
             random_key(3),
             mask_id=MASK,
             num_steps=num_steps,
-            share=0.25,
+            edit_ratio=0.25,
             top_k=2,
             editable=editable,
         )
@@ -249,10 +249,10 @@ def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():
         ({"temperature": -1.0}, "temperature must be 0 or greater, given -1.0"),
         ({"choice_temperature": float("nan")}, "choice_temperature must be 0 or greater"),
         ({"order": "raster"}, "order must be one of confidence, halton, given 'raster'"),
-        ({"order": "halton"}, "needs the grid .* of the 16 tokens, given None"),
+        ({"order": "halton"}, "needs the grid of the 16 tokens, .*, given None"),
         ({"order": "halton", "grid": (4, 5)}, r"given \(4, 5\)"),
-        ({"mask_id": 3}, "would draw mask_id 3"),
-        ({"mask_id": 0}, "would draw mask_id 0"),
+        ({"mask_id": 3}, "mask_id 3 could be sampled"),
+        ({"mask_id": 0}, "mask_id 0 could be sampled"),
         ({"tokens": np.zeros((2, 4, 4), np.int32)}, "tokens must be integers"),
         ({"tokens": np.zeros((2, N), np.float32)}, "tokens must be integers"),
         ({"tokens": np.zeros((2, N + 1), np.int32)}, r"logits of shape \(2, 17, 'vocab'\)"),

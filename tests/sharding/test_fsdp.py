@@ -13,7 +13,7 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec as P
-from muse_jax.nn.layers import Dense
+from muse_jax.nn.linear import Dense
 from muse_jax.sharding import constrain
 from muse_jax.sharding.partitioning import RULES, make_mesh
 

@@ -8,7 +8,9 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from muse_jax.nn.layers import EMBED_STD, check_width, unembed
+from muse_jax.nn.attention import check_width
+from muse_jax.nn.heads import unembed
+from muse_jax.nn.linear import EMBED_STD
 from muse_jax.nn.rank_attention import Ranks, attend_by_rank, attend_to_memory, remember
 from muse_jax.nn.sandwich import SandwichStack
 from pallas_kernels.cross_entropy import large_vocab_cross_entropy

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, UInt8
 
 from muse_jax.checkpointing import pretrained as checkpoint
-from muse_jax.sampling import Sampling, listening, silent, turns_table
+from muse_jax.sampling import Sampling, listening, silent, step_table
 from muse_jax.sampling.progress import StepCallback
 from muse_jax.sharding.partitioning import to_host
 from muse_jax.systems import validation as settings
@@ -452,7 +452,7 @@ def _check_fine(pipe: CogView2Pipeline) -> None:
         )
     if iterative is None:
         return
-    turns = int(turns_table(direct.network.factor).max())
+    turns = int(step_table(direct.network.factor).max())
     given = (iterative.network.grid, len(iterative.decoding.top_k))
     if given != (direct.network.fine_grid, turns):
         raise ValueError(

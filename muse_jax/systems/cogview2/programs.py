@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.media.image import from_unit_range, to_unit_range
-from muse_jax.sampling import Progress, Sampling, tile_turns, turns_table
+from muse_jax.sampling import Progress, Sampling, step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary
@@ -212,7 +212,7 @@ def _enlarge(
             *_cut(text, modules.iterative),
             fine,
             iterative_key,
-            turns=tile_turns(turns_table(modules.direct.factor), grid),
+            turns=tile_steps(step_table(modules.direct.factor), grid),
             top_k=drawing.top_k,
             temperature=drawing.temperature,
             editable=editable,

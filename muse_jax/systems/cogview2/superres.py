@@ -14,7 +14,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.nn.layers import EMBED_STD
+from muse_jax.nn.linear import EMBED_STD
 from muse_jax.nn.rank_attention import Ranks, attend_by_rank
 from muse_jax.nn.sandwich import QKV
 from muse_jax.systems.cogview2.coglm import CogLMBase, tile_positions

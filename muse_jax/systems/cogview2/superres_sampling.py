@@ -84,7 +84,7 @@ def redraw_fine(
         logits_fn,
         fine,
         key,
-        turns=turns,
+        steps=turns,
         mask_id=vocabulary.start_of_image,
         top_k=top_k,
         temperature=temperature,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from muse_jax.checkpointing.source import is_checkpoint, trained_params
 from muse_jax.media.image import to_unit_range
-from muse_jax.sampling.lopar import tile_turns, turns_table
+from muse_jax.sampling.lopar import step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, join_params, split_params
 from muse_jax.systems.cogview2.superres_sampling import coarse_sequence, draw_fine, redraw_fine
@@ -148,7 +148,7 @@ class IterativeSuperResTask(_SuperResTask):
     def __init__(self, config):
         super().__init__(config, IterativeSuperRes)
         self.check_grid(config.data.image_size)
-        self.turns = tile_turns(turns_table(self.factor), self.network.grid)
+        self.turns = tile_steps(step_table(self.factor), self.network.grid)
 
     def init(self, key: Array) -> Any:
         text = jnp.zeros((1, self.network.text_length), jnp.int32)

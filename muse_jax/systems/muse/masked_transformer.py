@@ -1,21 +1,17 @@
 """Muse's base network: a masked transformer over image tokens that reads the text by cross-attention."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.nn.layers import (
-    HeadTransform,
-    LinearLogits,
-    TextProjection,
-    Transformer,
-    check_text,
-    check_width,
-    unembed,
-)
-from muse_jax.nn.token_grid import TokenGrid, check_tokens, output_bias
+from muse_jax.nn.attention import check_width
+from muse_jax.nn.conditioning import TextProjection, check_text
+from muse_jax.nn.heads import HeadTransform, LinearLogits, output_bias, unembed
+from muse_jax.nn.positions import TokenGrid, check_tokens
+from muse_jax.nn.transformer import Transformer
 
 
 class MaskedTransformer(nn.Module):
@@ -23,7 +19,7 @@ class MaskedTransformer(nn.Module):
 
     Fields:
       vocab_size: codes of the tokenizer; the id `vocab_size` is the mask token.
-      grid: height and width of the token grid.
+      grid: sizes of the token grid, any number of axes; (height, width) for images.
       groups: tokens a position, side by side in the flat sequence, each of `vocab_size` codes and masked by
         itself (MaskBit). Attention is over positions, whose tokens' embeddings are summed.
       width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
@@ -37,7 +33,7 @@ class MaskedTransformer(nn.Module):
     """
 
     vocab_size: int
-    grid: tuple[int, int] = (16, 16)
+    grid: tuple[int, ...] = (16, 16)
     width: int = 1024
     depth: int = 24
     heads: int = 16
@@ -51,7 +47,7 @@ class MaskedTransformer(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Length of the flat sequence of an image."""
-        return self.grid[0] * self.grid[1] * self.groups
+        return math.prod(self.grid) * self.groups
 
     def setup(self):
         check_width(self.width, self.heads)

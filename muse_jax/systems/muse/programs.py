@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.media.image import from_unit_range, to_unit_range
-from muse_jax.nn.token_grid import entry_grid
+from muse_jax.nn.positions import entry_grid
 from muse_jax.sampling import LogitsFn, Progress, guided_logits_fn, mask_free_edit, masked_decode
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
@@ -128,7 +128,7 @@ def edit(
         base_key,
         mask_id=modules.base.vocab_size,
         num_steps=plan.num_steps[0],
-        share=share,
+        edit_ratio=share,
         top_k=top_k,
         temperature=scales[0].temperature,
         on_step=progress.at("base"),
@@ -236,7 +236,7 @@ def _entries(mask: Bool[Array, "batch height width"], network: Any) -> Bool[Arra
     return repeat(touched(mask, network.grid), "b n -> b (n g)", g=network.groups)
 
 
-def _enlarge(cells: Bool[Array, "batch low"], low: tuple[int, int], high: tuple[int, int]) -> Array:
+def _enlarge(cells: Bool[Array, "batch low"], low: tuple[int, ...], high: tuple[int, ...]) -> Array:
     """The cells of the grid `high` that lie under the given ones of the grid `low`."""
     p, q = high[0] // low[0], high[1] // low[1]
     return repeat(cells, "b (h w) -> b (h p w q)", h=low[0], w=low[1], p=p, q=q)

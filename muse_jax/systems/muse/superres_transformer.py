@@ -1,55 +1,19 @@
 """Muse's super-resolution network: low-resolution tokens and text to high-resolution tokens."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
-from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.nn.layers import (
-    EMBED_STD,
-    Dense,
-    HeadTransform,
-    Layout,
-    LinearLogits,
-    TextProjection,
-    Transformer,
-    check_text,
-    check_width,
-    unembed,
-)
-from muse_jax.nn.token_grid import TokenGrid, check_tokens, output_bias
-
-
-def block_layout(grid: tuple[int, int], block: int) -> Layout:
-    """Blocked local attention: each `block x block` window of the grid is a group (MaxViT, section 3.2)."""
-    h, w = (side // block for side in grid)
-    flat, groups = "b (h i w j) d", "(b h w) (i j) d"
-    sizes = {"h": h, "w": w, "i": block, "j": block}
-    return _regroup(flat, groups, sizes)
-
-
-def grid_layout(grid: tuple[int, int], block: int) -> Layout:
-    """Grid attention: tokens `block` apart, one of every window, are a group (MaxViT, section 3.2).
-
-    MaxViT fixes how many tokens a group has, this fixes how far apart they are, so that a pair of blocked and
-    grid layers connects all positions of any grid; on `block**2 x block**2` grids the two are one.
-    """
-    h, w = (side // block for side in grid)
-    flat, groups = "b (h i w j) d", "(b i j) (h w) d"
-    sizes = {"h": h, "w": w, "i": block, "j": block}
-    return _regroup(flat, groups, sizes)
-
-
-def _regroup(flat: str, groups: str, sizes: dict[str, int]) -> Layout:
-    def split(x: Array) -> Array:
-        return rearrange(x, f"{flat} -> {groups}", **sizes)
-
-    def join(x: Array) -> Array:
-        return rearrange(x, f"{groups} -> {flat}", **sizes)
-
-    return split, join
+from muse_jax.nn.attention import check_width
+from muse_jax.nn.conditioning import TextProjection, check_text
+from muse_jax.nn.heads import HeadTransform, LinearLogits, output_bias, unembed
+from muse_jax.nn.layouts import block_layout, grid_layout
+from muse_jax.nn.linear import EMBED_STD, Dense
+from muse_jax.nn.positions import TokenGrid, check_tokens, repeat_grid, show_grid
+from muse_jax.nn.transformer import Transformer
 
 
 class SuperResTransformer(nn.Module):
@@ -67,13 +31,13 @@ class SuperResTransformer(nn.Module):
       low_vocab_size, low_grid, low_groups: of the low-resolution tokens (never masked); `low_grid` divides
         `grid`.
       low_depth: layers of the low-resolution stack.
-      block: side of the attention windows; divides both sides of `grid`. `depth` must be even.
+      block: side of the attention windows; divides every axis of `grid`. `depth` must be even.
     """
 
     vocab_size: int
     low_vocab_size: int
-    grid: tuple[int, int] = (64, 64)
-    low_grid: tuple[int, int] = (16, 16)
+    grid: tuple[int, ...] = (64, 64)
+    low_grid: tuple[int, ...] = (16, 16)
     width: int = 1024
     depth: int = 24
     low_depth: int = 4
@@ -90,12 +54,12 @@ class SuperResTransformer(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Length of the flat sequence of an image."""
-        return self.grid[0] * self.grid[1] * self.groups
+        return math.prod(self.grid) * self.groups
 
     @property
     def num_low_tokens(self) -> int:
         """Length of the flat sequence of the low-resolution image."""
-        return self.low_grid[0] * self.low_grid[1] * self.low_groups
+        return math.prod(self.low_grid) * self.low_groups
 
     def setup(self):
         self._check()
@@ -124,13 +88,13 @@ class SuperResTransformer(nn.Module):
             )
         if any(side % self.block for side in self.grid):
             raise ValueError(
-                f"block {self.block} does not divide the grid {self.grid[0]}x{self.grid[1]}; "
+                f"block {self.block} does not divide the grid {show_grid(self.grid)}; "
                 "choose a block that does."
             )
-        if any(high % low for high, low in zip(self.grid, self.low_grid)):
+        if len(self.grid) != len(self.low_grid) or any(h % low for h, low in zip(self.grid, self.low_grid)):
             raise ValueError(
-                f"low_grid {self.low_grid[0]}x{self.low_grid[1]} does not divide the grid "
-                f"{self.grid[0]}x{self.grid[1]}; a low-resolution token must cover whole tokens of the grid."
+                f"low_grid {show_grid(self.low_grid)} does not divide the grid {show_grid(self.grid)}; "
+                "a low-resolution token must cover whole tokens of the grid."
             )
 
     def __call__(
@@ -164,15 +128,10 @@ class SuperResTransformer(nn.Module):
         low = self.low_transformer(low, deterministic=deterministic)
         context = jnp.concatenate([low, self.text_projection(text)], axis=1)
         mask = jnp.concatenate([jnp.ones(low.shape[:2], bool), text_mask], axis=1)
-        x = self.embedding(tokens, self._upsample(self.aligned(low)), deterministic)
+        aligned = repeat_grid(self.aligned(low), self.low_grid, self.grid)
+        x = self.embedding(tokens, aligned, deterministic)
         x = self.transformer(x, context, mask, deterministic)
         return self.head(x)
-
-    def _upsample(
-        self, low: Float[Array, "batch low_positions width"]
-    ) -> Float[Array, "batch positions width"]:
-        (h, w), (high_h, high_w) = self.low_grid, self.grid
-        return repeat(low, "b (h w) d -> b (h i w j) d", h=h, w=w, i=high_h // h, j=high_w // w)
 
     def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
         """The output table (the token embedding without its mask row) and the output bias, of each group."""

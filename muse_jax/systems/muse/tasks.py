@@ -14,7 +14,7 @@ from muse_jax.checkpointing.source import tokenizer_hash, tokenizer_module, toke
 from muse_jax.data import PrecomputedSource
 from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
-from muse_jax.nn.token_grid import entry_grid
+from muse_jax.nn.positions import entry_grid
 from muse_jax.sampling import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.sharding.partitioning import current_mesh, put_tree, replicated, tree_shardings
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from muse_jax import CogView2Pipeline, MusePipeline
-from muse_jax.sampling import Sampling, listening, tile_turns, turns_table
+from muse_jax.sampling import Sampling, listening, step_table, tile_steps
 from muse_jax.systems.cogview2 import programs
 from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary
@@ -132,7 +132,7 @@ class TestSuperResolution:
             drawn = draw_fine(
                 DIRECT, weights["direct"], VOCABULARY, *words, tokens, keys[0], sampling=sampling
             )
-            turns = tile_turns(turns_table(2), (6, 6))
+            turns = tile_steps(step_table(2), (6, 6))
             words = [ids[:, :3], mask[:, :3]]
             options = {"turns": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
             return redraw_fine(ITERATIVE, weights["iterative"], VOCABULARY, *words, drawn, keys[1], **options)

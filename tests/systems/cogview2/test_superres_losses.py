@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.sampling.lopar import turns_table
+from muse_jax.sampling.lopar import step_table
 from muse_jax.systems.cogview2.superres import join_params, split_params
 from muse_jax.systems.registry import make_task
 from tests.systems.cogview2.test_superres_tasks import COGLM, superres_config
@@ -19,7 +19,7 @@ COARSE = RNG.integers(0, CODES, (BATCH, 16))
 FINE, OTHER_FINE = RNG.integers(0, CODES, (2, BATCH, 64))
 LENGTHS = RNG.integers(1, 8, BATCH)
 KEY = jax.random.key(1)
-TURNS = np.array([turns_table(2)[row % 4][column % 4] for row in range(8) for column in range(8)])
+TURNS = np.array([step_table(2)[row % 4][column % 4] for row in range(8) for column in range(8)])
 
 
 def batch(name, fine=FINE, coarse=COARSE):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.nn.token_grid import entry_grid
+from muse_jax.nn.positions import entry_grid
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 

@@ -197,7 +197,7 @@ class TestEdit:
                 keys[0],
                 mask_id=16,
                 num_steps=5,
-                share=0.1,
+                edit_ratio=0.1,
                 top_k=2,
             )
             changed = (after != tokens).reshape(2, 4, 4).repeat(2, 1).repeat(2, 2).reshape(2, -1)
