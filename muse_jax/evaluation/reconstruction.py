@@ -91,8 +91,8 @@ def reconstruct(
 
     @jax.jit
     def round_trip(params: Any, images: Any):
-        ids = vqgan.apply({"params": params}, to_unit_range(images), method="encode")
-        return ids, from_unit_range(vqgan.apply({"params": params}, ids, method="decode"))
+        ids = vqgan.encode(params, to_unit_range(images))
+        return ids, from_unit_range(vqgan.decode(params, ids))
 
     all_ids, rebuilt = [], []
     for start in range(0, len(images), batch_size):

@@ -1,12 +1,15 @@
-"""Image tokenizers: pixels to an integer grid and back; clusters of their codes."""
+"""Tokenizers: samples to latents on a grid and back; clusters of their codes."""
 
+from muse_jax.tokenizers.base import LatentSpec, Tokenizer, flat_tokens, token_grid
 from muse_jax.tokenizers.clusters import Clusters, cluster_codebook, codebook_rows, load_clusters
 from muse_jax.tokenizers.quantizer import VectorQuantizer
-from muse_jax.tokenizers.vqgan import VQGAN, flat_tokens, token_grid
+from muse_jax.tokenizers.vqgan import VQGAN
 
 __all__ = [
     "VQGAN",
     "Clusters",
+    "LatentSpec",
+    "Tokenizer",
     "VectorQuantizer",
     "cluster_codebook",
     "codebook_rows",

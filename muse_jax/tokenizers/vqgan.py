@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
+from muse_jax.tokenizers.base import LatentSpec
 from muse_jax.tokenizers.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
 
@@ -128,18 +129,6 @@ class Decoder(nn.Module):
         return x.astype(jnp.float32)
 
 
-def flat_tokens(ids: Int[Array, "b h w *groups"]) -> Int[Array, "b n"]:
-    """The ids of `VQGAN.encode` as a sequence: row by row, a position's groups side by side."""
-    return ids.reshape(len(ids), -1)
-
-
-def token_grid(
-    tokens: Int[Array, "b n"], grid: tuple[int, ...], groups: int
-) -> Int[Array, "b *grid_and_groups"]:
-    """The inverse of `flat_tokens`, which `VQGAN.decode` takes."""
-    return tokens.reshape(len(tokens), *grid, *(() if groups == 1 else (groups,)))
-
-
 class VQGAN(nn.Module):
     """The image tokenizer.
 
@@ -246,18 +235,41 @@ class VQGAN(nn.Module):
 
     def encode_vectors(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
         """The encoder's output before quantization."""
-        height, width = images.shape[-3:-1]
+        self.latent_spec(images.shape[1:])
+        return self.encoder(images)
+
+    def encode_ids(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
+        """Module method behind `encode`."""
+        return self.quantizer.nearest(self.encode_vectors(images))
+
+    def decode_ids(self, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
+        """Module method behind `decode`."""
+        return self.decoder(self.quantizer.lookup(ids).astype(self.dtype))
+
+    @nn.nowrap
+    def encode(self, params: Any, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
+        """Codes of `images` in [-1, 1]; the last axis is present if `groups` is above 1."""
+        ids: Any = self.apply({"params": params}, images, method="encode_ids")
+        return ids
+
+    @nn.nowrap
+    def decode(self, params: Any, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
+        """Images of codes, float32 in about [-1, 1]."""
+        images: Any = self.apply({"params": params}, ids, method="decode_ids")
+        return images
+
+    @nn.nowrap
+    def latent_spec(self, sample_shape: tuple[int, ...]) -> LatentSpec:
+        """Codes of an image `(height, width, 3)`.
+
+        Raises:
+          ValueError: if a side is no multiple of `downsampling`.
+        """
+        height, width = sample_shape[:2]
         if height % self.downsampling or width % self.downsampling:
             raise ValueError(
                 f"image of {height}x{width} pixels: both sides must be multiples of {self.downsampling}, "
-                "the tokenizer's down-sampling factor; resize or crop the image"
+                "the tokenizer's downsampling factor; resize or crop the image"
             )
-        return self.encoder(images)
-
-    def encode(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
-        """Codes of `images` in [-1, 1]; the last axis is there where `groups` is above 1."""
-        return self.quantizer.nearest(self.encode_vectors(images))
-
-    def decode(self, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
-        """Pixels of codes, in about [-1, 1]."""
-        return self.decoder(self.quantizer.lookup(ids).astype(self.dtype))
+        grid = (height // self.downsampling, width // self.downsampling)
+        return LatentSpec(grid, self.codebook_size, self.groups)

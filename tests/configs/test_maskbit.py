@@ -38,7 +38,7 @@ def test_a_tokenizer_gives_so_many_bits_a_position_and_has_the_published_widths(
     assert model["codebook_size"] ** model.get("groups", 1) == 2**bits
     images = jnp.zeros((1, 256, 256, 3))
     variables = jax.eval_shape(vqgan.init, jax.random.key(0), images)
-    ids = jax.eval_shape(lambda v: vqgan.apply(v, images, method="encode"), variables)
+    ids = jax.eval_shape(lambda v: vqgan.encode(v["params"], images), variables)
     assert ids.shape == ((1, 16, 16) if name == "vqgan_plus_12bit" else (1, 16, 16, 2))
     # 54M published, with convolutions in place of four poolings.
     assert 4.5e7 < count(variables["params"]) < 6.5e7

@@ -94,7 +94,7 @@ def test_tokenizer_sizes(name, side, downsampling):
     vqgan = VQGAN(**config.model.to_dict())
     images = jnp.zeros((1, side, side, 3))
     variables = jax.eval_shape(vqgan.init, jax.random.key(0), images)
-    ids = jax.eval_shape(lambda v: vqgan.apply(v, images, method="encode"), variables)
+    ids = jax.eval_shape(lambda v: vqgan.encode(v["params"], images), variables)
     assert config.data.image_size == side and vqgan.downsampling == downsampling
     assert ids.shape == (1, side // downsampling, side // downsampling)
     assert count(nn.unbox(variables)["params"]) == tokenizer_size(config.model)

@@ -82,7 +82,7 @@ def test_a_tokenizer_is_scored_on_its_own_reconstructions():
     ids, rebuilt = reconstruct(vqgan, params, images, batch_size=2)
     assert ids.shape == (5, 4, 4) and rebuilt.shape == images.shape and rebuilt.dtype == np.uint8
     # The last, padded batch gives what the picture alone gives.
-    alone = vqgan.apply({"params": params}, images[4:].astype(np.float32) / 127.5 - 1, method="encode")
+    alone = vqgan.encode(params, images[4:].astype(np.float32) / 127.5 - 1)
     np.testing.assert_array_equal(ids[4:], alone)
     scores = evaluate_tokenizer(vqgan, params, images, batch_size=2)
     assert scores["psnr"] == pytest.approx(psnr(rebuilt, images).mean())

@@ -26,7 +26,7 @@ def test_tokens_of_both_sizes_are_in_the_order_of_the_source(task):
     stored = image_tokens(task, source, "train")
     assert stored["tokens"].shape == (8, 4) and stored["superres_tokens"].shape == (8, 16)
     params = task.frozen_tokenizers()["superres_tokenizer"]
-    encode = jax.jit(lambda image: task.tokenizer.apply({"params": params}, image, method="encode"))
+    encode = jax.jit(lambda image: task.tokenizer.encode(params, image))
     images = np.stack([source[i]["image"] for i in range(len(source))])
     expected = encode(to_unit_range(images)).reshape(8, 16)
     np.testing.assert_array_equal(stored["superres_tokens"], expected)

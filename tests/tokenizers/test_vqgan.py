@@ -33,17 +33,17 @@ def test_the_grid_is_the_image_divided_by_the_downsampling_factor(multipliers, p
 def test_one_set_of_weights_serves_every_resolution(model):
     vqgan, params = model
     for size in (16, 32):
-        ids = vqgan.apply(params, images(size), method="encode")
+        ids = vqgan.encode(params["params"], images(size))
         assert ids.shape == (2, size // 8, size // 8)
-        assert vqgan.apply(params, ids, method="decode").shape == (2, size, size, 3)
+        assert vqgan.decode(params["params"], ids).shape == (2, size, size, 3)
 
 
 def test_decoding_the_codes_of_an_image_is_its_reconstruction(model):
     vqgan, params = model
     reconstruction, quantized = vqgan.apply(params, images(16))
-    ids = vqgan.apply(params, images(16), method="encode")
+    ids = vqgan.encode(params["params"], images(16))
     np.testing.assert_array_equal(ids, quantized.ids)
-    np.testing.assert_allclose(vqgan.apply(params, ids, method="decode"), reconstruction, atol=1e-5)
+    np.testing.assert_allclose(vqgan.decode(params["params"], ids), reconstruction, atol=1e-5)
 
 
 def test_the_encoder_learns_through_the_straight_through_gradient(model):

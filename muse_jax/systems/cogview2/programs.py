@@ -230,7 +230,7 @@ def _tokenize(modules: Modules, params: Any, images: Array, grid: tuple[int, int
     """Tokens on `grid`; of larger pictures, those of the means over squares."""
     factor = images.shape[1] // (grid[0] * modules.vqgan.downsampling)
     small = reduce(to_unit_range(images), "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
-    ids = modules.vqgan.apply({"params": params["vqgan"]}, small, method="encode")
+    ids = modules.vqgan.encode(params["vqgan"], small)
     return rearrange(ids, "b h w -> b (h w)")
 
 
@@ -238,4 +238,4 @@ def _pixels(
     modules: Modules, params: Any, tokens: Array, grid: tuple[int, int]
 ) -> UInt8[Array, "batch height width 3"]:
     ids = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
-    return from_unit_range(modules.vqgan.apply({"params": params["vqgan"]}, ids, method="decode"))
+    return from_unit_range(modules.vqgan.decode(params["vqgan"], ids))

@@ -159,9 +159,9 @@ class CogViewTask(Task):
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"], grid: tuple[int, int]) -> Array:
         """uint8 pictures of image codes."""
-        vqgan = {"params": frozen["tokenizers"]["tokenizer"]}
+        vqgan = frozen["tokenizers"]["tokenizer"]
         tokens = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
-        return from_unit_range(self.tokenizer.apply(vqgan, tokens, method="decode"))
+        return from_unit_range(self.tokenizer.decode(vqgan, tokens))
 
 
 class CogLMTask(CogViewTask):

@@ -206,7 +206,7 @@ def _pixels(modules: Modules, params: Any, tokens: Array, high: Array | None) ->
     name = "vqgan" if high is None else "vqgan_superres"
     network: Any = modules.base if high is None else modules.superres
     ids = token_grid(tokens if high is None else high, network.grid, network.groups)
-    return from_unit_range(getattr(modules, name).apply({"params": params[name]}, ids, method="decode"))
+    return from_unit_range(getattr(modules, name).decode(params[name], ids))
 
 
 def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]:
@@ -216,7 +216,7 @@ def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]
     """
 
     def encode(name: str, pixels: Array) -> Array:
-        return flat_tokens(getattr(modules, name).apply({"params": params[name]}, pixels, method="encode"))
+        return flat_tokens(getattr(modules, name).encode(params[name], pixels))
 
     pixels = to_unit_range(images)
     if modules.superres is None:

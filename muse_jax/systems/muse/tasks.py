@@ -267,9 +267,9 @@ class MaskedTask(Task):
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b h w 3"]:
         """Images of flat tokens."""
-        vqgan = {"params": frozen["tokenizers"][self.learned_tokenizer]}
+        vqgan = frozen["tokenizers"][self.learned_tokenizer]
         grid = token_grid(tokens, self.network.grid, self.network.groups)
-        return from_unit_range(self.tokenizer.apply(vqgan, grid, method="decode"))
+        return from_unit_range(self.tokenizer.decode(vqgan, grid))
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Reconstructions of the batch's images, followed by samples for the same captions."""
@@ -281,7 +281,7 @@ class MaskedTask(Task):
 
 def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
     """Flat tokens of pictures in [-1, 1]."""
-    return flat_tokens(tokenizer.apply({"params": params}, image, method="encode"))
+    return flat_tokens(tokenizer.encode(params, image))
 
 
 class BaseTask(MaskedTask):

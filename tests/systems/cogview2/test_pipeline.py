@@ -43,8 +43,7 @@ def jitted(function, **static):
 
 
 def coder(pipe, method, values):
-    apply = functools.partial(pipe.coarse.tokenizer.apply, method=method)
-    return np.asarray(jax.jit(apply)({"params": pipe.coarse.tokenizer_params}, values))
+    return np.asarray(jax.jit(getattr(pipe.coarse.tokenizer, method))(pipe.coarse.tokenizer_params, values))
 
 
 def decode(pipe, tokens, side=3):

@@ -49,13 +49,13 @@ def text_states(pipe, texts):
 
 
 def encode(stage, images):
-    ids = jitted(stage.tokenizer.apply, method="encode")({"params": stage.tokenizer_params}, images)
+    ids = jitted(stage.tokenizer.encode)(stage.tokenizer_params, images)
     return ids.reshape(len(images), -1)
 
 
 def decode(stage, tokens):
     ids = tokens.reshape(len(tokens), *stage.network.grid)
-    pixels = jitted(stage.tokenizer.apply, method="decode")({"params": stage.tokenizer_params}, ids)
+    pixels = jitted(stage.tokenizer.decode)(stage.tokenizer_params, ids)
     return np.asarray(np.round(np.clip((np.asarray(pixels) + 1) * 127.5, 0, 255)), np.uint8)
 
 

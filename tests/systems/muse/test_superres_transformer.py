@@ -67,15 +67,6 @@ def test_every_low_and_high_token_reaches_every_position(model, apply):
         assert (jnp.abs(apply(params, other, low_tokens, text, mask) - logits).max(-1) > 0).all()
 
 
-def test_low_tokens_are_aligned_with_the_tokens_they_cover(model):
-    network = model[0]
-    low = jnp.arange(8.0)[None, :, None]
-    up = network.bind(model[1])._upsample(low).reshape(4, 8)
-    for row in range(4):
-        for column in range(8):
-            assert up[row, column] == (row // 2) * 4 + column // 2
-
-
 def test_gradients_are_finite_and_reach_every_parameter(model):
     network, params, *inputs = model
     loss = lambda p: jnp.mean(nn.log_softmax(network.apply(p, *inputs))[..., 0])  # noqa: E731

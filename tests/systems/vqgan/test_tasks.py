@@ -224,7 +224,7 @@ def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(picture
     images = jax.random.uniform(jax.random.key(2), (2, 32, 32, 3), minval=-1)
     _, quantized = jax.jit(task.reconstruct)(params, frozen, images)
     small = {**frozen["generator"], "decoder": {}}
-    ids = jax.jit(lambda p, x: task.vqgan.apply({"params": p}, x, method="encode"))(small, images)
+    ids = jax.jit(lambda p, x: task.vqgan.encode(p, x))(small, images)
     np.testing.assert_array_equal(ids, quantized.ids)
 
 
