@@ -34,7 +34,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import apps
-from muse_jax.data import CorruptImageError, emoji_prompt, load_source
+from muse_jax.data import CorruptRecordError, emoji_prompt, load_source
 from muse_jax.evaluation import (
     FeatureMoments,
     StyleClassifier,
@@ -117,7 +117,7 @@ def _load_real(size: int, data_dir: str, cache: Path) -> Real:
         for index in range(len(source)):
             try:
                 records.append((split, source[index]))
-            except CorruptImageError as error:
+            except CorruptRecordError as error:
                 _say(f"skipped: {error}")
     images = np.stack([_at_size(record["image"], size) for _, record in records])
     concepts, styles = (np.array([record[key] for _, record in records]) for key in ("concept", "style"))

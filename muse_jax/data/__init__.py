@@ -1,14 +1,14 @@
-"""Captioned pictures: sources opened by name, and a checkpointable pipeline of batches from them."""
+"""Data: sources of captioned media, opened by name, and loaders with a state that can be saved."""
 
 from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate, emoji_prompt
 from muse_jax.data.loader import Loader, make_loader
 from muse_jax.data.precomputed import PrecomputedLoader, PrecomputedSource, write_precomputed
-from muse_jax.data.sources import CorruptImageError, FolderSource, Source, TfdsSource, load_source
+from muse_jax.data.sources import CorruptRecordError, FolderSource, Source, TfdsSource, load_source
 
 __all__ = [
     "PLAIN_CAPTIONS",
     "CaptionTemplate",
-    "CorruptImageError",
+    "CorruptRecordError",
     "FolderSource",
     "Loader",
     "PrecomputedLoader",

@@ -1,4 +1,4 @@
-"""From a record to the text it is trained on."""
+"""Captions of records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLURALS = ("men", "women", "people", "children", "feet", "teeth")
 
 
 def with_article(words: str) -> str:
-    """Words with "a", "an", "the" or, for a plural, nothing in front."""
+    """Words preceded by "a", "an" or "the", or by nothing for a plural."""
     if words.startswith("flag of "):
         return f"the {words}"
     head = words.split(" with ")[0].split()
@@ -29,7 +29,7 @@ def with_article(words: str) -> str:
 
 
 def emoji_prompt(concept: str, style: str | None = None) -> str:
-    """The plain prompt of a pair: "a noto emoji of a red heart"; without a style "a red heart"."""
+    """The plain prompt: "a noto emoji of a red heart", or "a red heart" without a style."""
     if style is None:
         return with_article(concept)
     return f"{with_article(style + ' emoji')} of {with_article(concept)}"
@@ -37,15 +37,23 @@ def emoji_prompt(concept: str, style: str | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTemplate:
-    """Draws a caption for a record; call it with the record and a numpy generator.
+    """Random caption of a record; call it with the record and a numpy generator.
 
-    A record with `captions` gives one of them at random, one with a `caption` gives that. A record with
-    neither is described by its `concept`, in one of these forms:
-      "a noto emoji of a red heart"                    the plain form, whenever no other is drawn
-      "a noto emoji of a red heart, love, valentine"   with probability `tags`: 1 to `max_tags` of its tags
-      "a red heart, noto style"                        with probability `reordered`
-      "a red heart"                                    with probability `style_free`
-    A record without any of these gives "".
+    The caption is one of the record's `captions`, or its `caption`, or else describes its `concept`:
+      "a noto emoji of a red heart"                    plain, if no other form is drawn
+      "a noto emoji of a red heart, love, valentine"   with 1 to `max_tags` of its tags
+      "a red heart, noto style"                        reordered
+      "a red heart"                                    without the style
+    A record without any of these has the caption "".
+
+    Args:
+      style_free: probability of the form without the style, default 0.1.
+      reordered: probability of the reordered form, default 0.1.
+      tags: probability of the form with tags, default 0.3.
+      max_tags: largest number of tags, at least 1, default 2.
+
+    Raises:
+      ValueError: probabilities below 0 or with a sum above 1, or `max_tags` below 1.
     """
 
     style_free: float = 0.1
@@ -85,7 +93,7 @@ class CaptionTemplate:
 
 
 PLAIN_CAPTIONS = CaptionTemplate(style_free=0.0, reordered=0.0, tags=0.0)
-"""Always the plain form, for evaluation."""
+"""The plain form only, for evaluation."""
 
 
 def _written_caption(record: dict[str, Any], rng: np.random.Generator) -> str:

@@ -1,9 +1,9 @@
-"""Batches from a source, through Grain: seeded, sharded by process, with a state to save and restore."""
+"""Batches from a source (Grain): seeded, sharded by process, with a state that can be saved."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from absl import logging
 
 from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
 from muse_jax.data.precomputed import PrecomputedLoader, PrecomputedSource, check_identity
-from muse_jax.data.sources import CorruptImageError
-from muse_jax.media.image import augment_image, parse_augment, resize
+from muse_jax.data.sources import CorruptRecordError, array_fields
+from muse_jax.media import ImageModality, Modality
+from muse_jax.media.image import check_size
 
-if TYPE_CHECKING:  # of the extra "train": imported where a loader is made
+if TYPE_CHECKING:  # belongs to the extra "train", imported when a loader is made
     import grain
 
 Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
@@ -22,11 +23,11 @@ Caption = Callable[[dict[str, Any], np.random.Generator], str]
 
 
 class _Reader:
-    """Reads records once, keeps them at the size they are used at, and remembers the corrupt ones."""
+    """Turns record numbers into examples: caches records, augments them and skips corrupt ones."""
 
-    def __init__(self, source: Any, size: int, augment: str, caption: Caption, cache_bytes: int):
-        self.source, self.size, self.caption = source, size, caption
-        self.steps = parse_augment(augment)
+    def __init__(self, source: Any, modalities: Mapping[str, Modality], caption: Caption, cache_bytes: int):
+        self.source, self.modalities, self.caption = source, modalities, caption
+        self.fields = array_fields(source)
         self.corrupt: dict[int, str] = {}
         self._cache: dict[int, dict[str, Any]] = {}
         self._cache_left = cache_bytes
@@ -36,23 +37,23 @@ class _Reader:
         record = self._cache.get(index)
         if record is None:
             record = dict(self.source[index])
-            if "crop" not in self.steps and "zoom" not in self.steps:
-                record["image"] = resize(record["image"], self.size)
+            record |= {field: modality.fit(record) for field, modality in self.modalities.items()}
+            size = sum(np.asarray(record[field]).nbytes for field in self.fields)
             with self._lock:
-                if record["image"].nbytes <= self._cache_left:
-                    self._cache_left -= record["image"].nbytes
+                if size <= self._cache_left:
+                    self._cache_left -= size
                     self._cache[index] = record
         return record
 
     def _good_record(self, index: int) -> tuple[int, dict[str, Any]]:
-        """Record `index`, or the next one that can be read: a batch keeps its shape."""
+        """Record `index`, or the next readable one, so that batches keep their size."""
         for candidate in range(index, index + len(self.source)):
             candidate %= len(self.source)
             if candidate in self.corrupt:
                 continue
             try:
                 return candidate, self._record(candidate)
-            except CorruptImageError as error:
+            except CorruptRecordError as error:
                 with self._lock:
                     if candidate not in self.corrupt:
                         self.corrupt[candidate] = str(error)
@@ -60,21 +61,18 @@ class _Reader:
                             "Skipped record %d: %s. %d so far.", candidate, error, len(self.corrupt)
                         )
         raise ValueError(
-            f"all {len(self.source)} images of the data source are corrupt: {self.corrupt[index]}."
+            f"all {len(self.source)} records of the data source are corrupt: {self.corrupt[index]}."
         )
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         good, record = self._good_record(int(index))
-        image = augment_image(record["image"], self.size, self.steps, rng)
-        return {"image": image, "caption": self.caption(record, rng), "index": good, "real": good == index}
+        example = {field: record[field] for field in self.fields}
+        example |= {field: modality.draw(record[field], rng) for field, modality in self.modalities.items()}
+        return {**example, "caption": self.caption(record, rng), "index": good, "real": good == index}
 
 
 class Loader:
-    """An endless or finite iterator of batches; its state is a small dict that JSON can hold.
-
-    Attributes:
-      corrupt: record index -> the name of that record and why it was skipped, as far as was read.
-    """
+    """Endless or finite iterator of batches, whose state is a small dict that can be stored as JSON."""
 
     def __init__(self, batches: grain.IterDataset, reader: _Reader, identity: dict[str, Any]):
         self._iterator = iter(batches)
@@ -89,31 +87,34 @@ class Loader:
 
     @property
     def corrupt(self) -> dict[int, str]:
+        """The corrupt records found so far: index -> name and reason."""
         return dict(self._reader.corrupt)
 
     @property
     def skipped(self) -> int:
-        """How many different records were skipped because their picture is corrupt."""
+        """Number of different corrupt records skipped so far."""
         return len(self._reader.corrupt)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator is: the batches after `set_state` of it are the ones that would have come."""
+        """The position of the iterator; after `set_state` with it, the same batches follow again."""
         return {**self._identity, "position": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken.
+        """Moves to the position at which `state` was taken.
 
         Raises:
-          ValueError: the state is of a loader with another source length, batch size or seed.
+          ValueError: the state belongs to a loader with another source length, batch size or seed.
         """
         check_identity(self._identity, state)
         self._iterator.set_state(state["position"])
 
 
-def _collate(tokenize: Tokenize | None, finite: bool) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def _collate(
+    fields: Sequence[str], tokenize: Tokenize | None, finite: bool
+) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     def collate(records: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {
-            "image": np.stack([record["image"] for record in records]),
+            **{field: np.stack([record[field] for record in records]) for field in fields},
             "index": np.array([record["index"] for record in records], np.int64),
         }
         if finite:
@@ -132,6 +133,7 @@ def make_loader(
     *,
     batch_size: int,
     image_size: int | None = None,
+    modalities: Mapping[str, Modality] | None = None,
     encoder_tokenize: Tokenize | None = None,
     caption: Caption | None = None,
     augment: str = "none",
@@ -142,66 +144,86 @@ def make_loader(
     workers: int = 2,
     cache_bytes: int = 1 << 30,
 ) -> Loader | PrecomputedLoader:
-    """An iterator of batches from `source`.
+    """Makes an iterator of batches from `source`.
 
-    The order is drawn for all processes together, and each takes its `rows` out of every batch: batch k holds
-    the same records in the same places, with the same augmentation and captions, however many share it.
+    The order is drawn for all processes together, and each process takes its `rows` of every batch: batch k
+    holds the same records in the same rows, with the same augmentations and captions, on any number of
+    processes.
 
     Args:
-      source: what `load_source` gives. Of a `PrecomputedSource` only batch_size, seed, shuffle, num_epochs,
-        rows and whether `caption` is `PLAIN_CAPTIONS` matter.
-      batch_size: over all processes.
-      image_size: side of the images in pixels; larger ones are downsampled over areas.
-      encoder_tokenize: captions -> (ids, mask); without it batches carry `caption`, a list of str.
-      caption: (record, generator) -> str; by default `CaptionTemplate()`.
-      augment: "none", "crop", "zoom", "flip" or a sum, see `muse_jax.media.image.augment_image`.
-      num_epochs: None repeats the source without end. With a number, the last batch is filled up with
-        repeated records, and every batch has `example_mask`.
-      rows: places in a batch, from 0 to batch_size - 1, that this process reads; all by default.
-      workers: threads that read and decode ahead; 0 reads in the caller's thread.
-      cache_bytes: how much of the decoded images is kept in memory.
+      source: from `load_source`. For a `PrecomputedSource` only batch_size, seed, shuffle, num_epochs, rows
+        and whether `caption` is `PLAIN_CAPTIONS` matter.
+      batch_size: number of examples, over all processes.
+      image_size: side of the images in pixels.
+      modalities: field -> how it is augmented and brought to the same shape in all records. The default for
+        "image" is `ImageModality(image_size, augment)`; fields without a modality are stacked as they are.
+      encoder_tokenize: captions -> (ids, mask). Without it batches have `caption`, a list of str.
+      caption: (record, generator) -> str, by default `CaptionTemplate()`.
+      augment: "none", "crop", "zoom", "flip" or a sum of images' steps, see `muse_jax.media.image.View.draw`.
+      num_epochs: number of passes over the source, None for an endless iterator. A finite one pads the last
+        batch with repeated records, and its batches have `example_mask`.
+      rows: rows of a batch, from 0 to batch_size - 1, that this process reads; by default all.
+      workers: number of threads that read and decode ahead; 0 reads in the caller's thread.
+      cache_bytes: memory for decoded records.
 
     Returns:
-      Batches {"image": uint8 (batch, size, size, 3), "caption_ids": int32 (batch, length), "caption_mask":
-      bool (batch, length), "index": int64 (batch,)}, and with `num_epochs` "example_mask": bool (batch,),
-      True for each record of the source once an epoch, False for what stands in for another. A corrupt image
-      is replaced by the next record, logged by name and counted in `.skipped`.
+      An iterator of batches with an array for each of the source's fields, such as "image": uint8 (batch,
+      size, size, 3); "caption_ids": int32 (batch, length); "caption_mask": bool (batch, length); "index":
+      int64 (batch,), the number of each record; and with `num_epochs` "example_mask": bool (batch,), False
+      for examples that only pad the batch or replace a corrupt record. A corrupt record is replaced by the
+      next one, logged by name and counted in `.skipped`.
 
     Raises:
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, or a video or audio field has no modality.
     """
     places = np.arange(batch_size) if rows is None else np.asarray(rows)
     _check(batch_size, num_epochs, places)
     if isinstance(source, PrecomputedSource):
         if augment != "none":
             raise ValueError(
-                f"augment is {augment!r}, but a precomputed source holds images as they are read: set it to "
+                f"augment is {augment!r}, but a precomputed source holds augmented images already: set it to "
                 "none."
             )
         first_caption = caption == PLAIN_CAPTIONS
         return PrecomputedLoader(source, batch_size, seed, shuffle, num_epochs, places, first_caption)
-    if image_size is None or image_size < 1:
-        raise ValueError(f"image_size is {image_size}: give the side of the images in pixels, at least 1.")
+    modalities = _modalities(source, modalities, image_size, augment)
     import grain
 
-    reader = _Reader(source, image_size, augment, caption or CaptionTemplate(), cache_bytes)
+    reader = _Reader(source, modalities, caption or CaptionTemplate(), cache_bytes)
     records = grain.MapDataset.range(len(source))
     if shuffle:
         records = records.shuffle(seed=seed % 2**32)
     records = records.repeat(num_epochs).random_map(reader, seed=seed % 2**32)
     if num_epochs is not None:
-        records = _fill_last_batch(records, batch_size)
+        records = _pad_last_batch(records, batch_size)
     if len(places) < batch_size:
         records = _rows_of_batches(records, batch_size, places)
-    collate = _collate(encoder_tokenize, finite=num_epochs is not None)
+    collate = _collate(reader.fields, encoder_tokenize, finite=num_epochs is not None)
     batches = records.batch(len(places), drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     identity = {"records": len(source), "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
     return Loader(batches.to_iter_dataset(options), reader, identity)
 
 
-def _fill_last_batch(records: grain.MapDataset, batch_size: int) -> grain.MapDataset:
-    """The records, and then as many of the first ones again, marked as no examples, as fill a batch."""
+def _modalities(
+    source: Any, given: Mapping[str, Modality] | None, image_size: int | None, augment: str
+) -> Mapping[str, Modality]:
+    """The modality of each field that has one."""
+    fields = array_fields(source)
+    modalities = dict(given or {})
+    if "image" in fields and "image" not in modalities:
+        modalities["image"] = ImageModality(check_size(image_size), augment)
+    missing = [field for field in ("video", "audio") if field in fields and field not in modalities]
+    if missing:
+        raise ValueError(
+            f"the source has the field {missing[0]!r}, whose length and rate are not given: use "
+            f"modalities={{{missing[0]!r}: muse_jax.media.{missing[0].title()}Modality(...)}}."
+        )
+    return modalities
+
+
+def _pad_last_batch(records: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+    """The records, followed by as many of the first ones as fill the last batch, marked as not real."""
     import grain
 
     count = len(records)
@@ -213,7 +235,7 @@ def _fill_last_batch(records: grain.MapDataset, batch_size: int) -> grain.MapDat
 
 
 def _rows_of_batches(records: grain.MapDataset, batch_size: int, rows: np.ndarray) -> grain.MapDataset:
-    """The records at `rows` of each batch, batch after batch."""
+    """The records in `rows` of each batch, batch after batch."""
     import grain
 
     def pick(place: int) -> Any:
@@ -228,7 +250,9 @@ def _check(batch_size: int, num_epochs: int | None, rows: np.ndarray) -> None:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
     if not len(rows) or len(set(rows.tolist())) < len(rows) or min(rows) < 0 or max(rows) >= batch_size:
         raise ValueError(
-            f"rows is {rows.tolist()}: give different places in a batch, from 0 to {batch_size - 1}."
+            f"rows is {rows.tolist()}: give distinct rows of a batch, from 0 to {batch_size - 1}."
         )
     if num_epochs is not None and num_epochs < 1:
-        raise ValueError(f"num_epochs is {num_epochs}: it must be at least 1, or None to go on for ever.")
+        raise ValueError(
+            f"num_epochs is {num_epochs}: it must be at least 1, or None for an endless iterator."
+        )

@@ -1,12 +1,12 @@
-"""Features computed once (token ids, text states) in memory-mapped files, read by whole batches.
+"""Precomputed features (token ids, text states) in memory-mapped files, read in batches.
 
-A folder holds `meta.json` and one `.npy` file an array, all with N readings of images as first axis:
-  image            (N, h, w, 3)      uint8, of experiments.prepare_images
-  tokens           (N, n)            the smallest unsigned integers that hold the codes
+A folder holds `meta.json` and one `.npy` file per array. Their first axis counts N examples:
+  image            (N, h, w, 3)      uint8, from experiments.prepare_images
+  tokens           (N, n)            the smallest unsigned integer type that holds the codes
   superres_tokens  (N, m)            likewise
-  text_states      (N, K, L, dim)    float16, K captions for each picture
+  text_states      (N, K, L, dim)    float16, K captions per example
   text_mask        (N, K, L)         bool
-  caption_ids      (N, K, L)         int32, for networks or text encoders inside the training step
+  caption_ids      (N, K, L)         int32, for text encoders inside the training step
   caption_mask     (N, K, L)         bool
 """
 
@@ -26,14 +26,15 @@ VARIANT_ARRAYS = ("text_states", "text_mask", "caption_ids", "caption_mask")
 
 
 def write_precomputed(folder: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Writes `folder` (say PATH/train for "precomputed:PATH"); it appears whole or not at all.
+    """Writes the features of a split to `folder`, PATH/train of "precomputed:PATH" for instance, atomically.
 
     Args:
-      arrays: name -> array, with the same first axis; texts and their masks have captions second.
-      meta: what JSON can hold: how the features were made.
+      folder: where to write; an existing folder is replaced.
+      arrays: name -> array, all with the same first axis. Text arrays and masks have captions second.
+      meta: how the features were made, as values that JSON can store.
 
     Raises:
-      ValueError: no arrays, unequal first axes, or text arrays whose caption axes differ.
+      ValueError: there are no arrays, or their first axes or caption axes differ.
     """
     folder = Path(folder)
     _check_shapes({name: np.shape(array) for name, array in arrays.items()})
@@ -46,7 +47,7 @@ def write_precomputed(folder: str | Path, arrays: Mapping[str, np.ndarray], meta
 
 
 def publish(unfinished: Path, folder: Path, meta: Mapping[str, Any]) -> None:
-    """Adds meta.json to the `.npy` files of `unfinished` and puts it in the place of `folder`."""
+    """Adds meta.json to the `.npy` files of `unfinished` and moves it to `folder`, which it replaces."""
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(unfinished.glob("*.npy"))}
     summary = {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()}
     (unfinished / "meta.json").write_text(json.dumps({**meta, "arrays": summary}, indent=2) + "\n")
@@ -60,17 +61,17 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise ValueError("there are no arrays to store: give at least one, for instance tokens.")
     if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
         raise ValueError(
-            f"the arrays must have the same first axis, one row a picture, but have shapes {dict(shapes)}."
+            f"the arrays must have the same first axis, one row per example, but have shapes {dict(shapes)}."
         )
     variants = {shapes[name][1:3] for name in VARIANT_ARRAYS if name in shapes}
     if len(variants) > 1:
         raise ValueError(
-            f"texts and their masks must agree in captions and length, but have shapes {dict(shapes)}."
+            f"texts and their masks must have the same captions and length, but have shapes {dict(shapes)}."
         )
 
 
 class PrecomputedSource:
-    """Random access to a folder of `write_precomputed`; `source[i]` has every array's row i, all captions."""
+    """Random access to a folder of `write_precomputed`; record i is row i of every array."""
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
@@ -80,7 +81,7 @@ class PrecomputedSource:
         missing = [name for name in self.meta["arrays"] if not (folder / f"{name}.npy").is_file()]
         if missing:
             raise ValueError(
-                f"{folder} lacks {missing[0]}.npy, which its meta.json lists: compute the features again."
+                f"{folder} lacks {missing[0]}.npy, which meta.json lists: compute the features again."
             )
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in self.meta["arrays"]}
         _check_shapes({name: array.shape for name, array in self.arrays.items()})
@@ -93,11 +94,11 @@ class PrecomputedSource:
 
     @property
     def variants(self) -> int:
-        """Captions for each picture; 0 without text."""
+        """Number of captions per example; 0 without text."""
         return next((self.arrays[name].shape[1] for name in VARIANT_ARRAYS if name in self.arrays), 0)
 
     def batch(self, rows: np.ndarray, variants: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `rows` (batch,), each with its caption `variants` (batch,); ids become int32."""
+        """Rows `rows` (batch,), each with its caption number `variants` (batch,); ids become int32."""
         batch = {"index": rows.astype(np.int64)}
         for name, array in self.arrays.items():
             value = array[rows, variants] if name in VARIANT_ARRAYS else array[rows]
@@ -107,12 +108,19 @@ class PrecomputedSource:
 
 
 class PrecomputedLoader:
-    """Batches of a `PrecomputedSource` by numpy indexing; the interface of `muse_jax.data.Loader`.
+    """Batches of a `PrecomputedSource` by numpy indexing, with the interface of `muse_jax.data.Loader`.
 
-    Batch k of all processes is places k * batch_size onwards of the epochs' orders, one after the other, out
-    of which this one takes `rows` (all by default). The state is k. With `num_epochs` the last batch is
-    filled up with repeated rows, which `example_mask` marks. Each row comes with one of its captions at
-    random, or with its first.
+    The epochs' orders, one after the other, are cut into batches; the state is the number of batches read.
+
+    Args:
+      source: the features.
+      batch_size: number of examples, over all processes.
+      seed: of the order and of the choice of captions.
+      shuffle: True for a random order in each epoch.
+      num_epochs: number of passes, None for an endless iterator. A finite one pads the last batch with
+        repeated rows, and its batches have `example_mask`, False for those.
+      rows: rows of a batch that this process reads; by default all.
+      first_caption: True for the first caption of each example, False for a random one.
     """
 
     corrupt: dict[int, str] = {}
@@ -135,7 +143,7 @@ class PrecomputedLoader:
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     def _rows(self, places: np.ndarray) -> np.ndarray:
-        """The pictures at `places` of the endless order."""
+        """The rows of the source at `places` of the endless order."""
         rows = places % len(self.source)
         if self.shuffle:
             epochs = places // len(self.source)
@@ -170,21 +178,25 @@ class PrecomputedLoader:
         }
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator is: the batches after `set_state` of it are the ones that would have come."""
+        """The position of the iterator; after `set_state` with it, the same batches follow again."""
         return {**self._identity(), "position": self._batch}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken.
+        """Moves to the position at which `state` was taken.
 
         Raises:
-          ValueError: the state is of a loader with another source length, batch size or seed.
+          ValueError: the state belongs to a loader with another source length, batch size or seed.
         """
         check_identity(self._identity(), state)
         self._batch = int(state["position"])
 
 
 def check_identity(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Refuses a state that would silently continue with other data."""
+    """Refuses the state of a loader that reads other data.
+
+    Raises:
+      ValueError: `state` differs from `identity`.
+    """
     for key, value in identity.items():
         if state.get(key) != value:
             raise ValueError(

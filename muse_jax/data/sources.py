@@ -1,4 +1,4 @@
-"""Random-access sources of captioned pictures, opened by name with `load_source`."""
+"""Random-access sources of captioned images, videos, audio or other arrays, opened by `load_source`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from muse_jax.media import audio, video
+from muse_jax.media.audio import decode_audio
 from muse_jax.media.image import decode_image
+from muse_jax.media.video import Video, decode_video
 
 DEFAULT_DATA_DIR = "data"
 NAMES = (
@@ -17,13 +20,21 @@ NAMES = (
 )
 
 
-class CorruptImageError(ValueError):
-    """A record whose picture cannot be read; says which one and why."""
+class CorruptRecordError(ValueError):
+    """A record cannot be read; the message names it and the reason."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to records: "image" uint8 (height, width, 3), with "concept", "caption" or "captions"."""
+    """Random access to records, which are dicts of named fields.
+
+    The array fields that go into batches are named by the source's attribute `fields`, ("image",) if it has
+    none. The fields of the known media are:
+      "image": uint8 (height, width, 3).
+      "video": uint8 (frames, height, width, 3), with "fps", frames per second.
+      "audio": float32 (samples,) in [-1, 1], with "sample_rate" in Hz.
+    Any other array has the same shape in every record. Captions come from "captions", "caption" or "concept".
+    """
 
     def __len__(self) -> int: ...
 
@@ -31,20 +42,35 @@ class Source(Protocol):
         """Record `index`.
 
         Raises:
-          CorruptImageError: its picture cannot be read.
+          CorruptRecordError: it cannot be read.
         """
         ...
 
 
-def _decode(data: bytes, name: str) -> np.ndarray:
+def array_fields(source: Source) -> tuple[str, ...]:
+    """The names of the array fields of a source's records that go into batches."""
+    return tuple(getattr(source, "fields", ("image",)))
+
+
+def _decode(field: str, files: list[bytes], name: str, fps: float = video.DEFAULT_FPS) -> dict[str, Any]:
+    """The fields of one image, one audio file, and one video or the images of its frames."""
     try:
-        return decode_image(data)
-    except Exception as error:  # PIL raises a dozen kinds, struct.error among them
-        raise CorruptImageError(f"{name} is no readable image ({error})") from error
+        if field == "image":
+            return {"image": decode_image(files[0])}
+        if field == "audio":
+            clip = decode_audio(files[0])
+            return {"audio": clip.samples, "sample_rate": clip.sample_rate}
+        if len(files) == 1:
+            movie = decode_video(files[0])
+        else:
+            movie = Video(np.stack([decode_image(file) for file in files]), fps)
+        return {"video": movie.frames, "fps": movie.fps}
+    except Exception as error:  # decoders raise errors of many types, struct.error among them
+        raise CorruptRecordError(f"{name} is not a readable {field} ({error})") from error
 
 
 def _text(value: Any) -> Any:
-    """TFDS gives texts as bytes: the same as str, in lists too."""
+    """Decodes the bytes that TFDS returns for text, also in lists."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, np.ndarray) and value.dtype == object:
@@ -55,10 +81,12 @@ def _text(value: Any) -> Any:
 
 
 class FolderSource:
-    """Pictures of a folder, described by its `captions.jsonl`.
+    """Images, videos or audio files of a folder, listed in its `captions.jsonl`.
 
-    Each line is {"file": "a.png", "caption": "a cat"}; the caption may be a list. A line may name its split,
-    else it is in "train".
+    Each line is {"file": "a.png", "caption": "a cat"}; the caption may be a list. An optional "split" is
+    "train" by default. The files are all of one medium: audio if they end in .wav, videos if they end in .gif
+    or .apng or are folders of frames (read in the order of their names, at "fps" of the line, 8 by default),
+    and images otherwise.
     """
 
     def __init__(self, folder: str | Path, split: str = "train"):
@@ -66,7 +94,7 @@ class FolderSource:
         listing = self.folder / "captions.jsonl"
         if not listing.is_file():
             raise ValueError(
-                f"{listing} is missing: write one line for each picture, such as "
+                f"{listing} is missing: write one line for each file, such as "
                 '{"file": "a.png", "caption": "a cat"}.'
             )
         self._records: list[dict] = []
@@ -78,26 +106,46 @@ class FolderSource:
                 if record["split"] == split:
                     self._records.append(record)
         if not self._records:
-            raise ValueError(f"{listing} has no picture in the split {split!r}: it has {sorted(splits)}.")
+            raise ValueError(f"{listing} has no file in the split {split!r}: it has {sorted(splits)}.")
+        found = sorted({self._field(record["file"]) for record in self._records})
+        if len(found) > 1:
+            raise ValueError(f"{listing} mixes {' and '.join(found)}: list files of one medium.")
+        self.fields = tuple(found)
+
+    def _field(self, file: str) -> str:
+        suffix = Path(file).suffix.lower()
+        if suffix in audio.SUFFIXES:
+            return "audio"
+        if suffix in video.SUFFIXES or (not suffix and (self.folder / file).is_dir()):
+            return "video"
+        return "image"
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self._records[index]
+        path = self.folder / entry["file"]
         try:
-            data = (self.folder / entry["file"]).read_bytes()
+            paths = sorted(path.iterdir()) if path.is_dir() else [path]
+            files = [each.read_bytes() for each in paths]
         except OSError as error:
-            raise CorruptImageError(f"{entry['file']} cannot be read ({error.strerror})") from error
+            raise CorruptRecordError(f"{entry['file']} cannot be read ({error.strerror})") from error
         captions = entry["caption"]
         captions = [captions] if isinstance(captions, str) else list(captions)
-        return {"image": _decode(data, entry["file"]), "captions": captions, "name": entry["file"]}
+        decoded = _decode(self.fields[0], files, entry["file"], entry["fps"])
+        return {**decoded, "captions": captions, "name": entry["file"]}
 
 
 def _parse_line(listing: Path, number: int, line: str) -> dict:
     try:
         record = json.loads(line)
-        record = {"file": record["file"], "caption": record["caption"], "split": record.get("split", "train")}
+        record = {
+            "file": record["file"],
+            "caption": record["caption"],
+            "split": record.get("split", "train"),
+            "fps": record.get("fps", video.DEFAULT_FPS),
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{listing} line {number} is {line[:80]!r}: it must be JSON such as "
@@ -107,11 +155,13 @@ def _parse_line(listing: Path, number: int, line: str) -> dict:
 
 
 class TfdsSource:
-    """A TFDS data set stored as array_record, read without TensorFlow.
+    """TFDS data set of images stored as array_record, read without TensorFlow.
 
-    Records keep the data set's features. Captions are taken from `captions`, `caption` or `text`, or else are
-    the name of the class in `label`.
+    Records keep the features of the data set. Captions come from `captions`, `caption` or `text`, or else
+    from the class name of `label`.
     """
+
+    fields = ("image",)
 
     def __init__(self, builder: Any, split: str):
         import tensorflow_datasets as tfds
@@ -145,7 +195,7 @@ class TfdsSource:
         encoded = stored.pop("image")
         record = {key: _text(value) for key, value in stored.items()}
         record.setdefault("name", f"{self.name} record {index}")
-        record["image"] = _decode(encoded, record["name"])
+        record |= _decode("image", [encoded], record["name"])
         if isinstance(record.get("captions"), dict):  # COCO: a sequence of {"id", "text"}
             record["captions"] = _text(record["captions"].get("text", []))
         if "concept" not in record and "captions" not in record and "caption" not in record:
@@ -162,7 +212,7 @@ def _emoji_builder(name: str, data_dir: str | Path) -> Any:
     config = name.partition("/")[2] or "px128"
     if config not in Builder.builder_configs:
         raise ValueError(
-            f"{name!r} is no size of the emoji data: use emoji/px128, emoji/px192 or emoji/px256."
+            f"{name!r} is not a size of the emoji data: use emoji/px128, emoji/px192 or emoji/px256."
         )
     builder = Builder(config=config, data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
@@ -181,7 +231,7 @@ def _icons_source(name: str, split: str, data_dir: str | Path) -> Any:
     compositions = name.partition("/")[2] or "x1"
     if not compositions.startswith("x") or not compositions[1:].isdigit() or int(compositions[1:]) < 1:
         raise ValueError(
-            f"{name!r} is no form of the icons data: use icons, or icons/x8 for 8 images a drawing."
+            f"{name!r} is not a form of the icons data: use icons, or icons/x8 for 8 images per drawing."
         )
     builder = Builder(data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
@@ -206,28 +256,28 @@ def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
     if not Path(builder.data_dir).is_dir():
         raise ValueError(
             f"{name} is not built at {builder.data_dir}: run `tfds build {name} --file_format=array_record` "
-            "or give the folder it is in as data_dir."
+            "or give its folder as data_dir."
         )
     return builder
 
 
 def load_source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
-    """Opens a source by name.
+    """Opens a data source by name.
 
     Args:
       name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/xN" for N images composed
-        from each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of pictures with
-        `captions.jsonl`; "precomputed:PATH", features stored in PATH/SPLIT.
-      split: for emoji "train", "heldout_pairs" or "heldout_concepts"; for icons see
-        `muse_jax.data.icons.SPLITS`; else what the data has.
-      data_dir: where TFDS data is built; for emoji and icons the default ("" or None) is `data` in the
-        current folder.
+        from each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
+        audio with `captions.jsonl`, see `FolderSource`; "precomputed:PATH", features stored in PATH/SPLIT.
+      split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
+        otherwise a split of the data.
+      data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji and
+        icons, TFDS's own otherwise.
 
     Returns:
       A `Source`, or a `PrecomputedSource`.
 
     Raises:
-      ValueError: an unknown name or split, or data that is not there; says what to do.
+      ValueError: the name or split is unknown, or the data is missing; the message says what to do.
     """
     kind, _, rest = name.partition(":")
     data_dir = data_dir or None

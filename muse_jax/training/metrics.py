@@ -1,16 +1,16 @@
 """Metrics: TensorBoard, metrics.jsonl, previews and the progress line of a run."""
 
+import io
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import numpy as np
 from PIL import Image
 
-from muse_jax.media.image import tile_images
+from muse_jax.media import Audio, Medium, as_medium
 
 
 def format_seconds(seconds: float) -> str:
@@ -49,15 +49,44 @@ class MetricWriter:
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
 
-    def previews(self, step: int, previews: Mapping[str, np.ndarray]) -> list[Path]:
-        """Writes a grid of images for each name and returns the PNG files."""
+    def previews(self, step: int, previews: Mapping[str, Any]) -> list[Path]:
+        """Writes each preview to a PNG, GIF or WAV file and to TensorBoard.
+
+        Args:
+          step: of the run.
+          previews: name -> medium, or an array as in `muse_jax.media.as_medium`.
+
+        Returns:
+          The files.
+        """
         files: list[Path] = []
-        for name, images in previews.items() if self._board is not None else ():
-            grid = tile_images(images)
-            files.append(self._previews / f"{name.replace('/', '_')}_{step:07d}.png")
-            Image.fromarray(grid).save(files[-1])
-            self._board.add_image(name, grid, step, dataformats="HWC")  # type: ignore[union-attr]
+        for name, value in previews.items() if self._board is not None else ():
+            medium = as_medium(value)
+            data = medium.encode()
+            files.append(self._previews / f"{name.replace('/', '_')}_{step:07d}{medium.suffix}")
+            files[-1].write_bytes(data)
+            self._show(name, medium, data, step)
         return files
+
+    def _show(self, name: str, medium: Medium, data: bytes, step: int) -> None:
+        """Adds an encoded medium to TensorBoard, which plays GIFs as images."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if isinstance(medium, Audio):
+            audio = Summary.Audio(
+                sample_rate=medium.sample_rate,
+                num_channels=1,
+                length_frames=len(medium.joined()),
+                encoded_audio_string=data,
+                content_type="audio/wav",
+            )
+            value = Summary.Value(tag=name, audio=audio)
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+            encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+            value = Summary.Value(tag=name, image=encoded)
+        self._board.file_writer.add_summary(Summary(value=[value]), step)  # type: ignore[union-attr]
 
     def close(self) -> None:
         """Flushes and closes the files."""

@@ -59,7 +59,7 @@ class Task(Protocol):
         """The scalars to report, from the scores over a split. Not traced."""
 
     def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        """Named media to look at: uint8 images (n, height, width, 3)."""
+        """Named media to look at: images, videos or audio, see `muse_jax.media.as_medium`."""
 
     def make_loader(self, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
         """Endless training batches as dicts of numpy arrays.

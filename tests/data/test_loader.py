@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, emoji_prompt, load_source, make_loader
-from muse_jax.data.sources import CorruptImageError
+from muse_jax.data.sources import CorruptRecordError
+from muse_jax.media import AudioModality, VideoModality
 
 
 class ShadeSource:
-    """Picture i is filled with the shade i; the records of `corrupt` cannot be read."""
+    """Image i has the shade i everywhere; the records in `corrupt` cannot be read."""
 
     def __init__(self, length, corrupt=(), size=16):
         self.length, self.corrupt, self.size = length, set(corrupt), size
@@ -23,7 +24,7 @@ class ShadeSource:
 
     def __getitem__(self, index):
         if index in self.corrupt:
-            raise CorruptImageError(f"shade-{index} is no readable image (test)")
+            raise CorruptRecordError(f"shade-{index} is not a readable image (test)")
         image = np.full((self.size, self.size, 3), index, np.uint8)
         return {"image": image, "concept": f"shade {index}", "style": "noto", "tags": ["love", "light"]}
 
@@ -53,7 +54,7 @@ def test_batches_hold_the_records_they_name():
         assert f"shade {index}" in caption
 
 
-def test_seed_decides_everything_and_threads_nothing():
+def test_batches_depend_on_the_seed_and_not_on_threads():
     def loader(seed, workers):
         return make_loader(
             ShadeSource(20), batch_size=4, image_size=8, augment="crop+flip", seed=seed, workers=workers
@@ -74,16 +75,16 @@ def test_every_epoch_has_each_record_once_in_a_new_order():
 
 
 @pytest.mark.parametrize("rows", [None, [0, 1], [2, 3]])
-def test_the_last_batch_of_a_finite_loader_is_filled_up_and_masked(rows):
+def test_the_last_batch_of_a_finite_loader_is_padded_and_masked(rows):
     batches = take(
         make_loader(ShadeSource(10), batch_size=4, image_size=8, num_epochs=1, shuffle=False, rows=rows)
     )
     rows = [0, 1, 2, 3] if rows is None else rows
     assert [len(batch["image"]) for batch in batches] == [len(rows)] * 3
-    there = np.arange(12).reshape(3, 4)[:, rows] < 10
-    np.testing.assert_array_equal([batch["example_mask"] for batch in batches], there)
+    real = np.arange(12).reshape(3, 4)[:, rows] < 10
+    np.testing.assert_array_equal([batch["example_mask"] for batch in batches], real)
     np.testing.assert_array_equal(
-        indices(batches).reshape(3, -1)[there], np.arange(12).reshape(3, 4)[:, rows][there]
+        indices(batches).reshape(3, -1)[real], np.arange(12).reshape(3, 4)[:, rows][real]
     )
     assert "example_mask" not in next(make_loader(ShadeSource(10), batch_size=4, image_size=8))
 
@@ -98,7 +99,7 @@ def test_restored_state_continues_exactly(workers):
     original = loader()
     take(original, 7)
     state = json.loads(json.dumps(original.get_state()))
-    expected = take(original, 9)  # over the end of the second epoch
+    expected = take(original, 9)  # beyond the second epoch
     restored = loader()
     restored.set_state(state)
     assert_same(take(restored, 9), expected)
@@ -106,7 +107,7 @@ def test_restored_state_continues_exactly(workers):
     assert_same(take(original, 9), expected)
 
 
-def test_state_of_other_data_is_refused():
+def test_the_state_of_other_data_is_refused():
     state = make_loader(ShadeSource(20), batch_size=4, image_size=8).get_state()
     with pytest.raises(ValueError, match="has batch_size 4, this run has 5"):
         make_loader(ShadeSource(20), batch_size=5, image_size=8).set_state(state)
@@ -136,7 +137,7 @@ def test_processes_read_their_rows_of_the_same_batches(parts):
             assert part["caption"] == [batch["caption"][row] for row in rows]
 
 
-def test_corrupt_pictures_are_skipped_counted_and_named(caplog):
+def test_corrupt_records_are_skipped_counted_and_named(caplog):
     loader = make_loader(ShadeSource(12, corrupt=[3, 4]), batch_size=4, image_size=8, num_epochs=2, workers=0)
     with caplog.at_level(logging.WARNING):
         batches = take(loader)
@@ -149,7 +150,7 @@ def test_corrupt_pictures_are_skipped_counted_and_named(caplog):
     assert caplog.text.count("shade-3") == 1 and caplog.text.count("Skipped record 4") == 1
 
 
-def test_corrupt_file_in_a_folder(tmp_path):
+def test_a_corrupt_file_of_a_folder_is_skipped(tmp_path):
     for i in range(6):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:30])
@@ -162,13 +163,53 @@ def test_corrupt_file_in_a_folder(tmp_path):
     assert {"shade 0", "grey 0"} <= captions and "shade 2" not in captions
 
 
-def test_all_corrupt_is_an_error_and_not_an_endless_loop():
+def test_a_source_of_corrupt_records_only_is_an_error():
     loader = make_loader(ShadeSource(3, corrupt=range(3)), batch_size=1, image_size=8, workers=0)
-    with pytest.raises(ValueError, match="all 3 images of the data source are corrupt"):
+    with pytest.raises(ValueError, match="all 3 records of the data source are corrupt"):
         next(loader)
 
 
-def test_tokenizer_is_given_the_captions():
+class ClipSource:
+    """Videos, audio and an array of another kind, all of value or length `index`."""
+
+    fields = ("video", "audio", "direction")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {
+            "video": np.full((index + 1, 8, 8, 3), index, np.uint8),
+            "fps": 8.0,
+            "audio": np.full(10 * (index + 1), index, np.float32),
+            "sample_rate": 100,
+            "direction": np.array([index, -index], np.float32),
+            "caption": str(index),
+            "length": index,  # not an array of batches
+        }
+
+
+MODALITIES = {"video": VideoModality(size=4, length=3), "audio": AudioModality(100, 20)}
+
+
+def test_batches_have_every_array_field_of_the_source():
+    batches = take(make_loader(ClipSource(), batch_size=2, modalities=MODALITIES, num_epochs=1))
+    for batch in batches:
+        assert set(batch) == {"video", "audio", "direction", "caption", "index", "example_mask"}
+        assert batch["video"].shape == (2, 3, 4, 4, 3) and batch["video"].dtype == np.uint8
+        assert batch["audio"].shape == (2, 20) and batch["audio"].dtype == np.float32
+        np.testing.assert_array_equal(batch["video"][:, 0, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["audio"][:, 0], batch["index"])
+        np.testing.assert_array_equal(batch["direction"], np.stack([batch["index"], -batch["index"]], 1))
+        assert batch["caption"] == [str(index) for index in batch["index"]]
+
+
+def test_a_video_or_audio_field_needs_a_modality():
+    with pytest.raises(ValueError, match="the field 'audio', whose length and rate are not given"):
+        make_loader(ClipSource(), batch_size=2, modalities={"video": MODALITIES["video"]})
+
+
+def test_captions_are_tokenized():
     def tokenize(captions):
         ids = np.array([[len(caption), 7] for caption in captions])
         return ids, ids > 0
@@ -186,7 +227,7 @@ def test_tokenizer_is_given_the_captions():
     "kwargs, message",
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"rows": [2, 4]}, r"rows is \[2, 4\]: give different places in a batch, from 0 to 3"),
+        ({"rows": [2, 4]}, r"rows is \[2, 4\]: give distinct rows of a batch, from 0 to 3"),
         ({"rows": [1, 1]}, r"rows is \[1, 1\]"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
@@ -215,9 +256,9 @@ def test_caption_forms_have_their_probabilities():
     tagged = [caption for caption in captions if caption.startswith(plain + ", ")]
     shares = [captions.count(c) / 4000 for c in ("a red heart", "a red heart, noto style", plain)]
     np.testing.assert_allclose([*shares, len(tagged) / 4000], [0.2, 0.1, 0.4, 0.3], atol=0.03)
-    assert sum(shares) + len(tagged) / 4000 == pytest.approx(1), "there is no other form"
+    assert sum(shares) + len(tagged) / 4000 == pytest.approx(1), "these are all forms"
     used = {tag for caption in tagged for tag in caption[len(plain) + 2 :].split(", ")}
-    assert used == {"love", "valentine", "emotion"}, "a tag that the concept already says is left out"
+    assert used == {"love", "valentine", "emotion"}, "tags contained in the concept are left out"
     assert {caption.count(",") for caption in tagged} == {1, 2}
     assert PLAIN_CAPTIONS(record, rng) == plain
     with pytest.raises(ValueError, match="at most 1"):

@@ -1,4 +1,4 @@
-"""Sources by name, and what they say when something is not there."""
+"""Sources opened by name, their records, and their errors."""
 
 import json
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_jax.data import CorruptImageError, load_source
-from muse_jax.media.image import augment_image, decode_image, parse_augment, resize
+from muse_jax.data import CorruptRecordError, load_source
+from muse_jax.media.audio import encode_wav
+from muse_jax.media.image import encode_png
+from muse_jax.media.video import encode_gif
 
 
 def write_folder(folder, lines):
@@ -20,7 +22,7 @@ def save(path, colour, size=(8, 8), mode="RGB"):
     Image.new(mode, size, colour).save(path)
 
 
-def test_folder_reads_pictures_captions_and_splits(tmp_path):
+def test_a_folder_has_images_captions_and_splits(tmp_path):
     save(tmp_path / "a.png", (255, 0, 0), size=(10, 6))
     save(tmp_path / "b.png", (0, 0, 0, 0), mode="RGBA")
     write_folder(
@@ -35,14 +37,14 @@ def test_folder_reads_pictures_captions_and_splits(tmp_path):
     assert len(source) == 2
     assert source[0]["image"].shape == (6, 10, 3) and (source[0]["image"] == [255, 0, 0]).all()
     assert source[0]["captions"] == ["red"] and source[1]["captions"] == ["clear", "nothing"]
-    assert (source[1]["image"] == 255).all(), "transparency is laid on white"
+    assert (source[1]["image"] == 255).all(), "transparency becomes white"
     assert load_source(f"folder:{tmp_path}", "test")[0]["captions"] == ["held out"]
     with pytest.raises(ValueError, match=r"split 'val': it has \['test', 'train'\]"):
         load_source(f"folder:{tmp_path}", "val")
 
 
-def test_folder_names_missing_and_corrupt_files(tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_missing_and_corrupt_files_of_a_folder_are_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     save(tmp_path / "cut.png", (1, 2, 3), size=(64, 64))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-40])
     names = ["bad.png", "cut.png", "gone.png"]
@@ -50,16 +52,50 @@ def test_folder_names_missing_and_corrupt_files(tmp_path):
         f"folder:{write_folder(tmp_path, [{'file': n, 'caption': ''} for n in names])}", "train"
     )
     for i, name in enumerate(names):
-        with pytest.raises(CorruptImageError, match=name):
+        with pytest.raises(CorruptRecordError, match=name):
             source[i]
 
 
-def test_folder_errors_say_what_to_do(tmp_path):
+def test_errors_of_a_folder_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"captions\.jsonl is missing: write one line"):
         load_source(f"folder:{tmp_path}", "train")
     (tmp_path / "captions.jsonl").write_text('{"file": "a.png", "caption": "x"}\n{"file": 3\n')
     with pytest.raises(ValueError, match="line 2"):
         load_source(f"folder:{tmp_path}", "train")
+
+
+def test_a_folder_of_videos(tmp_path):
+    clip = np.zeros((3, 8, 8, 3), np.uint8)
+    clip[1:, :4], clip[2, :, 4:] = (250, 0, 0), (0, 0, 250)
+    (tmp_path / "a.gif").write_bytes(encode_gif(clip, 10))
+    (tmp_path / "b").mkdir()
+    for number, frame in enumerate(clip):
+        (tmp_path / "b" / f"{number:04d}.png").write_bytes(encode_png(frame))
+    lines = [{"file": "a.gif", "caption": "a"}, {"file": "b", "caption": "b", "fps": 25}]
+    source = load_source(f"folder:{write_folder(tmp_path, lines)}", "train")
+    assert source.fields == ("video",)
+    assert [source[index]["fps"] for index in range(2)] == [10, 25]
+    for index in range(2):
+        np.testing.assert_array_equal(source[index]["video"], clip)
+    assert source[1]["captions"] == ["b"]
+
+
+def test_a_folder_of_audio(tmp_path):
+    samples = np.linspace(-0.9, 0.9, 50)
+    (tmp_path / "a.WAV").write_bytes(encode_wav(samples, 8000))
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    lines = [{"file": name, "caption": ""} for name in ("a.WAV", "bad.wav")]
+    source = load_source(f"folder:{write_folder(tmp_path, lines)}", "train")
+    assert source.fields == ("audio",) and source[0]["sample_rate"] == 8000
+    np.testing.assert_allclose(source[0]["audio"], samples, atol=1e-4)
+    with pytest.raises(CorruptRecordError, match="bad.wav is not a readable audio"):
+        source[1]
+
+
+def test_a_folder_of_two_media_is_refused(tmp_path):
+    lines = [{"file": name, "caption": ""} for name in ("a.png", "a.wav")]
+    with pytest.raises(ValueError, match="mixes audio and image: list files of one medium"):
+        load_source(f"folder:{write_folder(tmp_path, lines)}", "train")
 
 
 @pytest.mark.parametrize("name", ["emojis", "", "folder:", "emoji:x", "imagenet"])
@@ -68,7 +104,7 @@ def test_unknown_name(name):
         load_source(name, "train")
 
 
-def test_emoji_not_built_says_to_run_prepare_data(tmp_path):
+def test_missing_emoji_data_says_to_run_prepare_data(tmp_path):
     for name in ("emoji", "tfds:emoji"):
         with pytest.raises(ValueError, match=r"not built .* run `python -m experiments.prepare_data"):
             load_source(name, "train", data_dir=tmp_path)
@@ -90,45 +126,3 @@ def test_tfds_errors(tmp_path):
         load_source("tfds:no_such_data", "train", data_dir=tmp_path)
     with pytest.raises(ValueError, match="mnist is not built"):
         load_source("tfds:mnist", "train", data_dir=tmp_path)
-
-
-def test_resize_is_the_mean_over_areas():
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    mean = image.reshape(8, 4, 8, 4, 3).mean((1, 3))
-    assert np.abs(resize(image, 8) - mean).max() <= 1, "rounded once for each axis"
-    assert resize(image, 12).shape == (12, 12, 3)
-    wide = np.concatenate([np.zeros_like(image), image, np.zeros_like(image)], 1)
-    np.testing.assert_array_equal(resize(wide, 32), image)
-
-
-def test_crop_is_a_window_of_the_stored_picture():
-    rows, columns = np.meshgrid(np.arange(16), np.arange(16), indexing="ij")
-    image = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
-    corners = set()
-    for seed in range(40):
-        crop = augment_image(image, 8, ("crop",), np.random.default_rng(seed))
-        top, left = crop[0, 0, :2]
-        corners.add((top, left))
-        np.testing.assert_array_equal(crop, image[top : top + 8, left : left + 8])
-    assert len(corners) > 20
-    flipped = [
-        augment_image(image, 16, ("flip",), np.random.default_rng(seed))[0, 0, 1] for seed in range(40)
-    ]
-    assert set(flipped) == {0, 15}
-    assert augment_image(image, 32, ("crop",), np.random.default_rng(0)).shape == (32, 32, 3)
-    assert augment_image(image, 8, ("zoom",), np.random.default_rng(0)).shape == (8, 8, 3)
-
-
-def test_unknown_augmentation():
-    assert parse_augment("crop+flip") == ("crop", "flip")
-    with pytest.raises(ValueError, match="unknown step 'cutout'"):
-        parse_augment("flip+cutout")
-    with pytest.raises(ValueError, match="either crop or zoom"):
-        parse_augment("crop+zoom")
-
-
-def test_decode_palette_with_transparency(tmp_path):
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([9, 9, 9] * 256)
-    image.save(tmp_path / "p.png", transparency=0)
-    assert (decode_image((tmp_path / "p.png").read_bytes()) == 255).all()

@@ -45,6 +45,8 @@ class IconsSource:
       compositions: images of each drawing, at least 1.
     """
 
+    fields = ("image",)
+
     def __init__(self, builder: Any, split: str, compositions: int = 1):
         import tensorflow_datasets as tfds
 
