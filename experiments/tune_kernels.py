@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from absl import flags
 
 from experiments import apps
+from pallas_kernels.dispatch import current_platform
 from pallas_kernels.local_attention import tuning
-from pallas_kernels.local_attention.shapes import CASES, Case
-from pallas_kernels.selection import current_platform
+from pallas_kernels.local_attention.arg_specs import CASES, Case
 
 _OUT = flags.DEFINE_string("out", str(tuning.TABLE), "Where the table goes.")
 _BATCH = flags.DEFINE_integer("batch", 4, "Pictures at a time.", lower_bound=1)

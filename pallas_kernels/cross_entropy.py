@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_LEAST = -1e30
+from pallas_kernels.numerics import NEGATIVE
 
 
 def large_vocab_cross_entropy(
@@ -82,7 +82,7 @@ def _forward(hidden, table, bias, targets, chunk):
 
     zeros = jnp.zeros(hidden.shape[:1], jnp.float32)
     parts = _parts(table, bias, hidden.dtype, chunk)
-    (peak, total, hit), _ = jax.lax.scan(step, (zeros + _LEAST, zeros, zeros), parts)
+    (peak, total, hit), _ = jax.lax.scan(step, (zeros + NEGATIVE, zeros, zeros), parts)
     log_sum = peak + jnp.log(total)
     return log_sum - hit, (hidden, table, bias, targets, log_sum)
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.local_attention import find_attend
+from pallas_kernels.local_attention.arg_specs import Case
 from pallas_kernels.local_attention.geometry import Window
-from pallas_kernels.local_attention.shapes import Case
 
 _DEVICE = "cuda"  # of the PyTorch peers
 

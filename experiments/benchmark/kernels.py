@@ -1,6 +1,6 @@
 """Local attention and masked sampling against what one would write without them, in one process run.
 
-Each call of `pallas_kernels.local_attention.shapes` goes through the form for this platform, dense masked
+Each call of `pallas_kernels.local_attention.arg_specs` goes through the form for this platform, dense masked
 attention in XLA and `jax.nn.dot_product_attention`; on a GPU where PyTorch is installed also through
 FlexAttention with the same mask and NATTEN. `masked_sampling` goes against the form that makes the logits.
 The forms take turns; times are medians. Memory is the compiled program's temporaries and results (PyTorch:
@@ -29,9 +29,9 @@ from absl import flags
 from experiments import apps
 from experiments.benchmark import attention_peers as peers
 from muse_jax.training.flops import peak_flops
-from pallas_kernels.local_attention.shapes import CASES, Case
+from pallas_kernels.dispatch import select
+from pallas_kernels.local_attention.arg_specs import CASES, Case
 from pallas_kernels.masked_sampling import masked_sampling
-from pallas_kernels.selection import select
 
 _PLATFORM = flags.DEFINE_enum(
     "platform", "here", ["here", "tpu-aot", "gpu-aot"], "Run here, or compile for TPUs or GPUs."

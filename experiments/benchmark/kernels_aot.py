@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmark import attention_peers as peers
-from pallas_kernels.local_attention.shapes import Case
+from pallas_kernels.local_attention.arg_specs import Case
 
 _TOPOLOGIES = ("v5e", "v5p", "v6e", "tpu7x")
 _GPUS = ("h100", "a100")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pallas_kernels.dispatch import select
 from pallas_kernels.local_attention.geometry import Geometry, Window, make_window, show
-from pallas_kernels.local_attention.mesh import split_over_mesh
-from pallas_kernels.selection import select
+from pallas_kernels.sharding import split_over_mesh
 
 __all__ = ["Geometry", "LocalKeys", "Window", "find_attend", "local_attention"]
 

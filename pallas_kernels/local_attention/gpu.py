@@ -25,7 +25,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Bool, Float, Int
 
 from pallas_kernels.local_attention.geometry import Geometry, Window
-from pallas_kernels.local_attention.tiling import (
+from pallas_kernels.local_attention.pallas_tiling import (
     Axes,
     Scalar,
     Tiling,
@@ -40,12 +40,10 @@ from pallas_kernels.local_attention.tiling import (
     visible,
 )
 from pallas_kernels.local_attention.tuning import Settings, settings
+from pallas_kernels.numerics import COLUMNS_BY_ROWS, NEGATIVE, ROWS_BY_ROWS, product
 
-_NEGATIVE = -1e30  # finite: a row that has seen no key yet must not make NaNs
 _NO_LIMIT = 2**62  # chunks bound what a program holds
 _PART = 512  # queries that a program takes for the gradient of extra keys, which all queries see
-_ROWS_BY_ROWS = (((1,), (1,)), ((), ()))
-_COLUMNS_BY_ROWS = (((1,), (0,)), ((), ()))
 
 
 def attend(
@@ -103,12 +101,6 @@ class _Rows:
 
     def store_scalars(self, ref, rows: Int[Array, " n"], within: Bool[Array, " n"], x: Array) -> None:
         plgpu.store(ref.at[self.head * self.tokens + rows], x, mask=within)
-
-
-def _product(a: Array, b: Array, dimensions) -> Array:
-    """A matrix product with a float32 result; float32 factors are not rounded to TensorFloat-32."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,15 +226,15 @@ def _forward_kernel(query_ref, key_refs, value_refs, mask_ref, out_ref, lse_ref,
 
     def visit(key, value, seen, carry):
         top, total, out = carry
-        scores = jnp.where(seen, _product(query, key, _ROWS_BY_ROWS) * scale, _NEGATIVE)
+        scores = jnp.where(seen, product(query, key, ROWS_BY_ROWS) * scale, NEGATIVE)
         new_top = jnp.maximum(top, scores.max(axis=1))
         # Where no key was seen so far, weights are wrong until the first one is: then `shrink` is zero.
         shrink, weights = jnp.exp(top - new_top), jnp.exp(scores - new_top[:, None])
-        out = out * shrink[:, None] + _product(weights.astype(value.dtype), value, _COLUMNS_BY_ROWS)
+        out = out * shrink[:, None] + product(weights.astype(value.dtype), value, COLUMNS_BY_ROWS)
         return new_top, total * shrink + weights.sum(axis=1), out
 
     rows = query.shape[0]
-    carry = jnp.full(rows, _NEGATIVE), jnp.zeros(rows), jnp.zeros(query.shape, jnp.float32)
+    carry = jnp.full(rows, NEGATIVE), jnp.zeros(rows), jnp.zeros(query.shape, jnp.float32)
     top, total, out = plan.fold_keys(key_refs, value_refs, mask_ref, visit, carry)
     layout.store(out_ref, *where, out / total[:, None])
     layout.store_scalars(lse_ref, *where, top + jnp.log(total))
@@ -258,9 +250,9 @@ def _query_kernel(
     scale = plan.dim**-0.5
 
     def visit(key, value, seen, out):
-        scores = jnp.where(seen, _product(query, key, _ROWS_BY_ROWS) * scale, _NEGATIVE)
-        slopes = jnp.exp(scores - lse) * (_product(grad, value, _ROWS_BY_ROWS) - delta) * scale
-        return out + _product(slopes.astype(key.dtype), key, _COLUMNS_BY_ROWS)
+        scores = jnp.where(seen, product(query, key, ROWS_BY_ROWS) * scale, NEGATIVE)
+        slopes = jnp.exp(scores - lse) * (product(grad, value, ROWS_BY_ROWS) - delta) * scale
+        return out + product(slopes.astype(key.dtype), key, COLUMNS_BY_ROWS)
 
     out = plan.fold_keys(key_refs, value_refs, mask_ref, visit, jnp.zeros(query.shape, jnp.float32))
     layout.store(out_ref, *where, out)
@@ -293,11 +285,11 @@ def _key_kernel(
         key_out, value_out = carry
         query, grad = (queries.load(ref, rows, within) for ref in (query_ref, grad_ref))
         lse, delta = (queries.load_scalars(ref, rows, within)[None] for ref in (lse_ref, delta_ref))
-        scores = jnp.where(seen, _product(key, query, _ROWS_BY_ROWS) * scale, _NEGATIVE)
+        scores = jnp.where(seen, product(key, query, ROWS_BY_ROWS) * scale, NEGATIVE)
         weights = jnp.exp(scores - lse)
-        slopes = weights * (_product(value, grad, _ROWS_BY_ROWS) - delta) * scale
-        key_out += _product(slopes.astype(query.dtype), query, _COLUMNS_BY_ROWS)
-        return key_out, value_out + _product(weights.astype(grad.dtype), grad, _COLUMNS_BY_ROWS)
+        slopes = weights * (product(value, grad, ROWS_BY_ROWS) - delta) * scale
+        key_out += product(slopes.astype(query.dtype), query, COLUMNS_BY_ROWS)
+        return key_out, value_out + product(weights.astype(grad.dtype), grad, COLUMNS_BY_ROWS)
 
     key_out, value_out = walk.fold(chunk, visit, (jnp.zeros(key.shape, jnp.float32),) * 2)
     outs.store(key_out_ref, *where, key_out)

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.local_attention.geometry import Geometry
-from pallas_kernels.local_attention.tiling import (
+from pallas_kernels.local_attention.pallas_tiling import (
     Axes,
     Scalar,
     Span,
@@ -37,12 +37,9 @@ from pallas_kernels.local_attention.tiling import (
     visible,
 )
 from pallas_kernels.local_attention.tuning import settings
+from pallas_kernels.numerics import COLUMNS_BY_COLUMNS, COLUMNS_BY_ROWS, NEGATIVE, ROWS_BY_ROWS, product
 
-_NEGATIVE = -1e30  # finite: a padded query sees no key at all, and must not make NaNs
 _LANES = 128
-_ROWS_BY_ROWS = (((1,), (1,)), ((), ()))
-_COLUMNS_BY_ROWS = (((1,), (0,)), ((), ()))
-_COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))
 
 Extra = tuple[Array, Array, Array]
 
@@ -63,7 +60,7 @@ def attend(
         more = round_up(key.shape[1], _LANES) - key.shape[1]
         key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
         mask = jnp.pad(mask, ((0, 0), (0, more)))
-        extra = key, value, jnp.where(mask, 0.0, _NEGATIVE).astype(jnp.float32)
+        extra = key, value, jnp.where(mask, 0.0, NEGATIVE).astype(jnp.float32)
     return _attend(query, keys, values, extra, geometry, interpret)
 
 
@@ -86,30 +83,24 @@ def _box_places(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> lis
     return places_in(_numbers(box_sizes(box), axis), box_starts(box, step), box_sizes(box))
 
 
-def _product(a: Array, b: Array, dimensions) -> Array:
-    """A matrix product with a float32 result; float32 factors are not rounded to bfloat16 on the way."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
-
-
 def _rows(ref) -> Array:
     """A block `(1, ..., width)` as a matrix of rows."""
     return ref[...].reshape(math.prod(ref.shape[:-1]), ref.shape[-1])
 
 
 def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: Geometry) -> list[Array]:
-    """The tile's scaled scores with every box, then with the extra keys; those not seen are `_NEGATIVE`."""
+    """The tile's scaled scores with every box, then with the extra keys; those not seen are `NEGATIVE`."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
     queries = _tile_places(step, tiling.tile, 0)
     scale = query.shape[-1] ** -0.5
     scores = []
     for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes):
         keys = _box_places(step, box, 1)
-        dots = _product(query, _rows(ref), _ROWS_BY_ROWS) * scale
-        scores.append(jnp.where(visible(window, queries, keys, "keys"), dots, _NEGATIVE))
+        dots = product(query, _rows(ref), ROWS_BY_ROWS) * scale
+        scores.append(jnp.where(visible(window, queries, keys, "keys"), dots, NEGATIVE))
     if extra_refs is not None:
         key_ref, _, bias_ref = extra_refs
-        scores.append(_product(query, key_ref[0], _ROWS_BY_ROWS) * scale + bias_ref[0])
+        scores.append(product(query, key_ref[0], ROWS_BY_ROWS) * scale + bias_ref[0])
     return scores
 
 
@@ -119,7 +110,7 @@ def _forward_kernel(query_ref, key_refs, value_refs, extra_refs, out_ref, lse_re
     top = functools.reduce(jnp.maximum, [s.max(axis=1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(w.sum(axis=1, keepdims=True) for w in weights)
-    out = sum(_product(w.astype(v.dtype), v, _COLUMNS_BY_ROWS) for w, v in zip(weights, values))
+    out = sum(product(w.astype(v.dtype), v, COLUMNS_BY_ROWS) for w, v in zip(weights, values))
     out_ref[...] = (out / total).astype(out_ref.dtype).reshape(out_ref.shape)
     lse_ref[...] = (top + jnp.log(total)).reshape(lse_ref.shape)
 
@@ -136,7 +127,7 @@ def _query_kernel(
     out = jnp.zeros(query.shape, jnp.float32)
     for s, key, value in zip(scores, keys, values):
         weights, slopes = _slopes(s, grad, value, _rows(stats_ref))
-        out += _product(slopes.astype(key.dtype), key, _COLUMNS_BY_ROWS)
+        out += product(slopes.astype(key.dtype), key, COLUMNS_BY_ROWS)
     out_ref[...] = out.astype(out_ref.dtype).reshape(out_ref.shape)
     if extra_refs is None:
         return
@@ -148,15 +139,15 @@ def _query_kernel(
 
     # The loop ended with the extra keys.
     key_out_ref, value_out_ref = extra_out_refs
-    key_out_ref[0] += _product(slopes.astype(query.dtype), query, _COLUMNS_BY_COLUMNS)
-    value_out_ref[0] += _product(weights.astype(grad.dtype), grad, _COLUMNS_BY_COLUMNS)
+    key_out_ref[0] += product(slopes.astype(query.dtype), query, COLUMNS_BY_COLUMNS)
+    value_out_ref[0] += product(weights.astype(grad.dtype), grad, COLUMNS_BY_COLUMNS)
 
 
 def _slopes(scores: Array, grad: Array, value: Array, stats: Array) -> tuple[Array, Array]:
     """The softmax's weights, and the loss's slopes in the products of queries and keys."""
     weights = jnp.exp(scores - stats[:, 0:1])
     scale = grad.shape[-1] ** -0.5
-    return weights, weights * (_product(grad, value, _ROWS_BY_ROWS) - stats[:, 1:2]) * scale
+    return weights, weights * (product(grad, value, ROWS_BY_ROWS) - stats[:, 1:2]) * scale
 
 
 def _key_kernel(
@@ -167,11 +158,11 @@ def _key_kernel(
     (box,) = tiling.boxes
     queries, keys = _box_places(step, box, 0), _tile_places(step, tiling.tile, 1)
     query, key, grad = _rows(query_ref), _rows(key_ref), _rows(grad_ref)
-    scores = _product(query, key, _ROWS_BY_ROWS) * query.shape[-1] ** -0.5
-    scores = jnp.where(visible(window, queries, keys, "queries"), scores, _NEGATIVE)
+    scores = product(query, key, ROWS_BY_ROWS) * query.shape[-1] ** -0.5
+    scores = jnp.where(visible(window, queries, keys, "queries"), scores, NEGATIVE)
     weights, slopes = _slopes(scores, grad, _rows(value_ref), _rows(stats_ref))
     for ref, left, right in ((key_out_ref, slopes, query), (value_out_ref, weights, grad)):
-        out = _product(left.astype(right.dtype), right, _COLUMNS_BY_COLUMNS)
+        out = product(left.astype(right.dtype), right, COLUMNS_BY_COLUMNS)
         ref[...] = out.astype(ref.dtype).reshape(ref.shape)
 
 

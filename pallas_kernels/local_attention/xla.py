@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels.local_attention.geometry import Geometry
-from pallas_kernels.local_attention.halos import Halo, Tiles, choose_tiles
 from pallas_kernels.local_attention.reference import Extra
+from pallas_kernels.local_attention.xla_tiling import Halo, Tiles, choose_tiles
+from pallas_kernels.numerics import NEGATIVE
 
-_NEGATIVE = -1e30  # finite, so that queries beyond the grid, which see nothing, stay numbers
 _MOST_TOKENS = 256  # in a tile
 
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -96,7 +96,7 @@ def _forward(query, keys, values, extra, geometry):
     def one_tile(_, inputs):
         index, q = inputs
         (k, v), mask, _ = problem.read(index)
-        scores = jnp.where(mask, _dot("bhqd,bhkd->bhqk", q, k) * scale, _NEGATIVE)
+        scores = jnp.where(mask, _dot("bhqd,bhkd->bhqk", q, k) * scale, NEGATIVE)
         largest = scores.max(axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = weights.sum(axis=-1, keepdims=True)

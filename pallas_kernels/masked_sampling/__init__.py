@@ -7,8 +7,8 @@ greatest sum and the log-sum-exp. `reference` makes the logits, `xla` is plain J
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.masked_sampling.noise import seed_words
-from pallas_kernels.selection import select
+from pallas_kernels.dispatch import select
+from pallas_kernels.masked_sampling.gumbel import seed_words
 
 __all__ = ["masked_sampling", "mix_guidance", "sample_logits"]
 

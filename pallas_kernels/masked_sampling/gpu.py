@@ -13,10 +13,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int, UInt32
 
-from pallas_kernels.masked_sampling.noise import LANES, PAIR, gumbel_pair
-from pallas_kernels.masked_sampling.reference import multiply
-from pallas_kernels.masked_sampling.rows import split_rows
-from pallas_kernels.masked_sampling.running import LEAST, Running, nothing
+from pallas_kernels.masked_sampling.gumbel import LANES, PAIR, gumbel_pair
+from pallas_kernels.masked_sampling.online_logsumexp import Running, nothing
+from pallas_kernels.numerics import NEGATIVE, product
+from pallas_kernels.sharding import split_rows
 
 _ROWS = 64
 _CODES = LANES  # of each word of noise at a time
@@ -96,15 +96,15 @@ def _flat(running: Running) -> Running:
 
 
 def _logits(hidden_ref, table_ref, bias_ref, first) -> Array:
-    """Of the rows over `_CODES` codes from `first`, a piece of the width at a time; `LEAST` past the last."""
+    """Logits of the rows over `_CODES` codes from `first`, by pieces of the width; `NEGATIVE` past the end."""
     codes = pl.ds(first, _CODES)
     there = first + jnp.arange(_CODES) < len(bias_ref)
 
     def step(k, logits):
         piece = pl.ds(k * _WIDTH, _WIDTH)
         table = plgpu.load(table_ref.at[codes, piece], mask=there[:, None], other=0.0)
-        return logits + multiply(hidden_ref[:, piece], table)
+        return logits + product(hidden_ref[:, piece], table)
 
     start = jnp.zeros((_ROWS, _CODES), jnp.float32)
     products = jax.lax.fori_loop(0, hidden_ref.shape[1] // _WIDTH, step, start)
-    return products + plgpu.load(bias_ref.at[codes], mask=there, other=LEAST)[None, :]
+    return products + plgpu.load(bias_ref.at[codes], mask=there, other=NEGATIVE)[None, :]

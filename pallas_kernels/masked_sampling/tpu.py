@@ -13,10 +13,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
-from pallas_kernels.masked_sampling.noise import LANES, PAIR, gumbel_pair
-from pallas_kernels.masked_sampling.reference import multiply
-from pallas_kernels.masked_sampling.rows import split_rows
-from pallas_kernels.masked_sampling.running import LEAST, Running, nothing
+from pallas_kernels.masked_sampling.gumbel import LANES, PAIR, gumbel_pair
+from pallas_kernels.masked_sampling.online_logsumexp import Running, nothing
+from pallas_kernels.numerics import NEGATIVE, product
+from pallas_kernels.sharding import split_rows
 
 # (rows, vocabulary indices) of a step, the first whose blocks, double-buffered, take this much VMEM at most.
 _BLOCKS = ((256, 512), (256, 256), (128, 256))
@@ -88,10 +88,10 @@ def _kernel(
         for ref, value in zip(running_refs, nothing((rows, LANES))):
             ref[...] = value
 
-    scaled = (multiply(hidden_ref[...], table_ref[...]) + bias_ref[...]) / temperature_ref[0]
+    scaled = (product(hidden_ref[...], table_ref[...]) + bias_ref[...]) / temperature_ref[0]
     if vocab % codes:
         code = jax.lax.broadcasted_iota(jnp.int32, scaled.shape, 1) + j * codes
-        scaled = jnp.where(code < vocab, scaled, LEAST)
+        scaled = jnp.where(code < vocab, scaled, NEGATIVE)
     # Signed until it is a counter: unsigned iotas are not for every compiler.
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 0) + i * rows
     lane = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from pallas_kernels.masked_sampling.noise import LANES, PAIR, gumbel_pair
-from pallas_kernels.masked_sampling.reference import multiply
-from pallas_kernels.masked_sampling.running import LEAST, Running, nothing
+from pallas_kernels.masked_sampling.gumbel import LANES, PAIR, gumbel_pair
+from pallas_kernels.masked_sampling.online_logsumexp import Running, nothing
+from pallas_kernels.numerics import NEGATIVE, product
 
 BLOCK = 1024  # vocabulary indices at a time
 
@@ -31,7 +31,7 @@ def sample(
 
     def step(running: Running, part: tuple[Array, Array, Array]) -> tuple[Running, None]:
         start, rows, added = part
-        scaled = (multiply(hidden, rows) + added) / temperature
+        scaled = (product(hidden, rows) + added) / temperature
         return running.merge(_draw_block(scaled, seed, start)), None
 
     starts = jnp.arange(bias.shape[0], dtype=jnp.int32) * block
@@ -63,7 +63,7 @@ def _draw_block(scaled: Float[Array, "rows block"], seed: Array, start: Int[Arra
     place = jnp.argmax(winners, axis=-1).astype(jnp.int32)[:, None]
     word = jnp.take_along_axis(is_second, place, axis=-1)
     token = place // LANES * PAIR + word * LANES + place % LANES
-    peak = jnp.maximum(jnp.max(scaled, axis=-1), LEAST)
+    peak = jnp.maximum(jnp.max(scaled, axis=-1), NEGATIVE)
     return Running(
         best=jnp.take_along_axis(winners, place, axis=-1)[:, 0],
         token=token[:, 0] + start,

@@ -5,7 +5,7 @@ import pytest
 from pallas_kernels.assembly import Kernel, assemble
 from pallas_kernels.gpu_targets import GPUS
 from pallas_kernels.local_attention import gpu
-from pallas_kernels.local_attention.shapes import Case
+from pallas_kernels.local_attention.arg_specs import Case
 from tests.pallas_kernels.cuda import needs_gpu_compiler
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from muse_jax.sampling import mask_free_edit, masked_decode
-from pallas_kernels.masked_sampling.noise import gumbel, seed_words
+from pallas_kernels.masked_sampling.gumbel import gumbel, seed_words
 from tests.sampling.test_halton import halton_by_hand
 
 VOCAB, GRID = 11, (4, 4)

@@ -11,7 +11,7 @@ import pytest
 from experiments.planning.hlo import Collective, Program
 from pallas_kernels import aot
 from pallas_kernels.local_attention import gpu
-from pallas_kernels.local_attention.shapes import Case
+from pallas_kernels.local_attention.arg_specs import Case
 from tests.pallas_kernels.cuda import needs_gpu_compiler
 
 PROGRAM = """

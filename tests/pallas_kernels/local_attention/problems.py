@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pallas_kernels.local_attention import reference
-from pallas_kernels.local_attention.shapes import Case
+from pallas_kernels.local_attention.arg_specs import Case
 
 # Two windows in one softmax, of which the coarse one does not divide into tiles, and masked text.
 SUPERRES = Case(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import selection
+from pallas_kernels import dispatch
 from pallas_kernels.local_attention import LocalKeys, local_attention
 
 
@@ -91,18 +91,18 @@ def test_a_wrong_argument_is_one_sentence(change, message):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the platform of this test is a CPU")
 class TestSelection:
     def test_the_platform_picks(self, monkeypatch):
-        monkeypatch.delenv(selection.VARIABLE, raising=False)
-        assert selection.select(None) == "xla"
+        monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+        assert dispatch.select(None) == "xla"
 
     def test_the_variable_picks_where_the_caller_does_not(self, monkeypatch):
-        monkeypatch.setenv(selection.VARIABLE, "reference")
-        assert selection.select(None) == "reference"
-        assert selection.select("xla") == "xla"
+        monkeypatch.setenv(dispatch.VARIABLE, "reference")
+        assert dispatch.select(None) == "reference"
+        assert dispatch.select("xla") == "xla"
 
     @pytest.mark.parametrize("implementation", ["tpu", "gpu"])
     def test_a_form_that_does_not_run_here_is_refused(self, implementation, monkeypatch):
         with pytest.raises(ValueError, match=f"implementation is '{implementation}', but JAX runs on cpu"):
-            selection.select(implementation)
-        monkeypatch.setenv(selection.VARIABLE, implementation)
-        with pytest.raises(ValueError, match=f"{selection.VARIABLE} is '{implementation}'"):
+            dispatch.select(implementation)
+        monkeypatch.setenv(dispatch.VARIABLE, implementation)
+        with pytest.raises(ValueError, match=f"{dispatch.VARIABLE} is '{implementation}'"):
             local_attention(_QUERY, _QUERY, _QUERY, grid=(6, 6), window=(3, 3))

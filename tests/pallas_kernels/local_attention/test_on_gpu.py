@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.local_attention import gpu, xla
-from pallas_kernels.local_attention.shapes import CASES, Case
+from pallas_kernels.local_attention.arg_specs import CASES, Case
 from tests.pallas_kernels.cuda import on_gpu
 from tests.pallas_kernels.local_attention.problems import (
     SUPERRES,

@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from pallas_kernels.local_attention import gpu, tpu
-from pallas_kernels.local_attention.shapes import Case
+from pallas_kernels.local_attention.arg_specs import Case
 from tests.pallas_kernels.local_attention.problems import (
     SUPERRES,
     arrays,

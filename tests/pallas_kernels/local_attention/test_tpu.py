@@ -3,7 +3,7 @@ import pytest
 
 from pallas_kernels import aot
 from pallas_kernels.local_attention import tpu
-from pallas_kernels.local_attention.shapes import CASES, Case
+from pallas_kernels.local_attention.arg_specs import CASES, Case
 from tests.pallas_kernels.local_attention.problems import output_and_grads
 
 needs_libtpu = pytest.mark.skipif(aot.missing() is not None, reason=aot.missing() or "")

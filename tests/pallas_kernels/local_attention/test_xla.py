@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from pallas_kernels.local_attention import reference, xla
+from pallas_kernels.local_attention.arg_specs import CASES
 from pallas_kernels.local_attention.geometry import Geometry, make_window
-from pallas_kernels.local_attention.halos import choose_tiles
-from pallas_kernels.local_attention.shapes import CASES
+from pallas_kernels.local_attention.xla_tiling import choose_tiles
 
 
 @st.composite

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from pallas_kernels.masked_sampling import masked_sampling, sample_logits
-from pallas_kernels.masked_sampling.noise import gumbel, seed_words
+from pallas_kernels.masked_sampling.gumbel import gumbel, seed_words
 
 FORMS = ("reference", "xla")
 noise_of = jax.jit(gumbel, static_argnums=(1, 2))

@@ -8,7 +8,7 @@ import jax, numpy as np
 from jax.sharding import AxisType
 from pallas_kernels.local_attention import xla
 from pallas_kernels.local_attention.geometry import Geometry, make_window
-from pallas_kernels.local_attention.mesh import split_over_mesh
+from pallas_kernels.sharding import split_over_mesh
 
 geometry = Geometry((6,), (make_window("window", (6,), (3,)),))
 attend = functools.partial(xla.attend, geometry=geometry)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-LEAST = -1e30  # stands for minus infinity where a difference is taken
+from pallas_kernels.numerics import NEGATIVE
 
 
 class Running(NamedTuple):
@@ -43,7 +43,7 @@ class Running(NamedTuple):
         return Running(
             best=best,
             token=token,
-            logit=jnp.max(jnp.where(self.token == token, self.logit, LEAST), axis, keepdims=True),
+            logit=jnp.max(jnp.where(self.token == token, self.logit, NEGATIVE), axis, keepdims=True),
             peak=peak,
             total=jnp.sum(self.total * jnp.exp(self.peak - peak), axis, keepdims=True),
         )
@@ -54,5 +54,5 @@ class Running(NamedTuple):
 
 def nothing(shape: tuple[int, ...]) -> Running:
     """Of no part at all."""
-    least = jnp.full(shape, LEAST, jnp.float32)
+    least = jnp.full(shape, NEGATIVE, jnp.float32)
     return Running(least, jnp.zeros(shape, jnp.int32), least, least, jnp.zeros(shape, jnp.float32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pallas_kernels.masked_sampling.noise import LANES, gumbel, gumbel_from_bits, seed_words, threefry_2x32
+from pallas_kernels.masked_sampling.gumbel import LANES, gumbel, gumbel_from_bits, seed_words, threefry_2x32
 
 ONES = 0xFFFFFFFF
 generate = jax.jit(threefry_2x32)
