@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -16,6 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.name_table import Source, Tensors
+from muse_jax.nn.attention import attend
+from muse_jax.nn.norms import RMSNorm
 from muse_jax.sharding.fsdp import constrain, gather
 
 
@@ -87,21 +88,6 @@ T5_SIZES: dict[str, T5Config] = {
 }
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * scale in float32, returned as `dtype`."""
-
-    epsilon: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
-        ones = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
-        scale: Any = self.param("scale", ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return (x * scale.astype(jnp.float32)).astype(self.dtype)
-
-
 def _dense(features: int, names: tuple[str, str], std: float, dtype: Any, name: str) -> nn.Dense:
     def promote(x: Array, kernel: Array, bias: None, *, dtype: Any) -> tuple[Array, Array, None]:
         return x.astype(dtype), gather(kernel.astype(dtype), names), bias
@@ -123,13 +109,11 @@ class T5Attention(nn.Module):
 
         def project(name: str, std: float) -> Array:
             projected = _dense(inner, ("embed", "heads"), std, self.dtype, name)(x)
-            return rearrange(projected, "b t (h d) -> b t h d", h=c.heads)
+            return rearrange(projected, "b t (h d) -> b h t d", h=c.heads)
 
         query = project("query", (c.width * c.head_dim) ** -0.5)
         key, value = project("key", c.width**-0.5), project("value", c.width**-0.5)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        weights = nn.softmax(logits + bias).astype(self.dtype)
-        mixed = rearrange(jnp.einsum("bhqk,bkhd->bqhd", weights, value), "b t h d -> b t (h d)")
+        mixed = rearrange(attend(query, key, value, bias=bias, scale=1.0), "b h t d -> b t (h d)")
         return _dense(c.width, ("heads", "embed"), inner**-0.5, self.dtype, "out")(mixed)
 
 
@@ -161,9 +145,9 @@ class T5Layer(nn.Module):
     ) -> tuple[Array, None]:
         c, dtype = self.config, self.dtype
         x = x + T5Attention(c, dtype, name="attention")(
-            RMSNorm(c.epsilon, dtype, name="attention_norm")(x), bias
+            RMSNorm(dtype, epsilon=c.epsilon, name="attention_norm")(x), bias
         )
-        x = x + GatedMlp(c, dtype, name="mlp")(RMSNorm(c.epsilon, dtype, name="mlp_norm")(x))
+        x = x + GatedMlp(c, dtype, name="mlp")(RMSNorm(dtype, epsilon=c.epsilon, name="mlp_norm")(x))
         return constrain(x, _STATES), None
 
 
@@ -203,4 +187,4 @@ class T5Encoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.dtype, name="layers")
         x, _ = layers(constrain(embedding[ids].astype(self.dtype), _STATES), bias)
-        return RMSNorm(c.epsilon, jnp.float32, name="final_norm")(x)
+        return RMSNorm(jnp.float32, epsilon=c.epsilon, name="final_norm")(x)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from muse_jax.tokenizers.vqgan import conv
+from muse_jax.nn.convolutions import conv
 
 
 def blur_downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:

@@ -12,46 +12,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
+from muse_jax.nn.convolutions import NormSwish, ResBlock, conv
 from muse_jax.tokenizers.base import LatentSpec
 from muse_jax.tokenizers.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
 
 QUANTIZERS = ("vq", "fsq", "lfq")
-
-
-def conv(features: int, kernel: int, dtype: Any, name: str | None = None) -> nn.Conv:
-    """A stride-1 convolution, `SAME` padded."""
-    init = nn.with_logical_partitioning(
-        nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
-        (None, None, "conv_in", "conv_out"),
-    )
-    return nn.Conv(features, (kernel, kernel), dtype=dtype, kernel_init=init, name=name)
-
-
-class NormSwish(nn.Module):
-    """GroupNorm of 32 groups (fewer where the channels want it), then swish."""
-
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0)
-        return nn.swish(nn.GroupNorm(groups, dtype=self.dtype)(x))
-
-
-class ResBlock(nn.Module):
-    """x + conv(act(conv(act(x)))), the skip projected where the width changes."""
-
-    features: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        h = conv(self.features, 3, self.dtype)(NormSwish(self.dtype)(x))
-        h = conv(self.features, 3, self.dtype)(NormSwish(self.dtype)(h))
-        if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.dtype, name="skip")(x)
-        return x + h
 
 
 class Encoder(nn.Module):

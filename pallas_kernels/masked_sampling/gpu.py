@@ -96,7 +96,7 @@ def _flat(running: Running) -> Running:
 
 
 def _logits(hidden_ref, table_ref, bias_ref, first) -> Array:
-    """Logits of the rows over `_CODES` codes from `first`, by pieces of the width; `NEGATIVE` past the end."""
+    """Logits of the rows over `_CODES` codes from `first`, summed over the width; `NEGATIVE` past the end."""
     codes = pl.ds(first, _CODES)
     there = first + jnp.arange(_CODES) < len(bias_ref)
 

@@ -34,6 +34,14 @@ def test_attend_is_masked_softmax_attention_and_zero_without_keys():
             np.testing.assert_allclose(out[b, h], softmax_attention(*arrays, [keys] * 4), atol=1e-5)
 
 
+def test_attend_adds_a_bias_to_scores_of_a_given_scale():
+    query, key, value = normal(3, 2, 4, 8), normal(3, 2, 5, 8, seed=1), normal(3, 2, 5, 8, seed=2)
+    bias = normal(1, 2, 4, 5, seed=3)
+    weights = jax.nn.softmax(0.7 * jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias)
+    out = attend(query, key, value, bias=bias, scale=0.7)
+    np.testing.assert_allclose(out, jnp.einsum("bhqk,bhkd->bhqd", weights, value), atol=1e-5)
+
+
 def test_attend_has_the_gradient_of_plain_softmax():
     def plain(query, key, value):
         weights = jax.nn.softmax(jnp.einsum("bhqd,bhkd->bhqk", query, key) / jnp.sqrt(8))

@@ -10,10 +10,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
+
+from muse_jax.nn.attention import attend
+from muse_jax.nn.convolutions import depthwise_conv
+from muse_jax.nn.norms import RMSNorm, rms_normalize
 
 _EPS = 1e-6
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -92,57 +95,13 @@ def _size(shape: tuple[int, ...]) -> int:
     return functools.reduce(lambda a, b: a * b, shape, 1)
 
 
-def rms_normalise(x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-    """`x` over its root mean square, computed in float32."""
-    wide = x.astype(jnp.float32)
-    return (wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + _EPS)).astype(x.dtype)
-
-
-class RMSNorm(nn.Module):
-    """RMS normalisation with a learned scale."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        scale = _param(self, "scale", (x.shape[-1],), ("embed",), nn.initializers.ones)
-        return rms_normalise(x) * scale.astype(x.dtype)
-
-
 def modulate(
     x: Float[Array, "batch tokens channels"], modulation: Modulation, centre: bool = False
 ) -> Float[Array, "batch tokens channels"]:
     """Adaptive norm, its gain and shift computed beforehand: RMS, or layer norm where `centre`."""
     if centre:
         x = x - x.astype(jnp.float32).mean(-1, keepdims=True).astype(x.dtype)
-    return rms_normalise(x) * modulation.gain[:, None] + modulation.shift[:, None]
-
-
-def attend(
-    query: Float[Array, "batch tokens heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-) -> Float[Array, "batch tokens heads head_dim"]:
-    """Softmax attention, scores and sums in float32; the division comes last, where least is divided."""
-    scores = jnp.einsum(
-        "bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32
-    )
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = weights.sum(-1)
-    mixed = jnp.einsum(
-        "bhqk,bkhd->bqhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-    )
-    return (mixed / total.swapaxes(1, 2)[..., None]).astype(query.dtype)
-
-
-def depthwise_conv(
-    x: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 channels"]
-) -> Array:
-    """A 3x3 depthwise convolution as nine shifted products: XLA's grouped one is far slower on a CPU."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = [(i, j) for i in range(3) for j in range(3)]
-    return sum(
-        (padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts), jnp.zeros((), x.dtype)
-    )
+    return rms_normalize(x).astype(x.dtype) * modulation.gain[:, None] + modulation.shift[:, None]
 
 
 class _AdaptiveNorm(nn.Module):
@@ -216,7 +175,8 @@ class _Attention(nn.Module):
             query, text = fused[:, :, 0], KeyValues(fused[:, :, 1], fused[:, :, 2])
         else:
             query = Linear((self.heads, head_dim), ("embed", "heads", "kv"), self.dtype, name="query")(states)
-        mixed = attend(query, *text).reshape(states.shape)
+        query, key, value = (x.swapaxes(1, 2) for x in (query, *text))
+        mixed = attend(query, key, value).swapaxes(1, 2).reshape(states.shape)
         return Linear((channels,), ("heads", "embed"), self.dtype, name="out")(mixed)
 
 
@@ -253,7 +213,7 @@ class _ConvBlock(nn.Module):
     ) -> tuple[Array, None]:
         channels = x.shape[-1]
         kernel = _param(self, "depthwise", (3, 3, channels), (None, None, "embed"), _flat_init(9))
-        h = RMSNorm(name="conv_norm")(depthwise_conv(x, kernel.astype(self.dtype)))
+        h = RMSNorm(name="conv_norm")(depthwise_conv(x, kernel.astype(self.dtype).reshape(9, channels), 3))
         h = nn.gelu(
             Linear((4 * channels,), ("embed", "mlp"), self.dtype, name="mlp_in")(h), approximate=False
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.systems.amused.uvit import Modulation, UVit2D, attend, depthwise_conv, modulate, sinusoids
+from muse_jax.systems.amused.uvit import Modulation, UVit2D, modulate, sinusoids
 
 SMALL = {
     "vocab_size": 20,
@@ -36,28 +36,6 @@ def test_published_size():
     ]
     params = jax.eval_shape(UVit2D().init, jax.random.key(0), *inputs)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 603_537_664
-
-
-def test_depthwise_conv_is_the_grouped_convolution():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3))
-    grouped = jax.lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=3,
-    )
-    np.testing.assert_allclose(depthwise_conv(x, kernel), grouped, atol=1e-5)
-
-
-def test_attend_is_softmax_attention():
-    query = jax.random.normal(jax.random.key(0), (2, 6, 3, 4)) * 9
-    key = jax.random.normal(jax.random.key(1), (2, 5, 3, 4)) * 9
-    value = jax.random.normal(jax.random.key(2), (2, 5, 3, 4))
-    expected = jax.nn.dot_product_attention(query, key, value)
-    np.testing.assert_allclose(attend(query, key, value), expected, atol=1e-5)
 
 
 def test_modulate_centred_is_layer_norm():
