@@ -1,5 +1,6 @@
 """What the command-line programs share: configs from files, overrides and errors in one sentence."""
 
+import ast
 import difflib
 import importlib.metadata
 import importlib.util
@@ -173,6 +174,26 @@ def parse_mesh(text: str) -> Any:
             )
         shape[axis] = int(size)
     return make_mesh(shape)
+
+
+def parse_sampling(text: str) -> dict[str, Any]:
+    """The sampling parameters of a flag such as "num_steps=24,order=halton"; numbers become numbers.
+
+    Raises:
+      ValueError: a part without "=".
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise ValueError(
+                f"--sampling={text} has the part {part!r}: write NAME=VALUE, such as --sampling=num_steps=24."
+            )
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -79,7 +79,7 @@ def main() -> None:
 def work() -> None:
     """Trains in each directory of --runs."""
     distributed.initialize()
-    from muse_jax.systems.registry import make_task
+    from muse_jax.system import make_task
 
     for run in RUNS.value:
         directory, _, steps = run.rpartition(":")
@@ -180,7 +180,7 @@ def half(source: Path, target: Path, step: int) -> Path:
     """A copy of a run as it was after `step`: `target`, which is returned."""
     checkpoint = Path("checkpoints") / str(step)
     shutil.copytree(source / checkpoint, target / checkpoint)
-    shutil.copy(source / "config.json", target)
+    shutil.copy(source / "train_config.json", target)
     return target
 
 

@@ -4,13 +4,11 @@ python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=64
 """
 
 from collections import Counter
-from pathlib import Path
 
 from absl import flags
 
 from experiments import apps
-from muse_jax.checkpointing.pretrained import find_checkpoint
-from muse_jax.checkpointing.source import is_checkpoint, tokenizer_module, tokenizer_params
+from muse_jax.checkpointing.source import open_source
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 
@@ -20,17 +18,14 @@ CLUSTERS = flags.DEFINE_integer("clusters", 500, "How many.", lower_bound=1)
 
 def main() -> None:
     """Clusters, and writes the file."""
-    source = TOKENIZER.value
-    tokenizer = tokenizer_module("tokenizer", source)
-    clusters = cluster_codebook(
-        codebook_rows(tokenizer, tokenizer_params("tokenizer", source)), CLUSTERS.value
-    )
-    folder = find_checkpoint(source) if is_checkpoint(source) else Path(source)
-    clusters.save(folder / FILE)
+    source = open_source(TOKENIZER.value, "--tokenizer")
+    tokenizer, file = source.tokenizer(), source.file(FILE)
+    clusters = cluster_codebook(codebook_rows(tokenizer.module, tokenizer.params), CLUSTERS.value)
+    clusters.save(file)
     sizes = sorted(Counter(clusters.of_code.tolist()).values())
     print(
         f"{len(clusters.of_code)} codes in {len(clusters)} clusters of {sizes[0]} to {sizes[-1]} "
-        f"(median {sizes[len(sizes) // 2]}) are in {folder / FILE}"
+        f"(median {sizes[len(sizes) // 2]}) are in {file}"
     )
 
 

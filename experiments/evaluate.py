@@ -30,7 +30,7 @@ def main() -> None:
     given = flags.FLAGS.config or load_config(WORKDIR.value)
     config = validate_config({**given.to_dict(), "eval_batches": BATCHES.value})
     distributed.initialize()
-    from muse_jax.systems.registry import make_task
+    from muse_jax.system import make_task
 
     result = evaluate_run(config, make_task(config), WORKDIR.value, SPLIT.value, STEP.value)
     if jax.process_index():

@@ -1,13 +1,13 @@
-r"""Makes a pipeline of trained runs and writes it as a checkpoint for its `from_pretrained`.
+"""Writes the networks of trained runs as a pretrained directory, which a pipeline's `from_pretrained` reads.
 
-python -m experiments.export --base=runs/base --superres=runs/superres --out=muse_jax/checkpoints/emoji
-python -m experiments.export --coglm=runs/coglm --direct=runs/coglm_direct --iterative=runs/coglm_iterative \
+python -m experiments.export --run=runs/base --run=runs/superres --out=muse_jax/checkpoints/emoji
+python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs/coglm_iterative \\
     --out=muse_jax/checkpoints/emoji-cogview2
-python -m experiments.export --tokenizer=runs/vqgan64 --out=vqgan64.safetensors
+python -m experiments.export --run=runs/vqgan64 --out=vqgan64.safetensors
 
-The last form writes the weights of a tokenizer alone. Otherwise the tokenizers are those that the runs name;
---tokenizer and --superres_tokenizer put another run of the same codes in their place, such as one with a
-finetuned decoder. Weights are the averaged ones.
+The config of each run says of which system and stage it is. The tokenizers are those that the runs name;
+--tokenizer=KEY=DIR takes another one of the same codes, such as one with a fine-tuned decoder. A tokenizer
+alone is written as one file of weights. Weights are the averaged ones.
 """
 
 from pathlib import Path
@@ -16,58 +16,55 @@ from absl import flags
 
 from experiments import apps
 from muse_jax.checkpointing.safetensors import DTYPES, weights_to_bytes
-from muse_jax.checkpointing.source import tokenizer_params
-from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
-from muse_jax.systems.muse.pipeline import MusePipeline
-from muse_jax.systems.runs import load_cogview2_runs, load_runs
+from muse_jax.checkpointing.source import Source, open_source
 
-BASE = flags.DEFINE_string("base", "", "Muse: the workdir of a base run.")
-COGLM = flags.DEFINE_string("coglm", "", "CogView2: the workdir of a coglm run.")
-SUPERRES = flags.DEFINE_string(
-    "superres", "", "Muse: the workdir of a superres run; without it, the base stage alone."
+RUN = flags.DEFINE_multi_string("run", [], "The workdir of a run; repeat it for each stage.")
+TOKENIZER = flags.DEFINE_multi_string(
+    "tokenizer", [], "KEY=DIR: in place of the tokenizer that the config key KEY of a run names."
 )
-DIRECT = flags.DEFINE_string("direct", "", "CogView2: the workdir of a direct_superres run.")
-ITERATIVE = flags.DEFINE_string("iterative", "", "CogView2: the workdir of an iterative_superres run.")
-TOKENIZER = flags.DEFINE_string("tokenizer", "", "Instead of the base or coglm run's tokenizer.")
-SUPERRES_TOKENIZER = flags.DEFINE_string("superres_tokenizer", "", "Instead of the superres run's tokenizer.")
-OUT = flags.DEFINE_string("out", None, "The directory to write; of a tokenizer alone, the file.")
-DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "What weights are stored in.")
+OUT = flags.DEFINE_string("out", None, "The directory to write; for a tokenizer alone, the file.")
+DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "Type of the stored weights.")
 
 
 def main() -> None:
     """Checks the flags, loads and writes."""
-    if BASE.value and COGLM.value:
-        raise ValueError("Give either --base=DIR, for Muse, or --coglm=DIR, for CogView2.")
-    if not (BASE.value or COGLM.value):
-        write_tokenizer()
-        return
-    pipe: MusePipeline | CogView2Pipeline
-    if COGLM.value:
-        if SUPERRES.value or SUPERRES_TOKENIZER.value:
-            raise ValueError("--superres and --superres_tokenizer are Muse's: leave them out with --coglm.")
-        pipe = load_cogview2_runs(COGLM.value, DIRECT.value, ITERATIVE.value, TOKENIZER.value)
-    else:
-        if DIRECT.value or ITERATIVE.value:
-            raise ValueError("--direct and --iterative are CogView2's: leave them out with --base.")
-        pipe = load_runs(BASE.value, SUPERRES.value, TOKENIZER.value, SUPERRES_TOKENIZER.value)
+    sources = [open_source(run, "--run") for run in RUN.value]
+    if not sources:
+        raise ValueError("Give --run=DIR, the workdir of a run, once for each stage.")
+    system = sources[0].system
+    for source in sources:
+        if source.system.name != system.name:
+            raise ValueError(
+                f"--run={source.name} is of the system {source.system.name!r}, but --run={sources[0].name} "
+                f"is of {system.name!r}: give runs of one system."
+            )
+    if system.pipeline is None:
+        return write_tokenizer(sources[0])
+    stages = {stage: source for source in sources for stage in source.stages}
+    pipe = system.pipeline.from_sources(stages, tokenizers=dict(map(_parse, TOKENIZER.value)))
     sizes = pipe.save_pretrained(OUT.value, DTYPE.value)
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {name}")
     print(f"{sum(sizes.values()) / 1e6:8.2f} MB  in {OUT.value}")
 
 
-def write_tokenizer() -> None:
-    """Writes the weights of --tokenizer alone, through a temporary name."""
-    if not TOKENIZER.value:
-        raise ValueError(
-            "Give --base=DIR, for Muse, --coglm=DIR, for CogView2, or --tokenizer=DIR for its weights alone."
-        )
+def write_tokenizer(source: Source) -> None:
+    """Writes the weights of a tokenizer, through a temporary name."""
     file = Path(OUT.value)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.tmp")
-    unfinished.write_bytes(weights_to_bytes(tokenizer_params("tokenizer", TOKENIZER.value), DTYPE.value))
+    unfinished.write_bytes(weights_to_bytes(source.tokenizer().params, DTYPE.value))
     unfinished.replace(file)
     print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+
+
+def _parse(text: str) -> tuple[str, str]:
+    key, separator, name = text.partition("=")
+    if not separator:
+        raise ValueError(
+            f"--tokenizer={text} has no =: write KEY=DIR, such as tokenizer=runs/vqgan64_decoder."
+        )
+    return key, name
 
 
 if __name__ == "__main__":

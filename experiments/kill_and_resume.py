@@ -26,7 +26,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import apps
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import train, validate_config
 
 RUNS = flags.DEFINE_integer("runs", 20, "How many runs to kill.", lower_bound=1)

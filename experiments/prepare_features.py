@@ -8,7 +8,6 @@ stored, and training does not run the encoder; with "ids" its token ids are, whi
 smaller. Held-out splits have one row an image, with the plain caption.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,10 +26,8 @@ from muse_jax.sharding.partitioning import (
     put_tree,
     tree_shardings,
 )
-from muse_jax.systems.cogview2.tasks import CogViewTask
-from muse_jax.systems.muse.tasks import MaskedTask
-from muse_jax.systems.registry import make_task
-from muse_jax.text import encode_captions
+from muse_jax.system import make_task
+from muse_jax.systems.token_task import TokenTask
 from muse_jax.training import validate_config
 
 OUT = flags.DEFINE_string("out", None, "Where the features go: one folder a split.")
@@ -60,7 +57,7 @@ def main() -> None:
             "set config.data.augment, to flip for instance, or leave --variants out."
         )
     task = make_task(config)
-    if not isinstance(task, MaskedTask | CogViewTask):
+    if not isinstance(task, TokenTask):
         raise ValueError(f"config.task is {config.task!r}, but only tasks over tokens read features.")
     with on_mesh(make_mesh(config.mesh)):
         for split in SPLITS.value:
@@ -69,10 +66,17 @@ def main() -> None:
             print(f"{rows} rows of features are in {folder}")
 
 
-def store(task: MaskedTask | CogViewTask, split: str, folder: str, captions: int, variants: int) -> int:
+def store(task: TokenTask, split: str, folder: str, captions: int, variants: int) -> int:
     """Writes the features of a split, all images `variants` times over, into `folder`; returns the rows."""
-    source = load_source(task.config.data.source, split, task.config.data.get("data_dir"))
-    texts = text_features(task, captions_of(source, split, captions, task.config.seed, variants), split)
+    source = load_source(task.config.data.source, split, task.config.data.data_dir)
+    drawn = captions_of(source, split, captions, task.config.seed, variants)
+    with tqdm(desc=f"{split}: text") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        texts = task.text_features(drawn, progress)
     texts = {name: array.reshape(-1, captions, *array.shape[1:]) for name, array in texts.items()}
     tokens = image_tokens(task, source, split, variants)
     origins = {key: list(origin) for key, origin in task.origins.items()}
@@ -81,9 +85,7 @@ def store(task: MaskedTask | CogViewTask, split: str, folder: str, captions: int
     return len(source) * variants
 
 
-def image_tokens(
-    task: MaskedTask | CogViewTask, source: Any, split: str, variants: int = 1
-) -> dict[str, np.ndarray]:
+def image_tokens(task: TokenTask, source: Any, split: str, variants: int = 1) -> dict[str, np.ndarray]:
     """Tokens of every image in the source's order, `variants` times over and then augmented each time."""
     mesh, data = current_mesh(), task.config.data
     shardings = tree_shardings(task.frozen_shapes()["tokenizers"], mesh)
@@ -107,7 +109,7 @@ def image_tokens(
         parts.append({name: value[batch["example_mask"]] for name, value in tokens.items()})
     if loader.skipped:
         raise ValueError(f"{split} has {loader.skipped} corrupt images, {loader.corrupt}: take them out.")
-    codes = max(module.codebook_size for module in task.frozen_modules().values())
+    codes = max(tokenizer.module.codebook_size for tokenizer in task.tokenizers.values())
     dtype = np.min_scalar_type(codes - 1)
     return {name: np.concatenate([part[name] for part in parts]).astype(dtype) for name in parts[0]}
 
@@ -120,31 +122,6 @@ def captions_of(source: Any, split: str, count: int, seed: int, variants: int = 
         record, rng = source[row % len(source)], np.random.default_rng([seed, row])
         captions += [PLAIN_CAPTIONS(record, rng)] + [template(record, rng) for _ in range(count - 1)]
     return captions
-
-
-def text_features(
-    task: MaskedTask | CogViewTask, captions: Sequence[str], split: str
-) -> dict[str, np.ndarray]:
-    """States or ids of the captions, as the config says, and their mask."""
-    if isinstance(task, CogViewTask):
-        ids, mask = task.pieces.encode_cut(captions)
-    elif task.config.data.text_features == "ids":
-        ids, mask = task.text_encoder.tokenize(captions)
-    else:
-        return text_states(task, captions, split)
-    return {"caption_ids": ids, "caption_mask": mask}
-
-
-def text_states(task: MaskedTask, captions: Sequence[str], split: str) -> dict[str, np.ndarray]:
-    """States of the captions, and their mask."""
-    with tqdm(desc=f"{split}: text") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        states, mask = encode_captions(task.sharded_text_encoder(), captions, progress=progress)
-    return {"text_states": states, "text_mask": mask}
 
 
 if __name__ == "__main__":

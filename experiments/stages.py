@@ -1,4 +1,4 @@
-"""CogView2's four stages side by side: a candidate, the best one, enlarged at once, refined in turns.
+"""CogView2's stages side by side: a candidate, the best candidate, direct and iterative super-resolution.
 
 python -m experiments.stages --prompt="a noto emoji of a cactus" --prompt="..." --out=stages.png
 """
@@ -10,14 +10,14 @@ from absl import flags
 
 from experiments import apps, pictures
 
-PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; repeat it for more rows.")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for more rows.")
 MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a directory.")
-OUT = flags.DEFINE_string("out", None, "The picture to write, such as stages.png.")
-SEED = flags.DEFINE_integer("seed", 0, "Another seed, other pictures.")
+OUT = flags.DEFINE_string("out", None, "The image file to write, such as stages.png.")
+SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
 
 
 def main() -> None:
-    """Draws each prompt once a stage, from one seed, so that each stage goes on from the one before."""
+    """Generates each prompt once a stage from one seed, so that each stage continues the one before."""
     if not PROMPT.value:
         raise ValueError('Give --prompt="...", once or several times.')
     out = pictures.check_output(OUT.value)
@@ -28,14 +28,14 @@ def main() -> None:
         raise ValueError(
             f"The checkpoint {MODEL.value} lacks super-resolution: take one that has all stages."
         )
-    count = pipe.coarse.decoding.candidates
+    count = pipe.coarse.sampling.num_candidates
     coarse = dataclasses.replace(pipe, direct=None, iterative=None)
-    ranked = coarse.generate(PROMPT.value, keep=count, seed=SEED.value)
+    ranked = coarse.generate(PROMPT.value, num_samples=count, seed=SEED.value)
     side = pipe.image_size[0] // coarse.image_size[0]
     ranked = ranked.repeat(side, axis=2).repeat(side, axis=3)
-    direct = dataclasses.replace(pipe, iterative=None).generate(PROMPT.value, keep=1, seed=SEED.value)
-    refined = pipe.generate(PROMPT.value, keep=1, seed=SEED.value)
-    rows = np.stack([ranked[:, count // 2], ranked[:, 0], direct[:, 0], refined[:, 0]], axis=1)
+    direct = dataclasses.replace(pipe, iterative=None).generate(PROMPT.value, seed=SEED.value)
+    refined = pipe.generate(PROMPT.value, seed=SEED.value)
+    rows = np.stack([ranked[:, count // 2], ranked[:, 0], direct, refined], axis=1)
     titles = ["coarse", f"best of {count}", "direct", "refined"]
     captions = [
         f"{title}: {prompt}" if title == "coarse" else title for prompt in PROMPT.value for title in titles

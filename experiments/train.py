@@ -28,7 +28,7 @@ def main() -> None:
         )
     config = validate_config(flags.FLAGS.config)
     distributed.initialize()
-    from muse_jax.systems.registry import make_task
+    from muse_jax.system import make_task
 
     try:
         train(config, make_task(config), WORKDIR.value)

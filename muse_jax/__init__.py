@@ -1,4 +1,4 @@
-"""Images from text by token transformers, in JAX and Flax."""
+"""Generative models over tokens, in JAX and Flax."""
 
 import importlib
 from typing import Any
@@ -6,7 +6,11 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["CogView2Pipeline", "MusePipeline", "__version__", "load_pipeline"]
 
-_PIPELINES = ("CogView2Pipeline", "MusePipeline", "load_pipeline")
+_HOMES = {
+    "CogView2Pipeline": "muse_jax.systems.cogview2.pipeline",
+    "MusePipeline": "muse_jax.systems.muse.pipeline",
+    "load_pipeline": "muse_jax.systems.base",
+}
 _PACKAGES = (
     "checkpointing",
     "data",
@@ -16,6 +20,7 @@ _PACKAGES = (
     "nn",
     "sampling",
     "sharding",
+    "system",
     "systems",
     "text",
     "tokenizers",
@@ -25,12 +30,12 @@ _PACKAGES = (
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `import muse_jax.nn` does not pull in every part.
-    if name in _PIPELINES:
-        return getattr(importlib.import_module("muse_jax.systems.registry"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _PACKAGES:
         return importlib.import_module(f"muse_jax.{name}")
     raise AttributeError(f"module 'muse_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PIPELINES, *_PACKAGES})
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

@@ -14,7 +14,7 @@ import muse_jax
 assert not [name for name in sys.modules if name.startswith("muse_jax.")], "nothing is imported yet"
 names = dir(muse_jax)
 print(muse_jax.__version__, *[name for name in names if not name.startswith("_")])
-assert muse_jax.sampling.masked_decode and muse_jax.load_pipeline is muse_jax.systems.registry.load_pipeline
+assert muse_jax.sampling.masked_decode and muse_jax.load_pipeline is muse_jax.systems.base.load_pipeline
 try:
     muse_jax.nothing
 except AttributeError as error:

@@ -1,7 +1,9 @@
-"""CogView2's CogLM: 160 px pictures as 20x20 tokens, and their captions, in one vocabulary (section 3.1).
+"""CogView2's CogLM: 160 px images as 20x20 tokens, and their captions, in one vocabulary (section 3.1).
 
 Width 3072, 48 layers and 150,000 tokens make 5.9B parameters. The learning rate, its warm-up and the batch
 are this project's choice.
+
+python -m experiments.train --config=configs/cogview2/coglm_6b.py --workdir=runs/coglm_6b
 """
 
 import ml_collections
@@ -10,6 +12,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = ml_collections.ConfigDict()
+    config.system = "cogview2"
     config.task = "coglm"
     config.tokenizer = "runs/vqgan_f8_160"
     config.text_pieces = "checkpoints/icetk/ice_text.model"
@@ -21,18 +24,18 @@ def get_config() -> ml_collections.ConfigDict:
         "width": 3072,
         "depth": 48,
         "heads": 48,
-        "mlp_dim": 12288,
+        "mlp_dim": 12_288,
         "remat": True,
         "dtype": "bfloat16",
     }
     config.loss = {
         "image_to_text": 0.3,
-        "text_only": 0.1,  # in the paper, texts without pictures, from other data
+        "text_only": 0.1,  # in the paper, texts without images, from other data
         "patch": 4,
         "patch_share": 0.8,
     }
     config.data = {
-        "source": "folder:data/captioned",  # pictures beside a captions.jsonl
+        "source": "folder:data/captioned",  # images beside a captions.jsonl
         "split": "train",
         "eval_split": "validation",
         "batch_size": 1024,
@@ -53,7 +56,11 @@ def get_config() -> ml_collections.ConfigDict:
         "top_clusters": 16,  # of 500
         "text_weight": 1.4,
     }
-    config.mesh = {"data": -1, "fsdp": 16, "tensor": 1}
+    config.mesh = {
+        "data": -1,
+        "fsdp": 16,
+        "tensor": 1,
+    }
     config.total_steps = 300_000
     config.log_every = 100
     config.eval_every = 5_000

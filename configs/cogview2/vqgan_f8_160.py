@@ -1,14 +1,66 @@
-"""The f8 tokenizer of CogView2: 160 px images to 20x20 of 20,000 codes (section 3.1)."""
+"""The f8 tokenizer of CogView2: 160 px images to 20x20 of 20,000 codes (section 3.1).
+
+python -m experiments.train --config=configs/cogview2/vqgan_f8_160.py --workdir=runs/vqgan_f8_160
+"""
 
 import ml_collections
 
-from configs.muse import vqgan_f8_512
-
 
 def get_config() -> ml_collections.ConfigDict:
-    """The experiment: Muse's f8 tokenizer but for its codes, images and discriminator."""
-    config = vqgan_f8_512.get_config()
-    config.model.codebook_size = 20_000
-    config.discriminator.filters = (64, 128, 256, 512, 512, 512)  # down to 5x5
-    config.data.image_size = 160
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.system = "vqgan"
+    config.task = "vqgan"
+    config.model = {
+        "filters": 128,  # down to 5x5
+        "multipliers": (1, 1, 2, 4),
+        "num_res_blocks": 2,
+        "patch": 1,
+        "codebook_size": 20_000,
+        "embed_dim": 256,
+        "entropy_temperature": 0.01,
+        "dtype": "bfloat16",
+    }
+    config.discriminator = {
+        "filters": (64, 128, 256, 512, 512, 512),  # down to 5x5
+    }
+    config.loss = {
+        "reconstruction": 1.0,
+        "perceptual": 0.1,
+        "codebook": 1.0,
+        "commitment": 0.25,
+        "entropy": 0.1,
+        "adversarial": 0.1,  # non-saturating
+        "r1": 10.0,
+        "r1_every": 16,
+    }
+    config.data = {
+        "source": "folder:data/captioned",  # captions are not read
+        "split": "train",
+        "eval_split": "validation",
+        "batch_size": 256,
+        "image_size": 160,
+        "augment": "flip",
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 1e-4,
+        "b1": 0.0,
+        "b2": 0.99,
+        "warmup_steps": 2_000,
+        "decay": "constant",
+        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "ema": 0.999,
+    }
+    config.mesh = {
+        "data": -1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
+    config.total_steps = 1_000_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
     return config

@@ -1,13 +1,15 @@
-"""The f8 tokenizer of the 64 px emoji model: 64x64 pixels to 8x8 codes. Small enough for a laptop's CPU."""
+"""The f8 tokenizer of the 64 px emoji model: 64x64 pixels to 8x8 codes. Small enough for a laptop's CPU.
+
+python -m experiments.train --config=configs/emoji/vqgan64.py --workdir=runs/vqgan64
+"""
 
 import ml_collections
-
-from muse_jax.training import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = default_config()
+    config = ml_collections.ConfigDict()
+    config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
         "local": True,  # codes of single squares, which a small transformer learns
@@ -26,10 +28,21 @@ def get_config() -> ml_collections.ConfigDict:
         "entropy": 0.0,
         "adversarial": 0.0,
     }
-    config.data.update(
-        source="emoji", split="train", eval_split="heldout_concepts", batch_size=16, image_size=64
-    )
-    config.optim.update(name="adam", lr=1e-3, b1=0.9, b2=0.99, warmup_steps=200, ema=0.999)
+    config.data = {
+        "source": "emoji",
+        "split": "train",
+        "eval_split": "heldout_concepts",
+        "batch_size": 16,
+        "image_size": 64,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 1e-3,
+        "b1": 0.9,
+        "b2": 0.99,
+        "warmup_steps": 200,
+        "ema": 0.999,
+    }
     config.total_steps = 1_200
     config.log_every = 100
     config.eval_every = 400

@@ -1,15 +1,54 @@
-"""The decoder of configs/emoji/vqgan64.py trained on; its encoder and its codes stay (Muse, section 2.8)."""
+"""The decoder of configs/emoji/vqgan64.py trained on; its encoder and its codes stay (Muse, section 2.8).
+
+python -m experiments.train --config=configs/emoji/vqgan64_decoder.py --workdir=runs/vqgan64_decoder
+"""
 
 import ml_collections
-
-from configs.emoji import vqgan64
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = vqgan64.get_config()
+    config = ml_collections.ConfigDict()
+    config.system = "vqgan"
     config.task = "vqgan_decoder"
-    config.tokenizer = config.init_from = "runs/vqgan64"
-    config.optim.update(warmup_steps=50, ema=0.995)
+    config.init_from = "runs/vqgan64"
+    config.tokenizer = "runs/vqgan64"
+    config.model = {
+        "local": True,  # codes of single squares, which a small transformer learns
+        "filters": 256,
+        "multipliers": (1,),
+        "num_res_blocks": 2,
+        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "codebook_size": 4096,
+        "embed_dim": 64,
+    }
+    config.loss = {
+        "reconstruction": 4.0,
+        "perceptual": 0.01,
+        "codebook": 1.0,
+        "commitment": 0.25,
+        "entropy": 0.0,
+        "adversarial": 0.0,
+    }
+    config.data = {
+        "source": "emoji",
+        "split": "train",
+        "eval_split": "heldout_concepts",
+        "batch_size": 16,
+        "image_size": 64,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 1e-3,
+        "b1": 0.9,
+        "b2": 0.99,
+        "warmup_steps": 50,
+        "ema": 0.995,
+    }
     config.total_steps = 1_000
+    config.log_every = 100
+    config.eval_every = 400
+    config.eval_batches = 13
+    config.preview_every = 400
+    config.checkpoint_every = 400
     return config

@@ -3,6 +3,8 @@
 Width, depth, heads, MLP, dropout and optimizer are those of the public config, whose network of 305M
 parameters draws ImageNet's classes. This one reads T5-XL by cross-attention instead, and embeds a token's
 bits by a table of its own rather than by a linear map of the bits; the class label's dropout is the text's.
+
+python -m experiments.train --config=configs/maskbit/generator_14bit.py --workdir=runs/generator_14bit
 """
 
 import ml_collections
@@ -11,6 +13,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = ml_collections.ConfigDict()
+    config.system = "muse"
     config.task = "base"
     config.tokenizer = "runs/maskbit_tokenizer_14bit"
     config.model = {
@@ -26,14 +29,17 @@ def get_config() -> ml_collections.ConfigDict:
         "remat": False,
         "dtype": "bfloat16",
     }
-    config.loss = {"label_smoothing": 0.1, "text_dropout": 0.1}
+    config.loss = {
+        "label_smoothing": 0.1,
+        "text_dropout": 0.1,
+    }
     config.data = {
         "source": "folder:data/captioned",  # images beside a captions.jsonl
         "split": "train",
         "eval_split": "validation",
+        "text_encoder": "t5:checkpoints/t5-v1_1-xl",  # frozen
         "batch_size": 1024,
         "image_size": 256,
-        "text_encoder": "t5:checkpoints/t5-v1_1-xl",  # frozen
         "workers": 16,
     }
     config.optim = {
@@ -46,14 +52,18 @@ def get_config() -> ml_collections.ConfigDict:
         "decay": "cosine",
         "ema": 0.999,
     }
-    config.decoding = {
+    config.sampling = {
         "num_steps": 64,
         "guidance_scale": 7.1,
         "temperature": 1.0,
         "choice_temperature": 7.8,
         "order": "confidence",
     }
-    config.mesh = {"data": -1, "fsdp": 8, "tensor": 1}
+    config.mesh = {
+        "data": -1,
+        "fsdp": 8,
+        "tensor": 1,
+    }
     config.total_steps = 1_350_000
     config.log_every = 100
     config.eval_every = 5_000

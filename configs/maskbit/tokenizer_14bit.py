@@ -7,6 +7,8 @@ with R1 and not hinge with LeCam regularization; entropy weight and learning rat
 minimum above zero.
 
 A position is read as two tokens of 7 bits, which the generator predicts each by itself.
+
+python -m experiments.train --config=configs/maskbit/tokenizer_14bit.py --workdir=runs/tokenizer_14bit
 """
 
 import ml_collections
@@ -15,20 +17,24 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = ml_collections.ConfigDict()
+    config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
+        "groups": 2,
         "filters": 128,
         "multipliers": (1, 1, 2, 2, 4),
         "num_res_blocks": 2,
         "patch": 1,
         "quantizer_kind": "lfq",
-        "embed_dim": 14,
-        "groups": 2,
         "codebook_size": 128,
+        "embed_dim": 14,
         "entropy_temperature": 0.01,
         "dtype": "bfloat16",
     }
-    config.discriminator = {"filters": (128, 256, 512, 512, 512), "patch": 2}
+    config.discriminator = {
+        "filters": (128, 256, 512, 512, 512),
+        "patch": 2,
+    }
     config.loss = {
         "reconstruction": 4.0,
         "perceptual": 0.1,
@@ -60,7 +66,11 @@ def get_config() -> ml_collections.ConfigDict:
         "grad_clip": 1.0,
         "ema": 0.999,
     }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {
+        "data": -1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
     config.total_steps = 1_350_000
     config.log_every = 100
     config.eval_every = 5_000

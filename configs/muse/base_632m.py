@@ -1,18 +1,69 @@
-"""Muse's small base model: 256 px pictures as 16x16 tokens from T5-XXL text (Muse, section 2.3).
+"""Muse's small base model: 256 px images as 16x16 tokens from T5-XXL text (Muse, section 2.3).
 
 The paper gives its size, 632M parameters; width and depth are this project's choice to come to that
 (646M: T5's projection and the embeddings included).
+
+python -m experiments.train --config=configs/muse/base_632m.py --workdir=runs/base_632m
 """
 
 import ml_collections
 
-from configs.muse import base_3b
-
 
 def get_config() -> ml_collections.ConfigDict:
-    """The experiment: the 3B model's but for its size."""
-    config = base_3b.get_config()
-    config.model.update(width=1280, depth=24, heads=20, mlp_dim=5120, remat=False)
-    config.mesh.fsdp = 8
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.system = "muse"
+    config.task = "base"
+    config.tokenizer = "runs/vqgan_f16_256"
+    config.model = {
+        "vocab_size": 8192,
+        "grid": (16, 16),
+        "width": 1280,
+        "depth": 24,
+        "heads": 20,
+        "mlp_dim": 5120,
+        "text_dim": 4096,  # T5-XXL
+        "dropout": 0.1,
+        "remat": False,
+        "dtype": "bfloat16",
+    }
+    config.loss = {
+        "label_smoothing": 0.1,  # MaskGIT's
+        "text_dropout": 0.1,  # for classifier-free guidance
+    }
+    config.data = {
+        "source": "folder:data/captioned",  # images beside a captions.jsonl
+        "split": "train",
+        "eval_split": "validation",
+        "text_encoder": "t5:checkpoints/t5-v1_1-xxl",  # frozen
+        "batch_size": 512,
+        "image_size": 256,
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adafactor",
+        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
+        "b1": 0.9,
+        "weight_decay": 0.045,
+        "warmup_steps": 5_000,
+        "decay": "cosine",
+        "ema": 0.9999,
+    }
+    config.sampling = {
+        "num_steps": 24,
+        "guidance_scale": 8.0,  # the last step's; it grows linearly from 0
+        "temperature": 1.0,
+        "choice_temperature": 4.5,
+        "order": "confidence",
+    }
+    config.mesh = {
+        "data": -1,
+        "fsdp": 8,
+        "tensor": 1,
+    }
     config.total_steps = 1_000_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
     return config

@@ -1,17 +1,19 @@
-"""Muse's super-resolution model: 512 px pictures as 64x64 tokens from 16x16 tokens and text (section 2.4).
+"""Muse's super-resolution model: 512 px images as 64x64 tokens from 16x16 tokens and text (section 2.4).
 
 The paper gives its size, 268M parameters; width and depths are this project's choice to come to that (272M).
+
+python -m experiments.train --config=configs/muse/superres_268m.py --workdir=runs/superres_268m
 """
 
 import ml_collections
 
-from configs.muse import base_3b
-
 
 def get_config() -> ml_collections.ConfigDict:
-    """The experiment: trained as the base model is."""
-    config = base_3b.get_config()
+    """The experiment."""
+    config = ml_collections.ConfigDict()
+    config.system = "muse"
     config.task = "superres"
+    config.tokenizer = "runs/vqgan_f16_256"
     config.superres_tokenizer = "runs/vqgan_f8_512"
     config.model = {
         "vocab_size": 8192,
@@ -29,9 +31,44 @@ def get_config() -> ml_collections.ConfigDict:
         "remat": True,
         "dtype": "bfloat16",
     }
-    config.data.image_size = 512
-    config.data.superres_factor = 2  # the low-resolution picture has half the side
-    config.decoding.num_steps = 8
-    config.mesh.fsdp = 8
+    config.loss = {
+        "label_smoothing": 0.1,  # MaskGIT's
+        "text_dropout": 0.1,  # for classifier-free guidance
+    }
+    config.data = {
+        "source": "folder:data/captioned",  # images beside a captions.jsonl
+        "split": "train",
+        "eval_split": "validation",
+        "text_encoder": "t5:checkpoints/t5-v1_1-xxl",  # frozen
+        "batch_size": 512,
+        "image_size": 512,
+        "superres_factor": 2,  # the low-resolution image has half the side
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adafactor",
+        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
+        "b1": 0.9,
+        "weight_decay": 0.045,
+        "warmup_steps": 5_000,
+        "decay": "cosine",
+        "ema": 0.9999,
+    }
+    config.sampling = {
+        "num_steps": 8,
+        "guidance_scale": 8.0,  # the last step's; it grows linearly from 0
+        "temperature": 1.0,
+        "choice_temperature": 4.5,
+        "order": "confidence",
+    }
+    config.mesh = {
+        "data": -1,
+        "fsdp": 8,
+        "tensor": 1,
+    }
     config.total_steps = 1_000_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
     return config

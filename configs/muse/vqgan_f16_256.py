@@ -4,6 +4,8 @@ Sizes, loss weights (for images in [0, 1]) and optimizer are those of MaskGIT's 
 the perceptual loss compares features of EfficientNet-Lite0 and not of ResNet-50; R1 is computed every 16th
 step, 16 times as strong; the discriminator has a 1x1 stem and a minibatch standard deviation; the res blocks
 have biases, and the decoder narrows right after up-sampling. So MaskGIT's weights do not load into it.
+
+python -m experiments.train --config=configs/muse/vqgan_f16_256.py --workdir=runs/vqgan_f16_256
 """
 
 import ml_collections
@@ -12,18 +14,21 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = ml_collections.ConfigDict()
+    config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
         "filters": 128,
         "multipliers": (1, 1, 2, 2, 4),
         "num_res_blocks": 2,
+        "patch": 1,
         "codebook_size": 8192,
         "embed_dim": 256,
-        "patch": 1,
         "entropy_temperature": 0.01,
         "dtype": "bfloat16",
     }
-    config.discriminator = {"filters": (64, 128, 256, 512, 512, 512, 512)}  # down to 4x4, as StyleGAN2's
+    config.discriminator = {
+        "filters": (64, 128, 256, 512, 512, 512, 512),
+    }
     config.loss = {
         "reconstruction": 1.0,
         "perceptual": 0.1,
@@ -53,7 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
         "grad_clip": 0.0,  # MaskGIT clips nothing
         "ema": 0.999,
     }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {
+        "data": -1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
     config.total_steps = 1_000_000
     config.log_every = 100
     config.eval_every = 5_000

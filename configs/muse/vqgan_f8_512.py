@@ -1,17 +1,68 @@
 """The f8 tokenizer of Muse's super-resolution model: 512x512 pixels to 64x64 of 8192 codes (section 2.2).
 
 The experiment is configs/muse/vqgan_f16_256.py's with one level less; the discriminator has one more.
+
+python -m experiments.train --config=configs/muse/vqgan_f8_512.py --workdir=runs/vqgan_f8_512
 """
 
 import ml_collections
 
-from configs.muse import vqgan_f16_256
-
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = vqgan_f16_256.get_config()
-    config.model.multipliers = (1, 1, 2, 4)
-    config.discriminator.filters = (32, 64, 128, 256, 512, 512, 512, 512)
-    config.data.image_size = 512
+    config = ml_collections.ConfigDict()
+    config.system = "vqgan"
+    config.task = "vqgan"
+    config.model = {
+        "filters": 128,
+        "multipliers": (1, 1, 2, 4),
+        "num_res_blocks": 2,
+        "patch": 1,
+        "codebook_size": 8192,
+        "embed_dim": 256,
+        "entropy_temperature": 0.01,
+        "dtype": "bfloat16",
+    }
+    config.discriminator = {
+        "filters": (32, 64, 128, 256, 512, 512, 512, 512),
+    }
+    config.loss = {
+        "reconstruction": 1.0,
+        "perceptual": 0.1,
+        "codebook": 1.0,
+        "commitment": 0.25,
+        "entropy": 0.1,
+        "adversarial": 0.1,  # non-saturating
+        "r1": 10.0,
+        "r1_every": 16,
+    }
+    config.data = {
+        "source": "folder:data/captioned",  # captions are not read
+        "split": "train",
+        "eval_split": "validation",
+        "batch_size": 256,
+        "image_size": 512,
+        "augment": "flip",
+        "workers": 16,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 1e-4,
+        "b1": 0.0,
+        "b2": 0.99,
+        "warmup_steps": 2_000,
+        "decay": "constant",
+        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "ema": 0.999,
+    }
+    config.mesh = {
+        "data": -1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
+    config.total_steps = 1_000_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.preview_every = 5_000
+    config.checkpoint_every = 5_000
     return config

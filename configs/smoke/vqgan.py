@@ -1,13 +1,15 @@
-"""Seconds on a CPU: a VQGAN of a few thousand weights, to see that all parts turn."""
+"""Seconds on a CPU: a VQGAN of a few thousand weights, to see that all parts turn.
+
+python -m experiments.train --config=configs/smoke/vqgan.py --workdir=runs/vqgan
+"""
 
 import ml_collections
-
-from muse_jax.training import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = default_config()
+    config = ml_collections.ConfigDict()
+    config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
         "filters": 8,
@@ -25,11 +27,20 @@ def get_config() -> ml_collections.ConfigDict:
         "entropy": 0.01,
         "adversarial": 0.0,
     }
-    config.data.update({"batch_size": 4, "image_size": 16, "workers": 0})
-    config.optim.update({"name": "adam", "lr": 2e-4, "warmup_steps": 2})
+    config.data = {
+        "batch_size": 4,
+        "image_size": 16,
+        "workers": 0,
+    }
+    config.optim = {
+        "name": "adam",
+        "lr": 2e-4,
+        "warmup_steps": 2,
+    }
     config.total_steps = 4
     config.log_every = 1
+    config.eval_every = 0
     config.eval_batches = 1
-    config.eval_every = config.preview_every = 0
+    config.preview_every = 0
     config.checkpoint_every = 2
     return config

@@ -43,7 +43,7 @@ def main() -> None:
     """Scores each split and prints a table."""
     pipeline = None
     if _MODEL.value:
-        from muse_jax.systems.registry import load_pipeline
+        from muse_jax.systems.base import load_pipeline
 
         pipeline = load_pipeline(_MODEL.value)
     columns = (*ATTRIBUTES, "all", "images")

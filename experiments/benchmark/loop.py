@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from experiments import apps
 from muse_jax.sharding.partitioning import RULES, make_mesh, put_batch
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import train, validate_config
 from muse_jax.training.evaluate import put_frozen
 from muse_jax.training.optimizers import make_optimizer, make_schedule

@@ -113,7 +113,7 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
 
     @jax.jit
     def lopar(params, text, key):
-        return redraw_fine(iterative, params, vocabulary, text, text >= 0, start, key, turns=turns)
+        return redraw_fine(iterative, params, vocabulary, text, text >= 0, start, key, steps=turns)
 
     @jax.jit
     def by_token(params, text, key):

@@ -46,10 +46,10 @@ from muse_jax.evaluation import (
     reconstruct,
     top_k,
 )
+from muse_jax.systems.base import LoadedStage as Stage
+from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
 from muse_jax.systems.muse.pipeline import MusePipeline
-from muse_jax.systems.registry import load_pipeline
-from muse_jax.systems.stages import Stage
 
 _MODEL = flags.DEFINE_string("model", "emoji", "A packaged checkpoint, or the directory of one.")
 _OUT = flags.DEFINE_string("out", "runs/quality", "Folder for quality.json, samples.png and cached features.")
@@ -146,7 +146,7 @@ def _generate(pipe: Pipeline, real: Real, rows: np.ndarray, seed: int) -> np.nda
     """
     options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}
     if isinstance(pipe, CogView2Pipeline):
-        options["keep"] = options.get("candidates", pipe.coarse.decoding.candidates)
+        options["keep"] = options.get("candidates", pipe.coarse.sampling.num_candidates)
     prompts = [emoji_prompt(str(real.concepts[row]), str(real.styles[row])) for row in rows]
     report, pictures = _progress("prompts drawn"), []
     for start in range(0, len(prompts), _BATCH.value):
@@ -225,7 +225,7 @@ def _measure_split(
 
 def _stages(pipe: Pipeline) -> dict[str, Any]:
     stages = {field.name: getattr(pipe, field.name) for field in dataclasses.fields(pipe)}
-    return {name: stage for name, stage in stages.items() if hasattr(stage, "decoding")}
+    return {name: stage for name, stage in stages.items() if hasattr(stage, "sampling")}
 
 
 def _tokenizers(pipe: Pipeline) -> list[tuple[int, Stage]]:
@@ -317,7 +317,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "model": _MODEL.value,
         "options": {flag.name: flag.value for flag in (*_OPTIONS, _COARSE, _SEED, _PAIRS)},
-        "decoding": {name: stage.decoding.to_dict() for name, stage in _stages(pipe).items()},
+        "decoding": {name: stage.sampling.to_dict() for name, stage in _stages(pipe).items()},
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}",
         "gallery": {"pictures": len(real.images), "concepts": len(set(real.concepts.tolist()))},
         "style_of_real": {

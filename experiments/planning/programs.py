@@ -1,30 +1,22 @@
-"""The train step and the generate program of a config, lowered for a mesh without a weight or a picture."""
+"""The train step and the generate program of a config, lowered for a mesh without a weight or an image."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from flax.core import meta
 from jax.sharding import Mesh
 
-from muse_jax.checkpointing.pretrained import parameter_shapes
-from muse_jax.checkpointing.source import is_checkpoint
+from muse_jax.checkpointing.pretrained import is_pretrained
+from muse_jax.checkpointing.run_config import config_file, save_config
+from muse_jax.checkpointing.source import ConfigSource
 from muse_jax.sharding.partitioning import batch_sharding, check_batch_size, on_mesh, tree_shardings
-from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
-from muse_jax.systems.cogview2.superres import split_params
-from muse_jax.systems.muse.pipeline import MusePipeline
-from muse_jax.systems.registry import make_task
-from muse_jax.systems.runs import fine_modules, stage_modules
-from muse_jax.systems.stages import FineStage, Stage
-from muse_jax.text import TextPieces, load_text_encoder
-from muse_jax.tokenizers import Clusters
-from muse_jax.training.config import save_config, validate_config
-from muse_jax.training.config_checks import READ_BY
+from muse_jax.system import find_system, make_task
+from muse_jax.training.config import validate_config
 from muse_jax.training.flops import count_flops, jaxpr_flops
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.state import create_state, jit_train_step, make_train_step
@@ -59,15 +51,14 @@ def planned(config: Any, find_config: FindConfig):
     with tempfile.TemporaryDirectory() as folder:
         for key in _TOKENIZERS:
             source = config.get(key)
-            if not source or is_checkpoint(source) or (Path(source) / "config.json").is_file():
+            if not source or is_pretrained(source) or config_file(source) is not None:
                 continue
             described = find_config(Path(source).name)
             if described is not None:
                 config[key] = str(Path(folder) / Path(source).name)
                 Path(config[key]).mkdir(exist_ok=True)
                 save_config(config[key], validate_config(described))
-        if config.task in READ_BY["data.text_encoder"]:
-            encoder = config.data.get("text_encoder", "minilm")
+        if encoder := config.data.get("text_encoder"):
             config.data.text_encoder = f"shapes:{Path(encoder.removeprefix('t5:')).name}"
         yield validate_config(config)
 
@@ -114,12 +105,7 @@ def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
       ValueError: a batch that the mesh does not divide, or a config of another task.
     """
     check_batch_size(config.data.batch_size, mesh)
-    if config.task not in _PIPELINES:
-        raise ValueError(
-            f"config.task is {config.task!r}, but generating starts from one of {', '.join(_PIPELINES)}: "
-            "give the config of such a network as --config, and that of super-resolution as --superres."
-        )
-    pipe = _PIPELINES[config.task](config, superres, mesh)
+    pipe = _pipeline([config, *([superres] if superres else [])], mesh)
     traced = pipe.trace_generate(config.data.batch_size)
     flops = jaxpr_flops(traced.jaxpr)
 
@@ -130,42 +116,14 @@ def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
     return Traced(lower, _count(pipe.params), 0, flops, flops)
 
 
-def _muse(config: Any, superres: Any, mesh: Mesh) -> MusePipeline:
-    stages = [_stage(config)] + ([_stage(superres)] if superres else [])
-    encoder = load_text_encoder(config.data.text_encoder, dtype=stages[0].network.dtype)
-    return MusePipeline(encoder, *stages, mesh=mesh)
-
-
-def _cogview2(config: Any, superres: Any, mesh: Mesh) -> CogView2Pipeline:
-    coarse, direct = _stage(config), None
-    if superres:
-        network, sampling = fine_modules("direct", superres)
-        own = split_params(parameter_shapes(network))[1]
-        direct = FineStage(network, _shapes(own, network.dtype), sampling)
-    clusters = Clusters(np.zeros(coarse.tokenizer.codebook_size, np.int32), np.zeros((NUM_CLUSTERS, 1)))
-    return CogView2Pipeline(_NoText(None, coarse.network.text_pieces), coarse, clusters, direct, mesh=mesh)
-
-
-_PIPELINES: dict[str, Callable[..., MusePipeline | CogView2Pipeline]] = {"base": _muse, "coglm": _cogview2}
-NUM_CLUSTERS = 500  # CogView2's, and the default of experiments.cluster_codebook
-
-
-class _NoText(TextPieces):
-    """A sentencepiece model that is not there yet."""
-
-    def __len__(self) -> int:
-        return 0
-
-
-def _stage(config: Any) -> Stage:
-    """The stage that `config` trains, its weights shapes in the type that it computes in."""
-    network, vqgan, sampling = stage_modules(config)
-    weights = [_shapes(parameter_shapes(module), network.dtype) for module in (network, vqgan)]
-    return Stage(network, weights[0], vqgan.clone(dtype=network.dtype), weights[1], sampling)
-
-
-def _shapes(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
+def _pipeline(configs: Sequence[Any], mesh: Mesh) -> Any:
+    """The pipeline of the networks that the configs train; its weights are shapes."""
+    system = find_system(configs[0].system)
+    if system.pipeline is None:
+        raise ValueError(f"config.system is {system.name!r}, which generates nothing: give another config.")
+    sources = {system.stage_of(config.task): ConfigSource(config) for config in configs}
+    dtype = configs[0].model.get("dtype", "float32")
+    return system.pipeline.from_sources(sources, mesh=mesh, dtype=dtype)
 
 
 def _on(leaf: Any, sharding: Any) -> Any:

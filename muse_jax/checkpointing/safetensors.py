@@ -1,11 +1,9 @@
 """Parameters in safetensors files: one file a pytree, names joined by "/", stored in half precision."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
@@ -39,26 +37,6 @@ def weights_to_bytes(params: Mapping[str, Any], dtype: str = "float16") -> bytes
                 "store them as bfloat16, or float32, if they are finite."
             )
     return save(stored, metadata={"dtype": dtype})
-
-
-def content_hash(params: Mapping[str, Any], dtype: Any = np.float32) -> str:
-    """A hash of the names, shapes and values of a tree of arrays, the same wherever they are stored.
-
-    Args:
-      params: a tree of arrays.
-      dtype: what floating values are rounded to first: trees that differ in precision alone may then agree.
-
-    Returns:
-      SHA-256 in hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, leaf in sorted(traverse_util.flatten_dict(meta.unbox(dict(params)), sep="/").items()):
-        array = np.asarray(leaf)
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            array = array.astype(dtype, copy=False)
-        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def read_weights(file: str | Path, like: Mapping[str, Any], dtype: Any = np.float32) -> dict[str, Any]:

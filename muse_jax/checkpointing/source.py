@@ -1,133 +1,257 @@
-"""Weights that training starts from or builds on: of a run's workdir, or of a pipeline's checkpoint.
+"""Sources of weights: a packaged checkpoint, a pretrained directory, or the workdir of a training run.
 
-A source is a workdir, a directory that a pipeline's `save_pretrained` wrote, or a packaged name ("emoji").
+`open_source` opens any of them by its name. A source hands out the networks and tokenizers it has, each with
+its weights, which are read when they are first asked for.
 """
 
 import hashlib
-import json
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from muse_jax.checkpointing import pretrained as checkpoint
+from muse_jax.checkpointing import pretrained
 from muse_jax.checkpointing.run import restore_params
-from muse_jax.checkpointing.safetensors import content_hash
-from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.superres import (
-    DirectSuperRes,
-    IterativeSuperRes,
-    direct_from_coglm,
-    iterative_from_coglm,
-    split_params,
-)
-from muse_jax.systems.muse.masked_transformer import MaskedTransformer
-from muse_jax.systems.muse.superres_transformer import SuperResTransformer
-from muse_jax.tokenizers import VQGAN
-from muse_jax.training.config import load_config
-
-# The stage of a checkpoint whose tokenizer a config key names, by system.
-_STAGE = {
-    "muse": {"tokenizer": "base", "superres_tokenizer": "superres"},
-    "cogview2": {"tokenizer": "coarse", "superres_tokenizer": "coarse"},
-}
-# The stage and the network that a task trains.
-_NETWORK: dict[str, tuple[str, type]] = {
-    "base": ("base", MaskedTransformer),
-    "superres": ("superres", SuperResTransformer),
-    "coglm": ("coarse", CogLM),
-    "direct_superres": ("direct", DirectSuperRes),
-    "iterative_superres": ("iterative", IterativeSuperRes),
-}
+from muse_jax.checkpointing.run_config import config_file, load_config
+from muse_jax.checkpointing.safetensors import read_weights
+from muse_jax.interop.content_hash import content_hash
+from muse_jax.nn.shapes import parameter_shapes
+from muse_jax.system import Stage, System, find_system
 
 
-def is_checkpoint(source: str) -> bool:
-    """Whether `source` is a pipeline's checkpoint rather than a run's workdir."""
-    if source in checkpoint.packaged_names():
-        return True
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A module and its parameters, which are read when they are first asked for."""
+
+    module: Any
+    read: Callable[[], Any]
+
+    @cached_property
+    def params(self) -> Any:
+        """The tree of parameters: numpy arrays."""
+        return self.read()
+
+    @cached_property
+    def encoder_hash(self) -> str:
+        """Of a tokenizer, a hash of what makes its latents: everything but its decoder, wherever it lies."""
+        fields = pretrained.fields_of(self.module)
+        fields = {name: value for name, value in fields.items() if name not in self.module.decoder_only}
+        encoding = {name: self.params[name] for name in self.params if name != "decoder"}
+        return hashlib.sha256(f"{sorted(fields.items())} {content_hash(encoding)}".encode()).hexdigest()
+
+
+class Source(Protocol):
+    """Networks with their weights.
+
+    name: what it was opened by.
+    system: the system whose stages it has.
+    stages: names of the stages that are there.
+    abstract: whether the parameters are shapes only.
+    """
+
+    name: str
+    system: System
+    abstract: bool
+
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+
+    def network(self, stage: str, dtype: Any = None) -> Weights:
+        """The network of a stage, to compute in `dtype` (None: as it is stored or was trained)."""
+
+    def sampling(self, stage: str) -> Any:
+        """The sampling parameters of a stage, a `SamplingParams`."""
+
+    def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
+        """The tokenizer that the config key `key` names in a run of this system, in float32 by default."""
+
+    def option(self, key: str) -> Any:
+        """Another entry of the config, such as "text_encoder"."""
+
+    def file(self, name: str) -> Path:
+        """A further file, such as a sentencepiece model; it may be missing."""
+
+
+def open_source(name: str | Path, key: str = "") -> Source:
+    """Opens a packaged checkpoint, a pretrained directory or a run's workdir.
+
+    Args:
+      name: its name or path.
+      key: the config key or flag that gave the name, for the message.
+
+    Raises:
+      ValueError: one sentence, if it is none of them.
+    """
+    packaged = str(name) in pretrained.packaged_names()
+    if name and not packaged and config_file(name) is not None:
+        return RunSource(name)
+    if packaged or (name and (Path(name) / pretrained.CONFIG).is_file()):
+        return PretrainedSource(name)
+    if not key:
+        pretrained.pretrained_directory(name)  # says what is wrong
+    raise ValueError(
+        f"{key} is {str(name)!r}, where nothing was trained: give the workdir of a run, a directory that "
+        f"save_pretrained wrote, or one of {', '.join(pretrained.packaged_names())}."
+    )
+
+
+class PretrainedSource:
+    """A packaged checkpoint or a directory that `save_pretrained` wrote."""
+
+    abstract = False
+
+    def __init__(self, name: str | Path):
+        self.name = str(name)
+        self.directory = pretrained.pretrained_directory(name)
+        self.system, self.config = pretrained.read_config(self.directory)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(name for name in self.system.stages if self.config.get(name) is not None)
+
+    def network(self, stage: str, dtype: Any = None) -> Weights:
+        self._check(stage)
+        spec = self.system.stages[stage]
+        return self._weights(stage, spec.network, self.config[stage]["network"], spec.file, dtype, spec.own)
+
+    def sampling(self, stage: str) -> Any:
+        self._check(stage)
+        return self.system.stages[stage].sampling.from_mapping(self.config[stage]["sampling"])
+
+    def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
+        having = [name for name, stage in self.system.stages.items() if stage.tokenizer_file]
+        if not having:
+            raise ValueError(f"The checkpoint {self.name} has no tokenizer: give one that has.")
+        stage = next((name for name in having if self.system.stages[name].tokenizer == key), having[0])
+        self._check(stage)
+        fields = dict(self.config[stage]["tokenizer"])
+        kind = tokenizer_class(fields.pop("class", "VQGAN"))
+        return self._weights(stage, kind, fields, self.system.stages[stage].tokenizer_file, dtype)
+
+    def option(self, key: str) -> Any:
+        return self.config[key]
+
+    def file(self, name: str) -> Path:
+        return self.directory / name
+
+    def _check(self, stage: str) -> None:
+        if self.config.get(stage) is None:
+            raise ValueError(f"The checkpoint {self.name} has no {stage} stage: give one that has.")
+
+    def _weights(
+        self,
+        stage: str,
+        kind: type,
+        fields: Mapping[str, Any],
+        file: str,
+        dtype: Any,
+        own: Callable[[Any], Any] = lambda params: params,
+    ) -> Weights:
+        dtype, where = dtype or jnp.float32, self.directory / pretrained.CONFIG
+        module = pretrained.module_from(kind, fields, where, dtype)
+        try:
+            shapes = own(parameter_shapes(module))
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"The {stage} networks of {where} cannot be built: {error}") from error
+        return Weights(module, lambda: read_weights(self.directory / f"{file}.safetensors", shapes, dtype))
+
+
+class RunSource:
+    """The workdir of a training run; its weights are the averaged ones."""
+
+    abstract = False
+
+    def __init__(self, workdir: str | Path, config: Any = None):
+        self.name = str(workdir)
+        self.config = load_config(workdir) if config is None else config
+        self.system = find_system(self.config.system)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return (self.system.stage_of(self.config.task),)
+
+    def trained_params(self) -> Any:
+        """The averaged parameters of the run, as its task lays them out."""
+        return restore_params(self.name)
+
+    def network(self, stage: str, dtype: Any = None) -> Weights:
+        spec = self._stage(stage)
+        fields = dict(self.config.model)
+        trained_in = fields.pop("dtype", jnp.float32)
+        # A tokenizer computes in float32 by default, whatever it was trained in.
+        dtype_now = dtype or (jnp.float32 if spec.is_tokenizer else trained_in)
+        module = pretrained.module_from(spec.network, fields, Path(self.name), dtype_now)
+        return Weights(module, lambda: _cast(spec.from_run(self), dtype))
+
+    def sampling(self, stage: str) -> Any:
+        return self._stage(stage).sampling.from_mapping(self.config.sampling)
+
+    def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
+        stage = self.stages[0]
+        if self.system.stages[stage].is_tokenizer:
+            return self.network(stage, dtype)
+        return open_source(self.config[key], f"config.{key}").tokenizer(key, dtype)
+
+    def option(self, key: str) -> Any:
+        return self.config.data[key] if key in self.config.data else self.config[key]
+
+    def file(self, name: str) -> Path:
+        key = self.system.files.get(name)
+        if key is None:
+            return Path(self.name) / name
+        given = self.config[key]
+        return Path(given) if Path(given).is_file() else open_source(given, f"config.{key}").file(name)
+
+    def _stage(self, name: str) -> Stage:
+        if name != self.stages[0]:
+            raise ValueError(
+                f"{self.name} holds a run of the task {self.config.task!r}, not of the stage {name}: give "
+                f"the workdir of a run of {' or '.join(self.system.stages[name].tasks)}."
+            )
+        return self.system.stages[name]
+
+
+class ConfigSource(RunSource):
+    """The run that a config would train: its parameters are shapes."""
+
+    abstract = True
+
+    def __init__(self, config: Any):
+        super().__init__("", config)
+        self.name = config.task
+
+    def network(self, stage: str, dtype: Any = None) -> Weights:
+        module, own = super().network(stage, dtype).module, self.system.stages[stage].own
+        return Weights(module, lambda: _shapes(own(parameter_shapes(module)), module.dtype))
+
+    def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
+        module = super().tokenizer(key, dtype).module
+        return Weights(module, lambda: _shapes(parameter_shapes(module), module.dtype))
+
+
+def tokenizer_class(name: str) -> type:
+    """The class of a tokenizer: a name in `muse_jax.tokenizers`, or the dotted path of a class of your own.
+
+    Raises:
+      ValueError: one sentence, if there is no such class.
+    """
+    module, _, attribute = name.rpartition(".")
     try:
-        return "format" in json.loads((Path(source) / checkpoint.CONFIG).read_text())
-    except (OSError, ValueError):
-        return False
-
-
-def tokenizer_module(key: str, source: str) -> VQGAN:
-    """The VQGAN of `source` without its weights; of a checkpoint, that of the stage that `key` belongs to.
-
-    Raises:
-        ValueError: `source` holds none; `key` is the config key to mend.
-    """
-    if source and is_checkpoint(source):
-        directory, config, stage = _stage(source, key)
-        return checkpoint.module_from(VQGAN, config[stage]["tokenizer"], directory)
-    if not source or not (Path(source) / "config.json").is_file():
+        return getattr(importlib.import_module(module or "muse_jax.tokenizers"), attribute)
+    except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"config.{key} is {source!r}, where no tokenizer was trained: give the workdir of a vqgan run or "
-            f"a checkpoint, --config.{key}=DIR."
-        )
-    model = load_config(source).model.to_dict()
-    return checkpoint.module_from(VQGAN, {k: v for k, v in model.items() if k != "dtype"}, Path(source))
+            f"There is no tokenizer class {name!r} ({error}): install the package it is of."
+        ) from error
 
 
-def tokenizer_params(key: str, source: str) -> Any:
-    """The (averaged) weights of that VQGAN; a run of the decoder alone takes the rest from its tokenizer."""
-    if is_checkpoint(source):
-        return checkpoint.read_part(*_stage(source, key), "tokenizer", VQGAN)[1]
-    params = restore_params(source)["generator"]
-    config = load_config(source)
-    if config.task == "vqgan_decoder":
-        params = {**tokenizer_params("tokenizer", config.tokenizer), **params}
-    return params
+def _cast(params: Any, dtype: Any) -> Any:
+    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def tokenizer_hash(key: str, source: str) -> str:
-    """A hash of what makes tokens in that VQGAN: encoder and quantizer, whatever its decoder and place."""
-    module = tokenizer_module(key, source)
-    fields = checkpoint.fields_of(module.clone(decoder_filters=None, decoder_res_blocks=None))
-    params = tokenizer_params(key, source)
-    encoding = {name: params[name] for name in params if name != "decoder"}
-    return hashlib.sha256(f"{sorted(fields.items())} {content_hash(encoding)}".encode()).hexdigest()
-
-
-def trained_params(task: str, source: str) -> Any:
-    """The parameters of `task` in `source`, as the task lays them out.
-
-    Raises:
-        ValueError: a checkpoint that has no such network, or neither a run nor a checkpoint.
-    """
-    if not is_checkpoint(source):
-        return restore_params(source)
-    if task in _NETWORK:
-        stage, kind = _NETWORK[task]
-        directory = checkpoint.find_checkpoint(source)
-        config = checkpoint.read_config(directory)
-        _check_stage(source, config, stage)
-        own = (lambda params: split_params(params)[1]) if kind is DirectSuperRes else (lambda params: params)
-        return checkpoint.read_part(directory, config, stage, "network", kind, stored=own)[1]
-    return {"generator": tokenizer_params("tokenizer", source)}
-
-
-def grown_params(config: Any) -> Any | None:
-    """The weights of `config.init_from`, a CogLM's run, made over for a super-resolution task; else None."""
-    if config.task not in ("direct_superres", "iterative_superres") or is_checkpoint(config.init_from):
-        return None
-    run = load_config(config.init_from)
-    if run.task != "coglm":
-        return None
-    grow = direct_from_coglm if config.task == "direct_superres" else iterative_from_coglm
-    grid = tuple(run.model.grid)
-    return jax.device_get(grow(restore_params(config.init_from), grid, config.data.superres_factor))
-
-
-def _stage(source: str, key: str) -> tuple[Path, dict[str, Any], str]:
-    """A checkpoint's directory and config, and the stage whose tokenizer the config key names."""
-    directory = checkpoint.find_checkpoint(source)
-    config = checkpoint.read_config(directory)
-    stage = _STAGE[config["system"]][key]
-    _check_stage(source, config, stage)
-    return directory, config, stage
-
-
-def _check_stage(source: str, config: dict[str, Any], stage: str) -> None:
-    if config.get(stage) is None:
-        raise ValueError(f"The checkpoint {source} has no {stage} stage: give one that has.")
+def _shapes(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)

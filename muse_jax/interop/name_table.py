@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 
 
@@ -139,10 +137,3 @@ class SafetensorsFiles:
                 f"The tensor {name!r} in {file} is of type {dtype}; {sorted(self._DTYPES)} can be read."
             )
         return np.memmap(file, self._DTYPES[dtype], mode="r", offset=offset, shape=shape)
-
-
-def abstract_params(module: Any, *args: Any) -> dict[str, Any]:
-    """The tree of shapes of a linen module's parameters, without computing any."""
-    # Unboxed inside the trace: under a mesh, unboxing constrains shardings, which shapes alone cannot have.
-    init = lambda key: nn.meta.unbox(module.init(key, *args))  # noqa: E731
-    return jax.eval_shape(init, jax.random.key(0))["params"]

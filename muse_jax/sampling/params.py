@@ -1,54 +1,100 @@
-"""Sampling parameters of each kind of network: defaults, ranges, and their form in a config."""
+"""Sampling parameters: defaults, ranges, and their form in a config or as arguments of a compiled program.
 
+Each class is a pytree: its numbers are traced, so that other values compile nothing anew; what decides shapes
+or loops is static.
+"""
+
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from flax import struct
 
-from muse_jax.sampling.lopar import lopar_top_k
 from muse_jax.sampling.masked import ORDERS
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Sampling parameters, from a config's section or as the arguments of a call replace them."""
+def static(default: Any) -> Any:
+    """A field that a program is compiled for."""
+    return struct.field(pytree_node=False, default=default)
 
-    def but(self, **given: Any) -> Self:
-        """These settings with those of `given` that are not None in their place."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+class SamplingParams:
+    """Base of the sampling parameters of a network; subclasses are `flax.struct.dataclass`es."""
+
+    renamed: ClassVar[Mapping[str, str | None]] = {}
+    """Names in files of earlier versions -> names now; None: no longer a parameter."""
+
+    def check(self) -> None:
+        """Raises ValueError, one sentence, for a value out of range."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Self:
-        """From the section of a config; keys that it lacks get their defaults."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"decoding has the unknown key {unknown[0]!r}: it may have {sorted(known)}.")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        """The parameters of a config's section; those that it lacks have their defaults.
+
+        Raises:
+          ValueError: one sentence, for an unknown key or a value out of range.
+        """
+        values = {}
+        for key, value in given.items():
+            name = cls.renamed.get(key, key)
+            if name is not None:
+                values[name] = tuple(value) if isinstance(value, list) else value
+        if unknown := sorted(set(values) - set(cls.names())):
+            raise ValueError(
+                f"sampling has the unknown key {unknown[0]!r}: it may have {sorted(cls.names())}."
+            )
+        params = cls(**values)
+        params.check()
+        return params
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_mapping` reads."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.names()}
+
+    def override(self, **given: Any) -> Self:
+        """These parameters with other values.
+
+        Raises:
+          ValueError: one sentence, for a value out of range.
+        """
+        params = dataclasses.replace(self, **given)  # type: ignore[type-var]
+        params.check()
+        return params
+
+    def traced(self) -> Self:
+        """These parameters as a program takes them: numbers of one type, since a Python int compiles anew."""
+        numbers = {
+            field.name: np.float32(getattr(self, field.name))
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.metadata.get("pytree_node", True)
+        }
+        return dataclasses.replace(self, **numbers)  # type: ignore[type-var]
 
 
-@dataclass(frozen=True)
-class Decoding(Settings):
-    """How the tokens of a stage are drawn; see `muse_jax.sampling.masked_decode`.
+@struct.dataclass
+class MaskedSampling(SamplingParams):
+    """Parallel decoding of masked tokens; see `muse_jax.sampling.masked_decode`.
 
     num_steps: passes of the network, at least 1.
-    guidance_scale, temperature, choice_temperature: 0 or greater.
+    guidance_scale: strength of classifier-free guidance, 0 or greater.
+    temperature: of the draw of a token, 0 or greater; 0 takes the most probable one.
+    choice_temperature: of the noise on which tokens are kept first, 0 or greater; for "confidence" only.
     order: "confidence" or "halton".
-
-    Raises ValueError, one sentence, for a value out of range.
     """
 
-    num_steps: int = 12
+    num_steps: int = static(12)
     guidance_scale: float = 3.0
     temperature: float = 1.0
     choice_temperature: float = 4.5
-    order: str = "confidence"
+    order: str = static("confidence")
 
-    def __post_init__(self):
+    def check(self) -> None:
         check_steps("num_steps", self.num_steps)
         for name in ("guidance_scale", "temperature", "choice_temperature"):
             check_not_negative(name, getattr(self, name))
@@ -56,73 +102,47 @@ class Decoding(Settings):
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, given {self.order!r}.")
 
 
-@dataclass(frozen=True)
-class TokenDecoding(Settings):
-    """How tokens are drawn from their logits; see `muse_jax.sampling.Sampling`.
+@struct.dataclass
+class TokenSampling(SamplingParams):
+    """Draws of single tokens from their logits; see `muse_jax.sampling.Sampling`.
 
-    temperature, inner_temperature: 0 or greater; of all codes, and of those inside a cluster.
-    top_k, top_clusters: 0 for all; without top_clusters codes are drawn one by one.
-    top_p: above 0 and at most 1.
-
-    Raises ValueError, one sentence, for a value out of range.
+    temperature: 0 or greater; 0 takes the most probable token.
+    top_k: keep the k most probable codes; 0: all.
+    top_p: keep the fewest codes of this probability, above 0 and at most 1; 1: all.
+    top_clusters: draw one of the k most probable clusters of codes, then a code of it; 0: no clusters.
+    inner_temperature: of the draw of a code inside its cluster, 0 or greater.
     """
 
     temperature: float = 1.0
-    top_k: int = 0
+    top_k: int = static(0)
     top_p: float = 1.0
-    top_clusters: int = 0
+    top_clusters: int = static(0)
     inner_temperature: float = 1.0
 
-    def __post_init__(self):
+    def check(self) -> None:
         for name in ("temperature", "inner_temperature"):
             check_not_negative(name, getattr(self, name))
         for name in ("top_k", "top_clusters"):
             check_whole(name, getattr(self, name), 0)
-        check_share(self.top_p, "top_p")
+        check_fraction("top_p", self.top_p)
 
 
-@dataclass(frozen=True)
-class CogLMDecoding(TokenDecoding):
-    """How CogLM draws images.
-
-    text_weight, infill_text_weight: added to the attention logits of the text, where a whole image is drawn
-      and where a region is; 1.4 for both in the published programs.
-    candidates, keep: images that are drawn of each prompt, and how many of them, the best, are kept.
-    """
-
-    text_weight: float = 1.4
-    infill_text_weight: float = 1.4
-    candidates: int = 8
-    keep: int = 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("text_weight", "infill_text_weight"):
-            check_not_negative(name, getattr(self, name))
-        for name in ("candidates", "keep"):
-            check_steps(name, getattr(self, name))
-        if self.keep > self.candidates:
-            raise ValueError(
-                f"keep is {self.keep}, but only {self.candidates} candidates of each prompt are drawn: ask "
-                "for more candidates, or keep fewer."
-            )
-
-
-@dataclass(frozen=True)
-class LoparDecoding(Settings):
-    """How fine tokens are redrawn in turns; see `muse_jax.sampling.lopar_decode`.
+@struct.dataclass
+class LoparSampling(SamplingParams):
+    """Local parallel redrawing of tokens; see `muse_jax.sampling.lopar_decode`.
 
     temperature: 0 or greater.
-    top_k: at least 1, of each turn; by default of the six that enlarge three times.
+    top_k: of each iteration the number of codes that are kept, at least 1; (): the published program's for
+      six iterations, and a like rule for another number of them (`lopar_decode`).
     """
 
     temperature: float = 1.0
-    top_k: tuple[int, ...] = lopar_top_k(6)
+    top_k: tuple[int, ...] = static(())
 
-    def __post_init__(self):
+    def check(self) -> None:
         check_not_negative("temperature", self.temperature)
         for size in self.top_k:
-            check_steps("top_k of each turn", size)
+            check_steps("top_k of each iteration", size)
 
 
 def check_steps(name: str, value: Any) -> None:
@@ -138,19 +158,15 @@ def check_whole(name: str, value: Any, least: int) -> None:
 
 def check_not_negative(name: str, value: Any) -> None:
     """Refuses anything but a finite number of at least 0."""
-    if (
-        not isinstance(value, int | float | np.integer | np.floating)
-        or isinstance(value, bool)
-        or not 0 <= value < float("inf")
-    ):
+    if not _is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a number of 0 or greater, given {value!r}.")
 
 
-def check_share(share: Any, name: str = "share") -> None:
+def check_fraction(name: str, value: Any) -> None:
     """Refuses anything but a number above 0 and at most 1."""
-    if (
-        not isinstance(share, int | float | np.integer | np.floating)
-        or isinstance(share, bool)
-        or not 0 < share <= 1
-    ):
-        raise ValueError(f"{name} must be above 0 and at most 1, given {share!r}.")
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, given {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

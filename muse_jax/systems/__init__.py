@@ -1,1 +1,1 @@
-"""Generative systems, one folder each."""
+"""Generative systems, one folder each: networks, tasks, pipeline and converters."""

@@ -1,44 +1,22 @@
-"""What a person may ask of a pipeline, checked before any device work."""
+"""Checks of the arguments of a pipeline, before any device work."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from muse_jax.sampling.params import (
-    CogLMDecoding,
-    Decoding,
-    LoparDecoding,
-    Settings,
-    TokenDecoding,
-    check_not_negative,
-    check_share,
-    check_steps,
-    check_whole,
-)
+from muse_jax.sampling.params import check_steps
 from muse_jax.text.text_tokenizers import check_texts
 
-__all__ = [
-    "CogLMDecoding",
-    "Decoding",
-    "LoparDecoding",
-    "Settings",
-    "TokenDecoding",
-    "check_images",
-    "check_margins",
-    "check_mask",
-    "check_negative_prompt",
-    "check_not_negative",
-    "check_prompts",
-    "check_seed",
-    "check_share",
-    "check_steps",
-    "check_whole",
-]
+
+def check_num_samples(num_samples: Any) -> None:
+    """Refuses anything but None or a whole number of at least 1."""
+    if num_samples is not None:
+        check_steps("num_samples", num_samples)
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses what `jax.random.key` cannot tell apart."""
+    """Refuses anything but a whole number from 0 to 2**32 - 1."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, given {seed!r}.")
 
@@ -51,19 +29,19 @@ def check_prompts(prompts: Any, name: str = "prompts", count: int | None = None)
     if not texts:
         raise ValueError(f"{name} is an empty list: give at least one string, such as ['a red heart'].")
     if count is not None and len(texts) != count:
-        raise ValueError(f"{name} must be {count} strings, one for each picture, given {len(texts)}.")
+        raise ValueError(f"{name} must be {count} strings, one for each image, given {len(texts)}.")
     return texts
 
 
 def check_negative_prompt(negative_prompt: Any) -> str:
-    """The text to lead away from: the empty one for None."""
+    """The text to guide away from: the empty one for None."""
     if negative_prompt is not None and not isinstance(negative_prompt, str):
         raise ValueError(f"negative_prompt must be one string or None, given {negative_prompt!r}.")
     return negative_prompt or ""
 
 
 def check_images(images: Any, size: tuple[int, int] | None) -> np.ndarray:
-    """The pictures, uint8 (batch, height, width, 3), of `size` (height, width) where one is given."""
+    """The images, uint8 (batch, height, width, 3), of `size` (height, width) where one is given."""
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
         raise ValueError(
@@ -79,7 +57,7 @@ def check_images(images: Any, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def check_mask(mask: Any, images: np.ndarray) -> np.ndarray:
-    """The mask as bool (batch, height, width); (height, width) is for all pictures."""
+    """The mask as bool (batch, height, width); (height, width) is for all images."""
     array = np.asarray(mask)
     whole = images.shape[:3]
     if array.dtype != np.bool_ or array.shape not in (whole, whole[1:]):
@@ -91,7 +69,7 @@ def check_mask(mask: Any, images: np.ndarray) -> np.ndarray:
 
 
 def check_margins(margins: Any, images: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels to add (top, bottom, left, right), which must fill the pictures up to `size`."""
+    """Pixels to add (top, bottom, left, right), which must fill the images up to `size`."""
     if (
         not isinstance(margins, Sequence)
         or len(margins) != 4

@@ -13,10 +13,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from muse_jax.checkpointing.safetensors import content_hash
+from muse_jax.interop.content_hash import content_hash
 from muse_jax.interop.minilm import MINILM_TABLE
-from muse_jax.interop.name_table import SafetensorsFiles, abstract_params, read_table
+from muse_jax.interop.name_table import SafetensorsFiles, read_table
 from muse_jax.interop.t5 import open_t5
+from muse_jax.nn.shapes import abstract_params
 from muse_jax.text.bert import BertEncoder
 from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
 from muse_jax.text.text_tokenizers import SentencePieceTokenizer, WordPieceTokenizer

@@ -43,13 +43,18 @@ class TextPieces:
                 f"The file {file} is not a sentencepiece model; train or fetch it again."
             ) from error
 
+    @classmethod
+    def untrained(cls, max_length: int) -> "TextPieces":
+        """A model without pieces that encodes nothing, for programs compiled before it is trained."""
+        return cls(None, max_length)
+
     def serialize(self) -> bytes:
         """The model as its file holds it."""
         return bytes(self.processor.serialized_model_proto())
 
     def __len__(self) -> int:
         """How many pieces there are."""
-        return int(self.processor.vocab_size())
+        return int(self.processor.vocab_size()) if self.processor else 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids from 0, int32, and mask, bool, both (batch, max_length); padding has id 0.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.nn.efficientnet_lite import EfficientNetLite0
+from muse_jax.nn.shapes import abstract_params
 
 # The last map at 1/2, 1/4, 1/8 and 1/16 of the image's size, and the stem for fine texture.
 TAPS = (0, 1, 3, 5, 11)

@@ -5,7 +5,7 @@ down-sampling factor divides.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -133,10 +133,22 @@ class VQGAN(nn.Module):
     levels: int = 2
     dtype: Any = jnp.float32
 
+    decoder_only: ClassVar[tuple[str, ...]] = (
+        "decoder_filters",
+        "decoder_res_blocks",
+        "decoder_multipliers",
+        "decoder_patch",
+    )
+    """Fields that change the decoder, and neither the encoder nor its codes."""
+
     @property
     def downsampling(self) -> int:
         """Pixels a side of one token."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        return (jnp.zeros((1, self.downsampling, self.downsampling, 3)),)
 
     def setup(self):
         if self.local:

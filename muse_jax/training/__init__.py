@@ -1,26 +1,26 @@
-"""Training: tasks, the loop that trains them, and its parts."""
+"""Training: one loop for all tasks, and what it needs."""
 
-import importlib
-from typing import Any
+from muse_jax.checkpointing.run import Checkpoints, restore_params
+from muse_jax.checkpointing.run_config import load_config, save_config
+from muse_jax.training.config import default_config, validate_config
+from muse_jax.training.config_checks import check_keys
+from muse_jax.training.evaluate import evaluate_run
+from muse_jax.training.loop import train
+from muse_jax.training.preemption import Stopped
+from muse_jax.training.state import TrainState
+from muse_jax.training.task import Task
 
-_HOMES = {
-    "Checkpoints": "muse_jax.checkpointing.run",
-    "Stopped": "muse_jax.training.preemption",
-    "Task": "muse_jax.training.state",
-    "TrainState": "muse_jax.training.state",
-    "check_keys": "muse_jax.training.config",
-    "default_config": "muse_jax.training.config",
-    "evaluate_run": "muse_jax.training.evaluate",
-    "load_config": "muse_jax.training.config",
-    "restore_params": "muse_jax.checkpointing.run",
-    "train": "muse_jax.training.loop",
-    "validate_config": "muse_jax.training.config",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy, so that a config file or a pipeline does not import the whole trainer.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'muse_jax.training' has no attribute {name!r}")
+__all__ = [
+    "Checkpoints",
+    "Stopped",
+    "Task",
+    "TrainState",
+    "check_keys",
+    "default_config",
+    "evaluate_run",
+    "load_config",
+    "restore_params",
+    "save_config",
+    "train",
+    "validate_config",
+]

@@ -1,11 +1,8 @@
 """Checks of a training config's values, before any device work."""
 
 import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from muse_jax.sampling.params import CogLMDecoding, Decoding, LoparDecoding, Settings, TokenDecoding
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
@@ -25,7 +22,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.batch_size": (1, _MOST),
     "data.image_size": (1, _MOST),
     "data.workers": (0, _MOST),
-    "data.superres_factor": (2, _MOST),
     "optim.lr": (0, _MOST),
     "optim.b1": (0, 1),
     "optim.b2": (0, 1),
@@ -38,28 +34,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "optim.rollback_after": (0, _MOST),
     "optim.max_rollbacks": (0, _MOST),
     "mesh.slices": (1, _MOST),
-}
-_TOKENIZERS = ("vqgan", "vqgan_decoder")
-_MASKED = ("base", "superres")
-_COGVIEW2 = ("coglm", "direct_superres", "iterative_superres")
-# The tasks that read each of these keys; all others are read by all tasks.
-READ_BY: dict[str, tuple[str, ...]] = {
-    "discriminator": _TOKENIZERS,
-    "tokenizer": ("vqgan_decoder", *_MASKED, *_COGVIEW2),
-    "superres_tokenizer": ("superres",),
-    "text_pieces": _COGVIEW2,
-    "coglm": ("direct_superres",),
-    "decoding": _MASKED,
-    "data.features": (*_MASKED, *_COGVIEW2),
-    "data.text_features": _MASKED,
-    "data.text_encoder": _MASKED,
-    "data.superres_factor": ("superres", "direct_superres", "iterative_superres"),
-}
-# The keys of `sampling` that each task reads are the fields of its settings.
-SAMPLING: dict[str, type[Settings]] = {
-    "coglm": CogLMDecoding,
-    "direct_superres": TokenDecoding,
-    "iterative_superres": LoparDecoding,
 }
 UNREAD_BY_OPTIMIZER = {"adam": ("weight_decay",), "adafactor": ("b2", "eps"), "muon": ("eps",)}
 
@@ -75,62 +49,77 @@ def check_values(config: Mapping[str, Any]) -> None:
     """
     one_of("optim.name", config["optim"]["name"], OPTIMIZERS)
     one_of("optim.decay", config["optim"]["decay"], DECAYS)
-    one_of("data.text_features", config["data"]["text_features"], ("states", "ids"))
-    for name, (low, high) in LIMITS.items():
-        value = _value(config, name)
-        if not low <= value <= high:
-            bound = f"at least {low}" if high == _MOST else f"between {low} and {high}"
-            raise ValueError(f"Config key {name!r} is {value}, but it must be {bound}.")
-    for section, settings in (("decoding", Decoding), ("sampling", CogLMDecoding)):
-        try:
-            settings(**config[section])
-        except ValueError as error:
-            raise ValueError(f"In the config's section {section!r}, {error}") from error
+    check_limits(config, LIMITS)
     _check_profile_steps(config["profile_steps"], config["total_steps"])
 
 
-def check_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses a value other than the default for a key that the task or the optimizer does not read.
+def check_limits(config: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> None:
+    """Refuses a number below the least or above the greatest value of its key.
 
     Raises:
       ValueError: one sentence, for the first of them.
     """
-    for name, because in _unread(config["task"], config["optim"]["name"]):
-        value, default = _value(config, name), _value(defaults, name)
+    for name, (low, high) in limits.items():
+        value = _value(config, name)
+        if not low <= value <= high:
+            bound = f"at least {low}" if high == _MOST else f"between {low} and {high}"
+            raise ValueError(f"Config key {name!r} is {value}, but it must be {bound}.")
+
+
+def check_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuses a key of `given` that `allowed` lacks, naming the nearest right one.
+
+    Raises:
+      ValueError: one sentence, for the first unknown key.
+    """
+    allowed = sorted(allowed)
+    for key in given:
+        if key in allowed:
+            continue
+        name = f"{section}.{key}" if section else key
+        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
+        prefix = f"{section}." if section else ""
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed here are {', '.join(allowed)}."
+        raise ValueError(f"Unknown config key {name!r}: {hint}")
+
+
+def check_type(name: str, value: Any, default: Any) -> None:
+    """Refuses a value of another type than the default's.
+
+    Raises:
+      ValueError: one sentence.
+    """
+    if isinstance(default, bool):
+        right = isinstance(value, bool)
+    elif isinstance(default, int):
+        right = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+    elif isinstance(default, tuple):
+        right = isinstance(value, list | tuple)  # JSON has lists only
+    else:
+        right = isinstance(value, type(default))
+    if not right:
+        raise ValueError(
+            f"Config key {name!r} is {value!r} ({type(value).__name__}), but it must be of type "
+            f"{type(default).__name__}, for instance {default!r}."
+        )
+
+
+def check_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses a value other than the default for a key that the optimizer does not read.
+
+    Raises:
+      ValueError: one sentence, for the first of them.
+    """
+    optimizer = config["optim"]["name"]
+    for key in UNREAD_BY_OPTIMIZER.get(optimizer, ()):
+        value, default = config["optim"][key], defaults["optim"][key]
         if value != default:
             raise ValueError(
-                f"Config key {name!r} is {value!r}, but it does nothing with {because}: leave it at "
-                f"{default!r}."
+                f"Config key 'optim.{key}' is {value!r}, but it does nothing with optim.name={optimizer!r}: "
+                f"leave it at {default!r}."
             )
-
-
-def without_unread(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored config without the keys that its run did not read.
-
-    Earlier versions accepted any value for them, and had other defaults.
-    """
-    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-    for name, _ in _unread(config.get("task", ""), config.get("optim", {}).get("name", "")):
-        section, _, key = name.rpartition(".")
-        (kept.get(section, {}) if section else kept).pop(key, None)
-    return kept
-
-
-def _unread(task: str, optimizer: str) -> Iterator[tuple[str, str]]:
-    """Each key that is not read, and the choice that it does nothing with."""
-    for key in UNREAD_BY_OPTIMIZER.get(optimizer, ()):
-        yield f"optim.{key}", f"optim.name={optimizer!r}"
-    if task not in (*_TOKENIZERS, *_MASKED, *_COGVIEW2):
-        return  # a task of another package's own
-    for name, tasks in READ_BY.items():
-        if task not in tasks:
-            yield name, f"task={task!r}"
-    read = {field.name for field in fields(SAMPLING[task])} if task in SAMPLING else set()
-    if task == "iterative_superres":
-        read.remove("top_k")  # of each turn, which the table of turns says
-    for field in fields(CogLMDecoding):
-        if field.name not in read:
-            yield f"sampling.{field.name}", f"task={task!r}"
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

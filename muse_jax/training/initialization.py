@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from muse_jax.checkpointing.run import Checkpoints, restore_matching
-from muse_jax.checkpointing.source import grown_params, is_checkpoint, trained_params
+from muse_jax.checkpointing.source import open_source
 from muse_jax.training.state import TrainState
 
 
 def initial_state(
     config: Any,
+    task: Any,
     loader: Any,
     checkpoints: Checkpoints,
     fresh: Callable[[], TrainState],
@@ -45,12 +46,12 @@ def initial_state(
         return state, rollbacks
     state = fresh()
     if config.init_from:
-        state = load_init_from(state, config, shardings, say)
+        state = load_init_from(state, config, task, shardings, say)
     return state, 0
 
 
 def load_init_from(
-    state: TrainState, config: Any, shardings: TrainState, say: Callable[[str], None]
+    state: TrainState, config: Any, task: Any, shardings: TrainState, say: Callable[[str], None]
 ) -> TrainState:
     """Replaces weights of a fresh state by those of `config.init_from` with the same path and shape.
 
@@ -59,19 +60,19 @@ def load_init_from(
     Args:
       state: a fresh state; weights without a counterpart keep their values.
       config: its `init_from` is a run's workdir or a pretrained directory.
+      task: says which weights of the source are its own.
       shardings: of the state.
       say: prints a line.
 
     Raises:
       ValueError: no weight matches.
     """
-    source, grown = config.init_from, grown_params(config)
-    if grown is not None:
-        given = _place_matching(grown, state.params, shardings.params)
-    elif is_checkpoint(source):
-        given = _place_matching(trained_params(config.task, source), state.params, shardings.params)
-    else:
+    source = config.init_from
+    params = task.params_from(open_source(source, "config.init_from"))
+    if params is None:
         given = restore_matching(source, state.params, shardings.params)
+    else:
+        given = _place_matching(params, state.params, shardings.params)
     if not given:
         raise ValueError(
             f"config.init_from={source!r} shares no weight with this model: take a run of the same kind."

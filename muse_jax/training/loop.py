@@ -9,8 +9,9 @@ import jax
 from flax import linen as nn
 
 from muse_jax.checkpointing.run import Checkpoints, explain_full_disk, prepare_workdir
+from muse_jax.checkpointing.run_config import save_config
 from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh
-from muse_jax.training.config import check_same_run, save_config
+from muse_jax.training.config import check_same_run
 from muse_jax.training.deadline import Deadline, skip_to
 from muse_jax.training.divergence import DivergenceDetector, roll_back
 from muse_jax.training.evaluate import (
@@ -93,7 +94,14 @@ class _Run:
         self.optimizer = make_optimizer(config.optim, config.total_steps)
         fresh, self.shapes, self.shardings = create_state(task, self.optimizer, config.seed, mesh)
         self.state, self.rollbacks = initial_state(
-            config, self.loader, self.checkpoints, fresh, self.shapes, self.shardings, self.progress.print
+            config,
+            task,
+            self.loader,
+            self.checkpoints,
+            fresh,
+            self.shapes,
+            self.shardings,
+            self.progress.print,
         )
         self.step = int(self.state.step)
         count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))

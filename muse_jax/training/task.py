@@ -1,32 +1,60 @@
-"""What a task is: the part of training that knows what is being learned."""
+"""The base of the training tasks: what is learned, from which batches."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from muse_jax.checkpointing.source import RunSource
 from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader
 from muse_jax.data.loader import Tokenize
+from muse_jax.sampling.params import SamplingParams
 from muse_jax.sharding.partitioning import process_rows
-from muse_jax.training.config import check_keys
+from muse_jax.system import find_system
+from muse_jax.training.config_checks import check_keys
 from muse_jax.training.features import check_augment
 
 Batch = Mapping[str, Any]
+PREVIEW_IMAGES = 8
 Sums = tuple[Any, Any]  # of each example of a batch, a sum and how much it is a sum over
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Task:
-    """The base of the tasks: their config and their batches. `muse_jax.training.Task` is the loop's view."""
+    """Base of the tasks: their config and their batches."""
 
+    config_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Config keys that this task reads beside those of all tasks, with their defaults."""
+    sampling_params: ClassVar[type[SamplingParams] | None] = None
+    """The class of `config.sampling`, where the task samples."""
     tokenize: Tokenize | None = None
     """Captions to (ids, mask), for tasks that read text."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         self.config = config
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Refuses values of `config_defaults` that are out of range.
+
+        Raises:
+          ValueError: one sentence, for the first of them.
+        """
+
+    def params_from(self, source: Any) -> Any | None:
+        """Parameters to start from, made from another `Source`, laid out as this task's.
+
+        None if the source is a run whose parameters are to be taken where path and shape agree.
+        """
+        return None if isinstance(source, RunSource) else source.network(self.stage).params
+
+    @property
+    def stage(self) -> str:
+        """The stage of its system that it trains."""
+        return find_system(self.config.system).stage_of(self.config.task)
 
     def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
         """The parameters as they are."""

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from muse_jax import MusePipeline
-from muse_jax.checkpointing.pretrained import write_checkpoint
+from muse_jax.checkpointing.pretrained import write_pretrained
 from muse_jax.checkpointing.safetensors import read_weights, weights_to_bytes
-from muse_jax.systems.validation import Decoding
+from muse_jax.sampling.params import MaskedSampling
 from tests.systems.muse.tiny import text_encoder, tiny_pipeline
 
 FILES = {f"{name}.safetensors" for name in ("base", "vqgan", "superres", "vqgan_superres")}
@@ -46,7 +46,7 @@ def edit_config(directory, change):
 class TestOtherFiles:
     """Files of another origin in the directory that a checkpoint is written to."""
 
-    CONFIG = {"format": 1, "system": "muse"}
+    CONFIG = {"system": "muse"}
     WEIGHTS = {"base": {"a": np.zeros(2, np.float32)}}
 
     @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ class TestOtherFiles:
         (tmp_path / "config.json").write_text(stored)
         before = {path.name: path.read_text() for path in tmp_path.iterdir()}
         with pytest.raises(ValueError, match=message):
-            write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+            write_pretrained(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
     def test_files_that_no_checkpoint_wrote_stay(self, tmp_path):
         (tmp_path / "text.model").write_text("its own")
-        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
-        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")  # over a checkpoint of Muse
+        write_pretrained(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+        write_pretrained(tmp_path, self.CONFIG, self.WEIGHTS, "float32")  # over a checkpoint of Muse
         assert (tmp_path / "text.model").read_text() == "its own"
 
     def test_another_system_s_checkpoint_is_replaced_whole(self, tmp_path):
         others = {"text.model": b"pieces", "clusters.npz": b"clusters"}
         earlier = {**self.CONFIG, "system": "cogview2"}
-        write_checkpoint(tmp_path, earlier, {"coglm": self.WEIGHTS["base"]}, "float32", others)
-        write_checkpoint(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
+        write_pretrained(tmp_path, earlier, {"coglm": self.WEIGHTS["base"]}, "float32", others)
+        write_pretrained(tmp_path, self.CONFIG, self.WEIGHTS, "float32")
         assert {path.name for path in tmp_path.iterdir()} == {"config.json", "base.safetensors"}
 
 
@@ -87,7 +87,7 @@ class TestRoundTrip:
         assert after.text_encoder.name == "minilm" and after.text_encoder.max_length == 24
         for name in ("base", "superres"):
             old, new = getattr(before, name), getattr(after, name)
-            assert (old.network, old.tokenizer, old.decoding) == (new.network, new.tokenizer, new.decoding)
+            assert (old.network, old.tokenizer, old.sampling) == (new.network, new.tokenizer, new.sampling)
             jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
             jax.tree.map(np.testing.assert_array_equal, old.tokenizer_params, new.tokenizer_params)
 
@@ -180,16 +180,16 @@ class TestWrongCheckpoint:
     @pytest.mark.parametrize(
         "change, message",
         [
-            (lambda c: c.update(format=7), "format 7, but this muse_jax reads 1"),
+            (lambda c: c.update(format=7), "format 7, but this muse_jax reads 1 and 2"),
             (lambda c: c.pop("base"), r"config\.json is damaged"),
-            (lambda c: c["base"].pop("decoding"), r"config\.json is damaged"),
+            (lambda c: c["base"].pop("sampling"), r"config\.json is damaged"),
             (
                 lambda c: c["base"]["network"].update(colour=1),
                 "does not describe a MaskedTransformer .*colour",
             ),
             (lambda c: c["base"]["network"].update(heads=5), "base networks of .* cannot be built: .*width"),
-            (lambda c: c["base"]["decoding"].update(order="up"), "order must be one of"),
-            (lambda c: c["base"]["decoding"].update(speed=1), "decoding has the unknown key 'speed'"),
+            (lambda c: c["base"]["sampling"].update(order="up"), "order must be one of"),
+            (lambda c: c["base"]["sampling"].update(speed=1), "sampling has the unknown key 'speed'"),
         ],
     )
     def test_wrong_config(self, copy, change, message):
@@ -228,5 +228,5 @@ class TestPartsThatDoNotFit:
             dataclasses.replace(pipe, **{name: wrong})
 
 
-def test_decoding_defaults_are_those_of_the_checkpoint(saved):
-    assert load(saved).superres.decoding == Decoding(num_steps=2, order="halton")
+def test_sampling_defaults_are_those_of_the_checkpoint(saved):
+    assert load(saved).superres.sampling == MaskedSampling(num_steps=2, order="halton")

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.checkpointing.safetensors import content_hash
+from muse_jax.interop.content_hash import content_hash
 
 TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(4, np.float32)}
 

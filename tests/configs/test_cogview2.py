@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from muse_jax.systems.cogview2.coglm import CogLM
+from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, split_params
-from muse_jax.systems.validation import CogLMDecoding
 from muse_jax.training import validate_config
 
 NAMES = (
@@ -31,7 +31,7 @@ def test_the_trainer_takes_the_config(name):
 def test_text_weighs_as_in_the_published_programs():
     config = importlib.import_module("configs.cogview2.coglm_6b").get_config()
     assert config.sampling.text_weight == 1.4
-    assert CogLMDecoding().text_weight == CogLMDecoding().infill_text_weight == 1.4
+    assert CogLMSampling().text_weight == CogLMSampling().infill_text_weight == 1.4
 
 
 def test_coglm_has_the_paper_s_six_billion_parameters():

@@ -31,7 +31,7 @@ READ_ALL = """
 import pathlib, sys
 from experiments.apps import load_config_file
 from muse_jax.training import load_config, validate_config
-from muse_jax.training.config import save_config
+from muse_jax.checkpointing.run_config import save_config
 
 for file in sorted(pathlib.Path("configs").rglob("[!_]*.py")):
     save_config(sys.argv[1], validate_config(load_config_file(str(file))))

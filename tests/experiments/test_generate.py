@@ -26,8 +26,8 @@ def run(*arguments):
 
 def test_command_draws_what_the_pipeline_draws(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "model", "float32")
-    out = tmp_path / "pictures" / "dog.png"
-    done = run("--prompt=a dog", f"--model={tmp_path}/model", f"--out={out}", "--seed=3", "--num_steps=2")
+    out, options = tmp_path / "pictures" / "dog.png", ["--seed=3", "--sampling=num_steps=2"]
+    done = run("--prompt=a dog", f"--model={tmp_path}/model", f"--out={out}", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"Written to {out}\n")
     assert "4/4 steps" in done.stderr and "superres" in done.stderr
@@ -39,7 +39,7 @@ def test_command_draws_what_the_pipeline_draws(tmp_path):
 @pytest.mark.slow
 def test_two_processes_write_the_image_of_one_once(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "model", "float32")
-    options = ["--prompt=a dog", "--prompt=a tree", f"--model={tmp_path}/model", "--num_steps=2"]
+    options = ["--prompt=a dog", "--prompt=a tree", f"--model={tmp_path}/model", "--sampling=num_steps=2"]
     alone = run(*options, f"--out={tmp_path}/one.png")
     assert alone.returncode == 0, alone.stderr
     common = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -76,18 +76,20 @@ class TestCogView2:
         return directory
 
     def test_an_option_of_another_system_is_refused(self, model, tmp_path):
-        done = run("--prompt=a bee", f"--model={model}", f"--out={tmp_path}/bee.png", "--num_steps=3")
+        done = run(
+            "--prompt=a bee", f"--model={model}", f"--out={tmp_path}/bee.png", "--sampling=num_steps=3"
+        )
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-        assert "--num_steps is given, but the CogView2Pipeline of" in done.stderr
+        assert "num_steps is 3, but this CogView2Pipeline has no such sampling parameter" in done.stderr
 
     @pytest.mark.slow
     def test_command_draws_every_picture_that_is_kept(self, model, tmp_path):
         out = tmp_path / "bee.png"
-        options = ["--seed=3", "--candidates=3", "--keep=2", "--grid=2"]
+        options = ["--seed=3", "--sampling=num_candidates=3", "--num_samples=2", "--grid=2"]
         done = run("--prompt=a bee", f"--model={model}", f"--out={out}", *options)
         assert done.returncode == 0, done.stderr
         assert "9/9 steps" in done.stderr
-        kept = tiny_cogview2().generate(["a bee"], candidates=3, keep=2, seed=3)[0]
+        kept = tiny_cogview2().generate(["a bee"], num_candidates=3, num_samples=2, seed=3)[0]
         expected = np.asarray(captioned_grid(kept, ["a bee"] * 2, 2)).astype(int)
         assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 2
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.prepare_features import captions_of, image_tokens, store, text_states
+from experiments.prepare_features import captions_of, image_tokens, store
 from muse_jax.data import load_source
 from muse_jax.media.image import to_unit_range
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import validate_config
 from tests.systems.conftest import pictures, tokenizer  # noqa: F401
 from tests.systems.muse.test_tasks import base_config, superres_config
@@ -34,7 +34,7 @@ def test_tokens_of_both_sizes_are_in_the_order_of_the_source(task):
 
 def test_the_first_caption_is_the_plain_one_and_all_are_masked_alike(task):
     source = load_source(task.config.data.source, "train")
-    stored = text_states(task, captions_of(source, "train", 2, 0), "train")
+    stored = task.text_features(captions_of(source, "train", 2, 0))
     assert stored["text_states"].shape == (16, 24, 384) and stored["text_mask"].shape == (16, 24)
     encoder = task.text_encoder
     ids, mask = encoder.tokenize(source[3]["captions"])
@@ -55,8 +55,9 @@ class PixelTask(SimpleNamespace):
     def frozen_shapes(self):
         return {"tokenizers": {}}
 
-    def frozen_modules(self):
-        return {"tokenizer": SimpleNamespace(codebook_size=256 + self.offset)}
+    @property
+    def tokenizers(self):
+        return {"tokenizer": SimpleNamespace(module=SimpleNamespace(codebook_size=256 + self.offset))}
 
 
 def pixel_task(offset):

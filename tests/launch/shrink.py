@@ -17,13 +17,13 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from PIL import Image
 
-from muse_jax.checkpointing.source import tokenizer_module, tokenizer_params
-from muse_jax.systems.registry import make_task
+from muse_jax.checkpointing.run_config import save_config
+from muse_jax.checkpointing.source import open_source
+from muse_jax.system import make_task
 from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 from muse_jax.training import validate_config
-from muse_jax.training.config import save_config
 from tests.text import t5_files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ IMAGE_SIZE = {
     "direct_superres": 24,
     "iterative_superres": 24,
 }
-# What a run reads of other runs, and the flags of experiments.export that make a pipeline of it.
+# The runs that a run reads, the runs that make a pipeline of it, and a tokenizer put in place of a run's.
 NEEDS = {
     "vqgan_f8_512_decoder": ["vqgan_f8_512"],
     "base_3b": ["vqgan_f16_256"],
@@ -73,20 +73,21 @@ NEEDS = {
     "direct_superres": ["coglm_6b"],
     "iterative_superres": ["coglm_6b"],
 }
-BASE, COARSE = {"base": "base_3b"}, {"coglm": "coglm_6b"}
-BOTH = {**BASE, "superres": "superres_268m"}
-EXPORTS: dict[str, dict[str, str]] = {
+BASE, COARSE = ("base_3b",), ("coglm_6b",)
+BOTH = (*BASE, "superres_268m")
+EXPORTS: dict[str, tuple[str, ...]] = {
     "vqgan_f16_256": BASE,
     "vqgan_f8_512": BOTH,
-    "vqgan_f8_512_decoder": {**BOTH, "superres_tokenizer": "vqgan_f8_512_decoder"},
+    "vqgan_f8_512_decoder": BOTH,
     "base_3b": BASE,
-    "base_632m": {"base": "base_632m"},
+    "base_632m": ("base_632m",),
     "superres_268m": BOTH,
     "vqgan_f8_160": COARSE,
     "coglm_6b": COARSE,
-    "direct_superres": {**COARSE, "direct": "direct_superres"},
-    "iterative_superres": {**COARSE, "direct": "direct_superres", "iterative": "iterative_superres"},
+    "direct_superres": (*COARSE, "direct_superres"),
+    "iterative_superres": (*COARSE, "direct_superres", "iterative_superres"),
 }
+TOKENIZERS = {"vqgan_f8_512_decoder": "superres_tokenizer=runs/vqgan_f8_512_decoder"}
 
 
 def config_names() -> list[str]:
@@ -115,8 +116,8 @@ def sizes(name: str) -> dict[str, Any]:
         small |= {"model.multipliers": (1, 2), "discriminator.filters": (8, 8)}
     if config.task == "vqgan_decoder":
         small |= {"model.decoder_filters": 16, "model.decoder_res_blocks": 2}
-    if "decoding" in config:
-        small["decoding.num_steps"] = 3
+    if "num_steps" in config.get("sampling", {}):
+        small["sampling.num_steps"] = 3
     if config.task == "coglm":
         small["loss.patch"] = 2
     if config.get("sampling", {}).get("top_clusters"):
@@ -195,6 +196,7 @@ def write_run(name: str) -> None:
 
 def write_clusters(name: str) -> None:
     """Clusters of the codes of a tokenizer's run."""
-    source = f"runs/{name}"
-    rows = codebook_rows(tokenizer_module("tokenizer", source), tokenizer_params("tokenizer", source))
-    cluster_codebook(rows, CLUSTERS).save(Path(source, FILE))
+    source = open_source(f"runs/{name}")
+    tokenizer = source.tokenizer()
+    rows = codebook_rows(tokenizer.module, tokenizer.params)
+    cluster_codebook(rows, CLUSTERS).save(source.file(FILE))

@@ -78,9 +78,12 @@ class Launch:
 
     def export(self) -> None:
         """Writes a pipeline with the run in it, the rest untrained, to the folder `model`."""
-        sources = shrink.EXPORTS[self.run]
-        call(self.folder, shrink.write_runs, list(sources.values()))
-        flags = [f"--{part}=runs/{source}" for part, source in sources.items()]
+        runs = shrink.EXPORTS[self.run]
+        call(self.folder, shrink.write_runs, list(runs))
+        flags = [f"--run=runs/{run}" for run in runs]
+        if self.run in shrink.TOKENIZERS:
+            call(self.folder, shrink.write_runs, [self.run])
+            flags.append(f"--tokenizer={shrink.TOKENIZERS[self.run]}")
         self.command("export", *flags, "--out=model").succeed()
 
     def generate(self, layout: Layout) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 
 from configs.cogview2 import iterative_superres
 from muse_jax.sampling.lopar import TABLE, lopar_decode, lopar_top_k, step_table, tile_steps
-from muse_jax.systems.validation import LoparDecoding
+from muse_jax.sampling.params import LoparSampling
 
 CODES, MASK, GRID = 50, 50, (7, 8)
 TOP_K = (40, 40, 40, 20, 20, 10)  # the published ones
@@ -87,7 +87,7 @@ def test_the_published_temperature_is_one():
     tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(5)
     drawn = lopar_decode(logits_fn, tokens, key, steps=STEPS, mask_id=MASK)
     np.testing.assert_array_equal(drawn, plain(tokens, key, 1.0))
-    assert LoparDecoding().temperature == iterative_superres.get_config().sampling.temperature == 1.0
+    assert LoparSampling().temperature == iterative_superres.get_config().sampling.temperature == 1.0
 
 
 def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():

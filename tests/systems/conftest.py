@@ -9,10 +9,10 @@ import pytest
 from flax.core import meta
 from PIL import Image
 
-from muse_jax.systems.registry import make_task
+from muse_jax.checkpointing.run_config import save_config
+from muse_jax.system import find_system, make_task
 from muse_jax.text import train_text_pieces
 from muse_jax.training import Checkpoints, TrainState, default_config, validate_config
-from muse_jax.training.config import save_config
 
 MODEL = {
     "filters": 8,
@@ -22,12 +22,12 @@ MODEL = {
     "codebook_size": 16,
     "embed_dim": 4,
 }
+SYSTEM_OF = {task: system for system in ("vqgan", "muse", "cogview2") for task in find_system(system).tasks}
 PIECES = 40  # of text, that the pictures' captions give
 
 
 def tiny_config(task, folder):
-    config = default_config()
-    config.task = task
+    config = default_config(SYSTEM_OF[task], task)
     config.data.update(source=f"folder:{folder}", eval_split="train", batch_size=4, image_size=32)
     config.update(total_steps=1, eval_every=0, preview_every=0, checkpoint_every=1, log_every=1)
     return config

@@ -19,15 +19,15 @@ PROMPTS = ["a red heart", "a blue dog", "a tree", "a bee"]
 
 def muse(pipe):
     """Four prompts, which data=2 and fsdp=2 divide, and one alone, which they do not."""
-    images = pipe.generate(PROMPTS, num_steps=2, superres_steps=1)
+    images = pipe.generate(PROMPTS, num_steps=2, superres_num_steps=1)
     mask = np.zeros((32, 32), bool)
     mask[:, 16:] = True
-    return images, pipe.inpaint(images[:1], mask, PROMPTS[1:2], num_steps=1, superres_steps=1)
+    return images, pipe.inpaint(images[:1], mask, PROMPTS[1:2], num_steps=1, superres_num_steps=1)
 
 
 def cogview2(pipe):
     """One prompt, several candidates of which are split over the devices."""
-    images = pipe.generate(["a bee"], candidates=4, keep=2)
+    images = pipe.generate(["a bee"], num_candidates=4, num_samples=2)
     return images, pipe.score(images[0], ["a bee"] * 2)
 
 

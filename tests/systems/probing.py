@@ -66,7 +66,7 @@ def train_on(task, frozen, batch, steps):
 
     Every weight must have moved.
     """
-    config = default_config()
+    config = default_config("vqgan", "vqgan")
     config.optim.update({"name": "adam", "lr": 3e-3, "warmup_steps": 10})
     config = validate_config(config)
     optimizer, schedule = make_optimizer(config.optim, steps), make_schedule(config.optim, steps)

@@ -12,7 +12,7 @@ from PIL import Image
 from muse_jax.media.image import to_unit_range
 from muse_jax.sampling import sample_mask
 from muse_jax.sharding.partitioning import make_mesh, replicated
-from muse_jax.systems.registry import make_task
+from muse_jax.system import find_system, make_task
 from muse_jax.training import validate_config
 from muse_jax.training.evaluate import eval_batches, jit_evaluate, put_frozen, split_scores
 from muse_jax.training.task import Task
@@ -78,7 +78,7 @@ class DrawnPixels(Task):
 
 
 def test_scores_do_not_depend_on_the_batch_size(monkeypatch, split, tokenizer):
-    monkeypatch.setitem(make_task.__globals__["_TASKS"], "vqgan", DrawnPixels)
+    monkeypatch.setitem(find_system("vqgan").tasks, "vqgan", DrawnPixels)
     found = [scores_of(split_config("vqgan", split, tokenizer, size)) for size in (4, 5, 15, 16)]
     assert [examples for _, examples in found] == [EXAMPLES] * 4
     pixels = [np.asarray(Image.open(split / f"{i}.png"), np.float64) for i in range(EXAMPLES)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from muse_jax.data import write_precomputed
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import Checkpoints, TrainState, restore_params, validate_config
 from muse_jax.training import task as task_module
 from muse_jax.training.task import Task

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from muse_jax.systems.registry import load_pipeline
+from muse_jax.systems.base import load_pipeline
 from tests.systems.muse.tiny import tiny_pipeline
 
 
@@ -30,7 +30,7 @@ def test_weights_arrive_in_the_dtype_that_is_asked_for(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(pipe.params)} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(pipe.text_encoder.params)} == {jnp.dtype(jnp.bfloat16)}
     assert pipe.base.network.dtype == pipe.base.tokenizer.dtype == jnp.bfloat16
-    assert pipe.generate(["a red heart"], num_steps=1, superres_steps=1).shape == (1, 32, 32, 3)
+    assert pipe.generate(["a red heart"], num_steps=1, superres_num_steps=1).shape == (1, 32, 32, 3)
 
 
 def test_a_program_is_traced_as_it_runs():

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from muse_jax.checkpointing.pretrained import find_checkpoint
-from muse_jax.systems.registry import load_pipeline
+from muse_jax.checkpointing.pretrained import pretrained_directory
+from muse_jax.systems.base import load_pipeline
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,9 @@ from muse_jax.systems.registry import load_pipeline
 )
 def test_a_shipped_checkpoint_loads_with_all_stages_from_at_most_48_mb(name, size):
     assert load_pipeline(name).image_size == size
-    files = list(find_checkpoint(name).iterdir())
+    files = list(pretrained_directory(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= 48e6
-    assert find_checkpoint(name) / "README.md" in files
+    assert pretrained_directory(name) / "README.md" in files
 
 
 @pytest.mark.slow

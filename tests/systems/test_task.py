@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import task, validate_config
 from tests.systems.conftest import MODEL, tiny_config
 

@@ -31,12 +31,14 @@ def no_program(monkeypatch):
         ([["a"]], {"negative_prompt": ["b"]}, r"negative_prompt must be one string or None, given \['b'\]"),
         ([["a"]], {"num_steps": 0}, "num_steps must be a whole number of at least 1, given 0"),
         ([["a"]], {"num_steps": 2.5}, "num_steps must be a whole number of at least 1, given 2.5"),
-        ([["a"]], {"superres_steps": 0}, "superres_steps must be a whole number of at least 1, given 0"),
+        ([["a"]], {"superres_num_steps": 0}, "num_steps must be a whole number of at least 1, given 0"),
         ([["a"]], {"guidance_scale": -1}, "guidance_scale must be a number of 0 or greater, given -1"),
         ([["a"]], {"guidance_scale": float("nan")}, "guidance_scale must be a number .* given nan"),
         ([["a"]], {"temperature": -0.5}, "temperature must be a number of 0 or greater, given -0.5"),
         ([["a"]], {"choice_temperature": "hot"}, "choice_temperature must be a number .* given 'hot'"),
         ([["a"]], {"order": "spiral"}, "order must be one of confidence, halton, given 'spiral'"),
+        ([["a"]], {"num_samples": 0}, "num_samples must be a whole number of at least 1, given 0"),
+        ([["a"]], {"steps": 3}, "steps is 3, but this MusePipeline has no such sampling parameter"),
         ([["a"]], {"seed": -1}, r"seed must be a whole number from 0 to 2\*\*32 - 1, given -1"),
     ],
 )
@@ -54,7 +56,7 @@ def test_generate(arguments, options, message):
         (IMAGES[:, :16], MASK, ["a"], "images are of 16x32 pixels, but this checkpoint draws 32x32"),
         (IMAGES, MASK[:16], ["a"], r"mask must be bool of shape \(1, 32, 32\) or \(32, 32\).* \(16, 32\)"),
         (IMAGES, MASK.astype(int), ["a"], "mask must be bool .* given int64"),
-        (IMAGES, MASK, ["a", "b"], "prompts must be 1 strings, one for each picture, given 2"),
+        (IMAGES, MASK, ["a", "b"], "prompts must be 1 strings, one for each image, given 2"),
     ],
 )
 def test_inpaint(images, mask, prompts, message):
@@ -82,7 +84,7 @@ def test_outpaint(margins, message):
     "options, message",
     [
         ({"old_prompts": ["a", "b"]}, "old_prompts must be 1 strings"),
-        ({"share": 0}, "share must be above 0 and at most 1, given 0"),
+        ({"edit_ratio": 0}, "edit_ratio must be above 0 and at most 1, given 0"),
         ({"top_k": 0}, "top_k must be a whole number of at least 1, given 0"),
         ({"num_steps": -2}, "num_steps must be a whole number of at least 1, given -2"),
     ],

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.interop.name_table import abstract_params
+from muse_jax.nn.shapes import abstract_params
 from muse_jax.text import T5Config, T5Encoder, TextEncoder, encode_captions
 from muse_jax.text.text_tokenizers import fit_to_length
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from muse_jax.training import default_config, validate_config
+from muse_jax.system import System
+from muse_jax.training import Task, default_config, validate_config
 
 WIDTH = 8
 
@@ -46,23 +47,15 @@ class Model(nn.Module):
         return nn.Dense(WIDTH, kernel_init=kernel)(nn.LayerNorm()(x))
 
 
-class LeastSquares:
+class LeastSquares(Task):
     """Loss: squared distance to a frozen projection of x, with noise from the step's key."""
 
     def __init__(self, config: Any, train_limit: int | None = None):
-        self.config, self.train_limit, self.model = config, train_limit, Model()
+        super().__init__(config)
+        self.train_limit, self.model = train_limit, Model()
 
     def init(self, key: jax.Array) -> Any:
         return self.model.init(key, jnp.zeros((1, WIDTH)))["params"]
-
-    def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
-        return params
-
-    def after_update(self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any) -> Any:
-        return params
-
-    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        return scores
 
     def frozen(self) -> Any:
         return {"projection": jax.random.normal(jax.random.key(7), (WIDTH, WIDTH))}
@@ -94,12 +87,14 @@ class LeastSquares:
         return Loader(self.config.data.batch_size, 0, 3)
 
 
+SYSTEM = System("tests.training.least_squares", {"least_squares": LeastSquares})
+
+
 def make_config(**changes: Any) -> Any:
     """A short run; `changes` are dotted keys with __ for the dot."""
-    config = default_config()
+    config = default_config(SYSTEM.name, "least_squares")
     config.update(
         {
-            "task": "least_squares",
             "total_steps": 6,
             "log_every": 2,
             "eval_every": 3,
@@ -111,4 +106,4 @@ def make_config(**changes: Any) -> Any:
     config.optim.lr = 1e-2
     for name, value in changes.items():
         config.update_from_flattened_dict({name.replace("__", "."): value})
-    return validate_config(config, tasks=("least_squares",))
+    return validate_config(config)

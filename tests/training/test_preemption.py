@@ -68,7 +68,7 @@ def test_the_command_exits_with_143_after_sigterm(tmp_path):
         "from tests.training.least_squares import LeastSquares\n"
         "from tests.training.runs import bare_config\n"
         "config = bare_config(total_steps=10**6, checkpoint_every=10**6)\n"
-        "import muse_jax.systems.registry as tasks\n"
+        "import muse_jax.system as tasks\n"
         "tasks.make_task = LeastSquares\n"
         "from experiments import train as command\n"
         "command.validate_config = lambda _: config\n"

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from muse_jax.interop.name_table import SafetensorsFiles, Tensors, abstract_params
+from muse_jax.interop.name_table import SafetensorsFiles, Tensors
+from muse_jax.nn.shapes import abstract_params
 from muse_jax.systems.amused.uvit import UVit2D
 
 _Turn = Callable[[Sequence[np.ndarray], tuple[int, ...]], np.ndarray]

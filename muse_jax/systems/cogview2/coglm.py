@@ -74,6 +74,11 @@ class CogLMBase(nn.Module):
         """Pieces of a text: a slot is left for the start token of a caption."""
         return self.text_length - 1
 
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        tokens = jnp.zeros((1, self.length), jnp.int32)
+        return tokens, tokens
+
     def setup(self):
         check_width(self.width, self.heads)
         if self.image_position < self.text_length:

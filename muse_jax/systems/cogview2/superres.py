@@ -161,6 +161,11 @@ class IterativeSuperRes(CogLMBase):
         """Pieces of a text: as many as there are slots."""
         return self.text_length
 
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        text = jnp.zeros((1, self.text_length), jnp.int32)
+        return jnp.zeros((1, self.image_tokens), jnp.int32), text, text > 0
+
     def __call__(
         self,
         tokens: Int[Array, "batch tokens"],

@@ -1,4 +1,4 @@
-"""CogView2's super-resolution: fine tokens drawn from a coarse image at once, then redrawn in turns.
+"""CogView2's super-resolution: fine tokens drawn from a coarse image at once, then redrawn iteratively.
 
 Pure functions like those of `muse_jax.systems.cogview2.sampling`.
 """
@@ -61,7 +61,7 @@ def redraw_fine(
     fine: Int[Array, "batch tokens"],
     key: Array,
     *,
-    turns: np.ndarray,
+    steps: np.ndarray,
     top_k: tuple[int, ...] | None = None,
     temperature: Float[Array, ""] | float = 1.0,
     editable: Bool[Array, "batch tokens"] | None = None,
@@ -84,7 +84,7 @@ def redraw_fine(
         logits_fn,
         fine,
         key,
-        steps=turns,
+        steps=steps,
         mask_id=vocabulary.start_of_image,
         top_k=top_k,
         temperature=temperature,

@@ -1,36 +1,64 @@
 """Training of CogView2's super-resolution networks from a CogLM (CogView2, section 3.2 and 3.3).
 
-One tokenizer serves the coarse and the fine picture, as one table has all codes. The coarse picture is the
+One tokenizer serves the coarse and the fine image, as one table has all codes. The coarse image is the
 fine one, averaged over squares of `config.data.superres_factor` pixels.
 """
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from einops import reduce
 from jaxtyping import Array, Bool, Int
 
-from muse_jax.checkpointing.source import is_checkpoint, trained_params
+from muse_jax.checkpointing.source import open_source
 from muse_jax.media.image import to_unit_range
 from muse_jax.sampling.lopar import step_table, tile_steps
-from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, join_params, split_params
+from muse_jax.sampling.params import LoparSampling, TokenSampling
+from muse_jax.systems.cogview2.superres import (
+    DirectSuperRes,
+    IterativeSuperRes,
+    direct_from_coglm,
+    iterative_from_coglm,
+    join_params,
+    split_params,
+)
 from muse_jax.systems.cogview2.superres_sampling import coarse_sequence, draw_fine, redraw_fine
 from muse_jax.systems.cogview2.tasks import CogViewTask, mean_over, sums_over
-from muse_jax.systems.muse.tasks import PREVIEW_IMAGES, encode
-from muse_jax.training.config import load_config
-from muse_jax.training.task import Batch, Sums, check_loss_keys
+from muse_jax.systems.token_task import encode
+from muse_jax.training.config_checks import check_limits
+from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, check_loss_keys
 
 _SAME = ("vocab_size", "image_position", "width", "depth", "heads", "mlp_dim")
 """Fields of a CogLM that what grows out of it has too."""
 
 
 class _SuperResTask(CogViewTask):
-    """Tokens of the coarse and of the fine picture."""
+    """Tokens of the coarse and of the fine image."""
 
-    def __init__(self, config, network):
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **CogViewTask.config_defaults,
+        "data": {**CogViewTask.config_defaults["data"], "superres_factor": 2},
+    }
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Refuses a factor below 2."""
+        check_limits(config, {"data.superres_factor": (2, float("inf"))})
+
+    def params_from(self, source: Any) -> Any | None:
+        """The source's own such network, or one grown from its CogLM (CogView2, section 3.2 and 3.3)."""
+        if source.stages != ("coarse",):
+            return super().params_from(source)
+        coglm = source.network("coarse")
+        return jax.device_get(self.grow(coglm.params, tuple(coglm.module.grid), self.factor))
+
+    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+        """This network's parameters, made from those of a CogLM with the given grid."""
+        raise NotImplementedError
+
+    def __init__(self, config: Any, network: Any):
         check_loss_keys(config, {})
         super().__init__(config, network)
         self.factor = config.data.superres_factor
@@ -55,8 +83,17 @@ class DirectSuperResTask(_SuperResTask):
     """All fine tokens at once; only what the network has beside the frozen `config.coglm` is trained."""
 
     network: DirectSuperRes
+    sampling_params = TokenSampling
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **_SuperResTask.config_defaults,
+        "coglm": "",
+        "sampling": TokenSampling().to_dict(),
+    }
 
-    def __init__(self, config):
+    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+        return direct_from_coglm(params, grid, factor)
+
+    def __init__(self, config: Any):
         super().__init__(config, DirectSuperRes)
         self.check_grid(config.data.image_size // self.factor)
         if self.network.factor != self.factor:
@@ -65,29 +102,17 @@ class DirectSuperResTask(_SuperResTask):
                 f"{self.factor}: set one to the other."
             )
 
-    def check_coglm(self) -> None:
-        """Refuses a `config.coglm` of other sizes than the network's."""
-        source = self.config.coglm
-        if is_checkpoint(source):
-            return
-        if not source or not (Path(source) / "config.json").is_file():
-            raise ValueError(
-                f"config.coglm is {source!r}, where no CogLM was trained: give the workdir of a coglm run, "
-                "--config.coglm=DIR."
-            )
-        model = load_config(source).model
+    def frozen(self) -> Any:
+        """The tokenizer, the clusters, and the CogLM of `config.coglm`; it must have the network's sizes."""
+        coglm = open_source(self.config.coglm, "config.coglm").network("coarse")
         for name in (*_SAME, "grid"):
-            given, wanted = model.get(name, getattr(CogLM, name, None)), getattr(self.network, name)
-            given = tuple(given) if isinstance(wanted, tuple) else given
+            given, wanted = getattr(coglm.module, name), getattr(self.network, name)
             if given != wanted:
                 raise ValueError(
                     f"config.model.{name} is {wanted}, but the CogLM of config.coglm has {given}: set it to "
                     "that."
                 )
-
-    def frozen(self) -> Any:
-        self.check_coglm()
-        return {**super().frozen(), "coglm": trained_params("coglm", self.config.coglm)}
+        return {**super().frozen(), "coglm": coglm.params}
 
     def frozen_shapes(self) -> Any:
         coglm = jax.eval_shape(lambda: split_params(self._init(jax.random.key(0)))[0])
@@ -124,7 +149,7 @@ class DirectSuperResTask(_SuperResTask):
         return {"cross_entropy": sums_over(losses, jnp.ones(losses.shape, bool))}
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """The real pictures as the tokenizer gives them back, over those drawn from their coarse tokens."""
+        """Reconstructions of the batch's images, followed by images drawn from their coarse tokens."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         coarse, fine, text, text_mask = self.inputs(frozen, batch)
         drawn = draw_fine(
@@ -135,7 +160,7 @@ class DirectSuperResTask(_SuperResTask):
             text_mask,
             coarse,
             key,
-            sampling=self.sampling(frozen),
+            sampling=self.code_sampling(frozen),
         )
         return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.fine_grid)}
 
@@ -144,11 +169,19 @@ class IterativeSuperResTask(_SuperResTask):
     """Fine tokens that a random turn of LoPAR masks, given the others and the text."""
 
     network: IterativeSuperRes
+    sampling_params = LoparSampling
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **_SuperResTask.config_defaults,
+        "sampling": LoparSampling().to_dict(),
+    }
 
-    def __init__(self, config):
+    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+        return iterative_from_coglm(params, grid, factor)
+
+    def __init__(self, config: Any):
         super().__init__(config, IterativeSuperRes)
         self.check_grid(config.data.image_size)
-        self.turns = tile_steps(step_table(self.factor), self.network.grid)
+        self.lopar_steps = tile_steps(step_table(self.factor), self.network.grid)
 
     def init(self, key: Array) -> Any:
         text = jnp.zeros((1, self.network.text_length), jnp.int32)
@@ -160,7 +193,7 @@ class IterativeSuperResTask(_SuperResTask):
     ) -> tuple[Array, Array]:
         """Cross-entropy of each fine token, and which of them each sample's turn masks."""
         _, fine, text, text_mask = self.inputs(frozen, batch)
-        masked = jnp.asarray(self.turns) >= turn[:, None]
+        masked = jnp.asarray(self.lopar_steps) >= turn[:, None]
         variables = {"params": params}
         hidden = self.network.apply(
             variables,
@@ -175,20 +208,20 @@ class IterativeSuperResTask(_SuperResTask):
 
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
         turn_key, dropout_key = jax.random.split(key)
-        turn = jax.random.randint(turn_key, (len(batch["caption_ids"]),), 1, self.turns.max() + 1)
+        turn = jax.random.randint(turn_key, (len(batch["caption_ids"]),), 1, self.lopar_steps.max() + 1)
         losses, masked = self.losses(params, frozen, batch, turn, dropout_key)
         return mean_over(losses, masked), {"weight": jnp.sum(masked)}
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
         """Cross-entropy of what the first turn masks, and of what the last one does."""
         scores = {}
-        for name, turn in (("first_turn", 1), ("last_turn", int(self.turns.max()))):
+        for name, turn in (("first_turn", 1), ("last_turn", int(self.lopar_steps.max()))):
             turns = jnp.full(len(batch["caption_ids"]), turn)
             scores[f"cross_entropy_{name}"] = sums_over(*self.losses(params, frozen, batch, turns, None))
         return scores
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """The real pictures as the tokenizer gives them back, over the same after all turns."""
+        """Reconstructions of the batch's images, followed by the same after all iterations."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         _, fine, text, text_mask = self.inputs(frozen, batch)
         drawn = redraw_fine(
@@ -199,7 +232,8 @@ class IterativeSuperResTask(_SuperResTask):
             text_mask,
             fine,
             key,
-            turns=self.turns,
+            steps=self.lopar_steps,
+            top_k=tuple(self.config.sampling.top_k) or None,
             temperature=self.config.sampling.temperature,
         )
         return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.grid)}

@@ -1,23 +1,22 @@
-"""Training of CogLM on pictures and their captions (CogView2, section 3.1)."""
+"""Training of CogLM on images and their captions (CogView2, section 3.1)."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from muse_jax.checkpointing.pretrained import find_checkpoint, parameter_shapes
-from muse_jax.checkpointing.source import is_checkpoint, tokenizer_hash, tokenizer_module, tokenizer_params
-from muse_jax.data import PrecomputedSource
+from muse_jax.checkpointing.source import open_source
 from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
 from muse_jax.systems.cogview2.sampling import caption_cross_entropy, check_vocabulary, draw_image
+from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 from muse_jax.systems.cogview2.sequences import (
     Sequence,
     Vocabulary,
@@ -28,31 +27,28 @@ from muse_jax.systems.cogview2.sequences import (
     text_only,
     text_to_image,
 )
-from muse_jax.systems.muse.tasks import PREVIEW_IMAGES, encode
+from muse_jax.systems.token_task import TokenTask, encode
 from muse_jax.text import TextPieces
-from muse_jax.tokenizers import VQGAN
 from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
-from muse_jax.training.features import Origins, check_features
-from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+from muse_jax.training.features import Origins
+from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, build, check_loss_keys
 
 LOSS = {
     "image_to_text": 0.3,  # share of the pairs that predict the caption, and patches of the image
-    "text_only": 0.0,  # share of all samples whose picture is left out
+    "text_only": 0.0,  # share of all samples whose image is left out
     "patch": 4,  # side of the patches
     "patch_share": 0.8,  # of the image's tokens, as if patches did not overlap
 }
 
 
-class CogViewTask(Task):
-    """What the tasks of CogView2 share: one vocabulary, pieces of text, batches, clusters.
+class CogViewTask(TokenTask):
+    """Base of the tasks of CogView2: one vocabulary of codes and text pieces, clusters of codes."""
 
-    Batches come either as pictures and captions or with tokens and pieces computed before
-    (`config.data.features`).
-    """
+    config_defaults: ClassVar[Mapping[str, Any]] = {**TokenTask.config_defaults, "text_pieces": ""}
 
-    def __init__(self, config, network: type[CogLMBase]):
+    def __init__(self, config: Any, network: type[CogLMBase]):
         super().__init__(config)
-        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+        self.tokenizer: Any = self.tokenizers["tokenizer"].module
         self.network: Any = build(network, "model", config.model)
         self.vocabulary = Vocabulary(self.tokenizer.codebook_size, self.network.vocab_size)
         check_vocabulary(self.network, self.vocabulary)
@@ -82,69 +78,37 @@ class CogViewTask(Task):
     @cached_property
     def clusters(self) -> Clusters:
         """The clusters that are stored with the tokenizer."""
-        source = self.config.tokenizer
-        folder = find_checkpoint(source) if is_checkpoint(source) else Path(source)
-        return load_clusters(
-            folder / FILE, codebook_rows(self.tokenizer, tokenizer_params("tokenizer", source))
-        )
+        file = open_source(self.config.tokenizer, "config.tokenizer").file(FILE)
+        return load_clusters(file, codebook_rows(self.tokenizer, self.tokenizers["tokenizer"].params))
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
         """The sentencepiece model's; a longer caption is cut off."""
         return self.pieces.encode_cut
 
-    def check_features(self, source: PrecomputedSource) -> None:
-        """Refuses features of other weights, other pieces or other shapes than the config names."""
-        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
-
-    @cached_property
-    def origins(self) -> Origins:
-        """What makes the features of this config."""
-        tokenizer, pieces = self.config.tokenizer, self.config.text_pieces
+    def text_origins(self) -> Origins:
         pieces_hash = hashlib.sha256(self.pieces.serialize()).hexdigest()
-        return {
-            "tokenizer": (tokenizer, tokenizer_hash("tokenizer", tokenizer)),
-            "text_pieces": (pieces, pieces_hash),
-        }
+        return {"text_pieces": (self.config.text_pieces, pieces_hash)}
 
     def batch_shapes(self) -> Batch:
-        batch, size = super().batch_shapes(), self.config.data.batch_size
-        if self.config.data.get("features"):
-            del batch["image"]  # type: ignore[attr-defined]
-            image = jax.ShapeDtypeStruct((size, *[self.config.data.image_size] * 2, 3), jnp.uint8)
-            shapes = {"tokenizers": self.tokenizer_shapes()}
-            batch = {**batch, **jax.eval_shape(self.features, shapes, image)}
-        text = (size, self.network.text_pieces)
-        ids, mask = jax.ShapeDtypeStruct(text, jnp.int32), jax.ShapeDtypeStruct(text, bool)
-        return {**batch, "caption_ids": ids, "caption_mask": mask}
+        return {**super().batch_shapes(), **self.caption_shapes(self.network.text_pieces)}
+
+    @property
+    def uses_clusters(self) -> bool:
+        """Whether `config.sampling` draws codes by their clusters."""
+        return bool(self.config.sampling.get("top_clusters"))
 
     def frozen(self) -> Any:
         frozen = {"tokenizers": self.frozen_tokenizers()}
-        return {**frozen, "clusters": self.clusters.of_code} if self.config.sampling.top_clusters else frozen
+        return {**frozen, "clusters": self.clusters.of_code} if self.uses_clusters else frozen
 
     def frozen_shapes(self) -> Any:
         shapes = {"tokenizers": self.tokenizer_shapes()}
-        if not self.config.sampling.top_clusters:
+        if not self.uses_clusters:
             return shapes
         return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
 
-    def frozen_modules(self) -> dict[str, VQGAN]:
-        """The tokenizer, by the config key that says where it is."""
-        return {"tokenizer": self.tokenizer}
-
-    def frozen_tokenizers(self) -> dict[str, Any]:
-        """Weights of the tokenizer."""
-        return {"tokenizer": tokenizer_params("tokenizer", self.config.tokenizer)}
-
-    def tokenizer_shapes(self) -> dict[str, Any]:
-        """Their shapes."""
-        return {"tokenizer": parameter_shapes(self.tokenizer)}
-
-    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
-        """Tokens of uint8 pictures, by the names they have in a batch."""
-        raise NotImplementedError
-
-    def sampling(self, frozen: Any) -> Sampling:
+    def code_sampling(self, frozen: Any) -> Sampling:
         """How `config.sampling` draws image codes."""
         given = self.config.sampling
         sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
@@ -158,16 +122,22 @@ class CogViewTask(Task):
         )
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"], grid: tuple[int, int]) -> Array:
-        """uint8 pictures of image codes."""
-        vqgan = frozen["tokenizers"]["tokenizer"]
+        """uint8 images of image codes."""
+        params = frozen["tokenizers"]["tokenizer"]
         tokens = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
-        return from_unit_range(self.tokenizer.decode(vqgan, tokens))
+        return from_unit_range(self.tokenizer.decode(params, tokens))
 
 
 class CogLMTask(CogViewTask):
     """Next tokens of images and captions, in three kinds of samples that are drawn inside the step."""
 
-    def __init__(self, config):
+    sampling_params = CogLMSampling
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **CogViewTask.config_defaults,
+        "sampling": CogLMSampling().to_dict(),
+    }
+
+    def __init__(self, config: Any):
         self.shares = check_loss_keys(config, LOSS)
         super().__init__(config, CogLM)
         side = self.check_grid(config.data.image_size)
@@ -178,7 +148,7 @@ class CogLMTask(CogViewTask):
             raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 2 and {side}.")
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
-        """Tokens of uint8 pictures."""
+        """Tokens of uint8 images."""
         return {"tokens": encode(self.tokenizer, frozen["tokenizers"]["tokenizer"], to_unit_range(image))}
 
     def inputs(
@@ -253,7 +223,7 @@ class CogLMTask(CogViewTask):
             batch["caption_ids"],
             batch["caption_mask"],
             key,
-            sampling=self.sampling(frozen),
+            sampling=self.code_sampling(frozen),
             text_weight=self.config.sampling.text_weight,
         )
 

@@ -49,6 +49,11 @@ class MaskedTransformer(nn.Module):
         """Length of the flat sequence of an image."""
         return math.prod(self.grid) * self.groups
 
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        tokens = jnp.zeros((1, self.num_tokens), jnp.int32)
+        return tokens, jnp.zeros((1, 2, self.text_dim)), jnp.ones((1, 2), bool)
+
     def setup(self):
         check_width(self.width, self.heads)
         self.text_projection = TextProjection(self.width, self.dtype)

@@ -1,208 +1,179 @@
-"""Muse as a person holds it: pictures from prompts, and pictures changed by prompts."""
+"""Text-to-image pipeline for Muse: generation, inpainting, outpainting and editing without a mask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
 
-from muse_jax.checkpointing import pretrained as checkpoint
-from muse_jax.sampling import DecodeStep, listening, silent
-from muse_jax.sharding.partitioning import put_tree, to_host, tree_shardings
-from muse_jax.systems import validation as settings
-from muse_jax.systems.base import Pipeline
+from muse_jax.checkpointing.source import Source
+from muse_jax.sampling.params import check_fraction, check_steps
+from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sharding.partitioning import put_tree, tree_shardings
+from muse_jax.systems import validation
+from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
 from muse_jax.systems.muse import programs
-from muse_jax.systems.muse.masked_transformer import MaskedTransformer
-from muse_jax.systems.muse.superres_transformer import SuperResTransformer
-from muse_jax.systems.stages import Stage, read_stage
-from muse_jax.systems.validation import Decoding
+from muse_jax.systems.muse.stages import check_stages, check_trained_together
 from muse_jax.text import TextEncoder, load_text_encoder
 
 Images = UInt8[np.ndarray, "batch height width 3"]
-StepCallback = Callable[[DecodeStep], None]
 
 
 @dataclass(frozen=True, eq=False)
 class MusePipeline(Pipeline):
-    """Text to pictures: text states, base tokens, super-resolution tokens, pixels.
+    """Text to images: text states, base tokens, super-resolution tokens, pixels (Muse, section 2).
 
-    `superres` may be None: then the pictures are the base stage's. A program is compiled at the first call
-    for a number of prompts, of steps, or an order; seeds, scales and temperatures compile nothing.
+    A program is compiled at the first call for a number of prompts, of steps, or an order; other seeds,
+    scales and temperatures compile nothing.
 
-    Raises ValueError where the parts do not fit together.
+    Attributes:
+      text_encoder: frozen.
+      base: the stage of the base network, a `MaskedTransformer`.
+      superres: the stage of the super-resolution network, or None: then images are the base stage's.
+
+    Raises:
+      ValueError: one sentence, for parts that do not fit together.
     """
 
+    system_name: ClassVar[str] = "muse"
     text_encoder: TextEncoder
-    base: Stage
-    superres: Stage | None = None
+    base: LoadedStage
+    superres: LoadedStage | None = None
 
-    def __post_init__(self):
-        _check_parts(self)
+    def __post_init__(self) -> None:
+        check_stages(self.text_encoder, self.base, self.superres)
 
     @classmethod
-    def from_pretrained(
+    def load_components(
         cls,
-        name: str | Path,
-        *,
-        text_encoder: str | TextEncoder | None = None,
-        mesh: Mesh | None = None,
-        dtype: Any = None,
-    ) -> "MusePipeline":
-        """Loads a packaged checkpoint ("emoji") or a directory that `save_pretrained` wrote.
+        sources: Mapping[str, Source],
+        stages: Mapping[str, LoadedStage],
+        dtype: Any,
+        **given: Any,
+    ) -> dict[str, Any]:
+        """The text encoder: the one that the base stage was trained with, or another copy of it.
 
-        Args:
-          text_encoder: in place of the one that config.json names: a loaded one, or where T5's files are on
-            this machine, "t5:DIR".
-          mesh: the devices to run on, see `Pipeline`; None for one.
-          dtype: of the weights and of the computation; None for float32.
-
-        Raises:
-          ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
+        `given["text_encoder"]` may be a loaded one, or the place of T5's files on this machine, "t5:DIR".
         """
-        directory, dtype = checkpoint.find_checkpoint(name), dtype or jnp.float32
-        config = checkpoint.read_config(directory, "muse")
-        kinds = {"base": MaskedTransformer, "superres": SuperResTransformer}
-        stages = {
-            stage: read_stage(directory, config, stage, kind, Decoding, dtype)
-            for stage, kind in kinds.items()
-            if config[stage] is not None
-        }
-        if not isinstance(text_encoder, TextEncoder):
-            stored = config["text_encoder"]
-            text_encoder = load_text_encoder(
-                text_encoder or stored["name"],
-                max_length=stored["max_length"],
-                dtype=dtype,
-            )
-        return cls(text_encoder, stages["base"], stages.get("superres"), mesh=mesh)
+        check_trained_together(sources)
+        text_encoder: str | TextEncoder | None = given.pop("text_encoder", None)
+        if given:
+            raise ValueError(f"A Muse pipeline has no part {next(iter(given))!r}: it has text_encoder.")
+        if isinstance(text_encoder, TextEncoder):
+            return {"text_encoder": text_encoder}
+        stored, length = sources["base"].option("text_encoder"), None
+        if isinstance(stored, Mapping):
+            stored, length = stored["name"], stored["max_length"]
+        encoder = load_text_encoder(text_encoder or stored, max_length=length, dtype=dtype or jnp.float32)
+        return {"text_encoder": encoder}
 
-    def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
-        """Writes the checkpoint `directory`, other files in it left alone; returns the files' bytes.
-
-        The text encoder is named, not written. A crash or a full disk leaves no half checkpoint.
-
-        Args:
-          dtype: what weights are stored in: "float16", "bfloat16" or "float32".
-
-        Raises:
-          ValueError: one sentence, for a directory that cannot be written to, a run's workdir, or weights
-            that do not fit in `dtype`.
-        """
+    def options(self) -> dict[str, Any]:
+        """The name of the text encoder, which is not saved."""
         encoder = self.text_encoder
-        config: dict[str, Any] = {
-            "format": checkpoint.FORMAT,
-            "system": "muse",
-            "text_encoder": {"name": encoder.name, "max_length": encoder.max_length},
-        }
-        weights: dict[str, Any] = {}
-        for name, files in checkpoint.SYSTEMS["muse"].files.items():
-            stage: Stage | None = getattr(self, name)
-            config[name] = stage and stage.to_dict()
-            if stage is not None:
-                weights |= {files["network"]: stage.params, files["tokenizer"]: stage.tokenizer_params}
-        return checkpoint.write_checkpoint(directory, config, weights, dtype)
+        return {"text_encoder": {"name": encoder.name, "max_length": encoder.max_length}}
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures, in pixels."""
+        """Height and width of the images in pixels."""
         return (self.superres or self.base).image_size
 
-    def count_steps(self, num_steps: int | None = None, superres_steps: int | None = None) -> int:
-        """How often `generate` will call `progress`."""
-        plan, _ = self._plan(num_steps, superres_steps, None, None, None, None)
-        return sum(plan.num_steps)
+    def count_steps(self, **sampling: Any) -> int:
+        """How often `generate` calls `progress`, with the same sampling parameters."""
+        stages: Mapping[str, Any] = self.sampling(**sampling)
+        return sum(int(params.num_steps) for params in stages.values())
 
     def generate(
         self,
         prompts: Sequence[str],
+        *,
         negative_prompt: str | None = None,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        choice_temperature: float | None = None,
-        order: str | None = None,
+        num_samples: int | None = None,
         seed: int = 0,
-        superres_steps: int | None = None,
         progress: StepCallback | None = None,
-    ) -> Images:
-        """One picture a prompt.
+        **sampling: Any,
+    ) -> UInt8[np.ndarray, "batch *num_samples height width 3"]:
+        """Generates images of the prompts.
 
         Args:
           prompts: at least one string.
-          negative_prompt: what to lead away from, in place of the empty text.
-          num_steps, superres_steps: passes of the base and of the super-resolution network.
-          guidance_scale: how strongly the prompt is followed, 0 not more than the network does by itself.
-          temperature: 0 draws the most probable token.
-          choice_temperature: the noise on which tokens are kept first; only the order "confidence" has it.
-          order: "confidence" or "halton". This, the scale and the temperatures hold for both stages; None is
-            the checkpoint's own value of each stage.
-          seed: 0 to 2**32 - 1. Picture i depends on its prompt, the seed and i, not on the other prompts.
+          negative_prompt: text to guide away from. Default: the empty text.
+          num_samples: images of each prompt, at least 1; None: one, without an axis for it.
+          seed: 0 to 2**32 - 1. Image i depends on its prompt, the seed and i, not on the other prompts.
           progress: called with a `muse_jax.sampling.DecodeStep` after each step; its stage is "base" or
             "superres".
+          sampling: fields of `MaskedSampling` for the base stage (`num_steps`, `guidance_scale`,
+            `temperature`, `choice_temperature`, `order`), and with the prefix "superres_" for the
+            super-resolution stage. Default: the checkpoint's.
 
         Returns:
-          uint8 (batch, height, width, 3).
+          uint8 (batch, height, width, 3), or (batch, num_samples, height, width, 3).
 
         Raises:
-          ValueError: one sentence, before any device work, for what is out of range.
+          ValueError: one sentence, before any device work, for an argument out of range.
         """
-        texts = settings.check_prompts(prompts)
-        negatives = [settings.check_negative_prompt(negative_prompt)]
-        plan, scales = self._plan(
-            num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
-        )
-        return self._run(programs.generate, plan, texts, negatives, scales, seed, progress)
+        texts = validation.check_prompts(prompts)
+        validation.check_num_samples(num_samples)
+        repeated = [text for text in texts for _ in range(num_samples or 1)]
+        request = self._request(repeated, [validation.check_negative_prompt(negative_prompt)], sampling)
+        images = self._run(programs.generate, request, seed=seed, progress=progress)
+        return split_samples(images, num_samples)
 
     def inpaint(
         self,
         images: Images,
         mask: Bool[np.ndarray, "batch height width"] | Bool[np.ndarray, "height width"],
         prompts: Sequence[str],
+        *,
         negative_prompt: str | None = None,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        choice_temperature: float | None = None,
-        order: str | None = None,
         seed: int = 0,
-        superres_steps: int | None = None,
         progress: StepCallback | None = None,
+        **sampling: Any,
     ) -> Images:
-        """Redraws the pixels where `mask` is True after the prompts; every other pixel stays as it is.
+        """Redraws the pixels under a mask according to the prompts; all other pixels stay as they are.
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
-          mask: for each picture, or one for all.
-          prompts: one for each picture; the rest is as in `generate`.
+          mask: True for pixels to redraw; one for each image, or one for all.
+          prompts: one for each image.
+          negative_prompt, seed, progress, sampling: see `generate`.
+
+        Returns:
+          uint8 (batch, height, width, 3).
+
+        Raises:
+          ValueError: one sentence, before any device work, for an argument out of range.
         """
-        images = settings.check_images(images, self.image_size)
-        mask = settings.check_mask(mask, images)
-        texts = settings.check_prompts(prompts, count=len(images))
-        negatives = [settings.check_negative_prompt(negative_prompt)]
-        plan, scales = self._plan(
-            num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
-        )
-        return self._run(
-            programs.inpaint, plan, texts, negatives, scales, seed, progress, *self._rows((images, mask))
-        )
+        images = validation.check_images(images, self.image_size)
+        mask = validation.check_mask(mask, images)
+        texts = validation.check_prompts(prompts, count=len(images))
+        request = self._request(texts, [validation.check_negative_prompt(negative_prompt)], sampling)
+        rows = self._rows((images, mask))
+        return self._run(programs.inpaint, request, *rows, seed=seed, progress=progress)
 
     def outpaint(
         self, images: Images, margins: tuple[int, int, int, int], prompts: Sequence[str], **options: Any
     ) -> Images:
-        """Draws what lies around the pictures: `margins` (top, bottom, left, right), in pixels.
+        """Extends images beyond their borders.
 
-        The pictures with their margins must have `image_size`: to go on to the right of a picture of that
-        size, give its right half, `images[:, :, 64:]`, and margins (0, 0, 0, 64). `options` are `inpaint`'s.
+        The images with their margins must have `image_size`: to extend a 128 px image to the right, give its
+        right half, `images[:, :, 64:]`, and the margins (0, 0, 0, 64).
+
+        Args:
+          images: uint8 (batch, height, width, 3).
+          margins: pixels to add (top, bottom, left, right), 0 or greater.
+          prompts: one for each image.
+          options: of `inpaint`.
+
+        Returns:
+          uint8 (batch, height, width, 3) of `image_size`.
         """
-        images = settings.check_images(images, None)
-        top, bottom, left, right = settings.check_margins(margins, images, self.image_size)
-        # The border goes on with the outermost pixels: tokens at the seam see no edge that is not there.
+        images = validation.check_images(images, None)
+        top, bottom, left, right = validation.check_margins(margins, images, self.image_size)
+        # The border repeats the outermost pixels, so that tokens at the seam see no edge that is not there.
         canvas = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)), mode="edge")
         mask = np.ones(self.image_size, bool)
         mask[top : top + images.shape[1], left : left + images.shape[2]] = False
@@ -213,62 +184,62 @@ class MusePipeline(Pipeline):
         images: Images,
         prompts: Sequence[str],
         old_prompts: Sequence[str] | None = None,
+        *,
         num_steps: int = 100,
-        share: float = 0.08,
+        edit_ratio: float = 0.08,
         top_k: int = 3,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
         seed: int = 0,
-        superres_steps: int | None = None,
         progress: StepCallback | None = None,
+        **sampling: Any,
     ) -> Images:
-        """Leads pictures towards the prompts without a mask (Muse, section 3.4).
+        """Edits images towards the prompts without a mask (Muse, section 3.4).
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
-          prompts, old_prompts: what each picture shall show, and what it shows, to lead away from.
-          num_steps: how often a random `share`, in (0, 1], of the base tokens is drawn again, from the
-            `top_k` most probable codes.
-          The rest is as in `generate`.
+          prompts: what each image shall show.
+          old_prompts: what each image shows, to guide away from. Default: the empty text.
+          num_steps: how often a random part of the base tokens is drawn again, at least 1.
+          edit_ratio: the size of that part, above 0 and at most 1.
+          top_k: the number of most probable codes that tokens are drawn from, at least 1.
+          seed, progress, sampling: see `generate`.
+
+        Returns:
+          uint8 (batch, height, width, 3).
+
+        Raises:
+          ValueError: one sentence, before any device work, for an argument out of range.
         """
-        images = settings.check_images(images, self.image_size)
-        texts = settings.check_prompts(prompts, count=len(images))
-        negatives = [""] if old_prompts is None else list(old_prompts)
+        images = validation.check_images(images, self.image_size)
+        texts = validation.check_prompts(prompts, count=len(images))
+        negatives = [""]
         if old_prompts is not None:
-            negatives = settings.check_prompts(old_prompts, "old_prompts", len(images))
-        settings.check_steps("top_k", top_k)
-        settings.check_share(share)
-        plan, scales = self._plan(num_steps, superres_steps, guidance_scale, temperature, None, None)
-        arguments = (self._rows(images), np.float32(share), top_k)
-        return self._run(programs.edit, plan, texts, negatives, scales, seed, progress, *arguments)
+            negatives = validation.check_prompts(old_prompts, "old_prompts", len(images))
+        check_steps("top_k", top_k)
+        check_fraction("edit_ratio", edit_ratio)
+        request = self._request(texts, negatives, {"num_steps": num_steps, **sampling})
+        inputs = (request, self._rows(images), np.float32(edit_ratio), int(top_k))
+        return self._run(programs.edit, *inputs, seed=seed, progress=progress)
 
     @cached_property
-    def _modules(self) -> programs.Modules:
+    def modules(self) -> programs.Modules:
         superres = self.superres
         return programs.Modules(
             text=self.text_encoder.module,
             base=self.base.network,
-            vqgan=self.base.tokenizer,
+            base_tokenizer=self.base.tokenizer,
             superres=superres.network if superres else None,
-            vqgan_superres=superres.tokenizer if superres else None,
+            superres_tokenizer=superres.tokenizer if superres else None,
         )
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """Every weight, on the mesh."""
-        encoder, base, superres = self.text_encoder, self.base, self.superres
-        params = {
-            "text": put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh)),
-            "base": self._place(base.network, base.params),
-            "vqgan": self._place(base.tokenizer, base.tokenizer_params),
-        }
-        if superres is not None:
-            params["superres"] = self._place(superres.network, superres.params)
-            params["vqgan_superres"] = self._place(superres.tokenizer, superres.tokenizer_params)
-        return params
+        """All weights on the mesh: the stages' (see `Pipeline.params`), and under "text" the encoder's."""
+        encoder = self.text_encoder
+        text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh))
+        return {"text": text, **super().params}
 
     def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate` runs on `batch_size` prompts with the defaults, traced.
+        """The program that `generate` runs on `batch_size` prompts with the default parameters, traced.
 
         Weights may be shapes, and the devices those of a topology that is only described.
         """
@@ -278,93 +249,20 @@ class MusePipeline(Pipeline):
             shape = (rows, length)
             return jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
 
-        plan, scales = self._plan(None, None, None, None, None, None)
         tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
-        params = self.params
+        request = programs.Request(self.params, tokenized, self._traced_sampling({}))
         with self._context():
             return programs.generate.trace(
-                self._modules, plan, params, tokenized, scales, np.uint32(0), jax.eval_shape(silent)
+                self.modules, request, seed=np.uint32(0), progress=jax.eval_shape(silent)
             )
 
-    def _plan(
-        self, num_steps, superres_steps, guidance_scale, temperature, choice_temperature, order
-    ) -> tuple[programs.Plan, tuple[programs.Scales, ...]]:
-        """What is compiled for, and what is traced: the defaults with the given values in their place."""
-        if superres_steps is not None:
-            settings.check_steps("superres_steps", superres_steps)
-            if self.superres is None:
-                raise ValueError(
-                    f"superres_steps is {superres_steps}, but this checkpoint has no super-resolution stage: "
-                    "leave it out."
-                )
-        both = {
-            "guidance_scale": guidance_scale,
-            "temperature": temperature,
-            "choice_temperature": choice_temperature,
-            "order": order,
-        }
-        base = self.base.decoding.but(num_steps=num_steps, **both)
-        stages = [base]
-        if self.superres is not None:
-            stages.append(self.superres.decoding.but(num_steps=superres_steps, **both))
-        plan = programs.Plan(
-            num_steps=tuple(int(stage.num_steps) for stage in stages),
-            order=tuple(stage.order for stage in stages),
-        )
-        number: Any = np.float32  # of one type always: a Python int would compile anew
-        scales = [
-            programs.Scales(
-                number(stage.guidance_scale), number(stage.temperature), number(stage.choice_temperature)
-            )
-            for stage in stages
-        ]
-        return plan, tuple(scales)
-
-    def _run(self, program, plan, texts, negatives, scales, seed, progress, *arguments) -> Images:
-        settings.check_seed(seed)
+    def _request(
+        self, texts: Sequence[str], negatives: Sequence[str], sampling: Mapping[str, Any]
+    ) -> programs.Request:
         tokenize: Any = self.text_encoder.tokenize
+        params = self._traced_sampling(sampling)
         tokenized = self._rows(programs.Texts(*tokenize(texts), *tokenize(negatives)))
-        with listening(progress) as ticket, self._context():
-            images = program(
-                self._modules, plan, self.params, tokenized, scales, np.uint32(seed), ticket, *arguments
-            )
-            return to_host(images)
+        return programs.Request(self.params, tokenized, params)
 
-
-def _check_parts(pipe: MusePipeline) -> None:
-    """Refuses parts that do not fit together."""
-    encoder, base, superres = pipe.text_encoder, pipe.base, pipe.superres
-    for name, stage in (("base", base), ("superres", superres)):
-        if stage is None:
-            continue
-        network, tokenizer = stage.network, stage.tokenizer
-        if network.text_dim != encoder.dim:
-            raise ValueError(
-                f"The {name} network reads text states of width {network.text_dim}, but the text encoder "
-                f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
-            )
-        drawn, decoded = (network.groups, network.vocab_size), (tokenizer.groups, tokenizer.codebook_size)
-        if drawn != decoded:
-            raise ValueError(
-                f"The {name} network draws {_codes(*drawn)}, but its tokenizer has {_codes(*decoded)}: "
-                "take the tokenizer it was trained with."
-            )
-    if superres is None:
-        return
-    low, small = superres.network, base.network
-    read = (low.low_groups, low.low_vocab_size, tuple(low.low_grid))
-    made = (small.groups, small.vocab_size, tuple(small.grid))
-    if read != made:
-        raise ValueError(
-            f"The superres network reads {_codes(*read[:2])} on a grid {read[2]}, but the base network draws "
-            f"{_codes(*made[:2])} on {made[2]}: take a pair that was trained together."
-        )
-    if any(large % small for large, small in zip(superres.image_size, base.image_size)):
-        raise ValueError(
-            f"The superres stage draws {superres.image_size} pixels, no multiple of the base stage's "
-            f"{base.image_size}: take the pair that was trained together."
-        )
-
-
-def _codes(groups: int, vocab_size: int) -> str:
-    return f"{vocab_size} codes" if groups == 1 else f"{groups} groups of {vocab_size} codes"
+    def _traced_sampling(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: params.traced() for name, params in self.sampling(**given).items()}

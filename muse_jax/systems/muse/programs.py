@@ -1,9 +1,10 @@
-"""The compiled programs of Muse: text, base tokens, super-resolution tokens and pixels in one each.
+"""The compiled programs of the Muse pipeline: text, base tokens, super-resolution tokens and pixels in one.
 
-What is traced: weights, ids, pictures, scales, temperatures, the seed and who listens. What a program is
-compiled for: the modules, the numbers of steps, the orders, and the batch.
+Weights, ids, images, the numbers of the sampling parameters, the seed and the listener are traced. A program
+is compiled for its modules, the static sampling parameters (numbers of steps, orders), and the batch.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,38 +17,25 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
 from muse_jax.sampling import LogitsFn, Progress, guided_logits_fn, mask_free_edit, masked_decode
+from muse_jax.sampling.params import MaskedSampling
+from muse_jax.systems.base import cells_under
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 
 
 class Modules(NamedTuple):
-    """The networks without their weights, whose names in `params` are the fields'."""
+    """The networks without their weights, which `params` has under the names of the fields."""
 
     text: nn.Module
     base: MaskedTransformer
-    vqgan: VQGAN
+    base_tokenizer: VQGAN
     superres: SuperResTransformer | None
-    vqgan_superres: VQGAN | None
-
-
-class Plan(NamedTuple):
-    """The static settings of each stage, base first."""
-
-    num_steps: tuple[int, ...]
-    order: tuple[str, ...]
-
-
-class Scales(NamedTuple):
-    """The traced settings of one stage."""
-
-    guidance_scale: Float[Array, ""]
-    temperature: Float[Array, ""]
-    choice_temperature: Float[Array, ""]
+    superres_tokenizer: VQGAN | None
 
 
 class Texts(NamedTuple):
-    """Token ids and masks of the prompts, and of what to lead away from (a batch of 1, or the same)."""
+    """Token ids and masks of the prompts and of the negative prompts (one for all, or one each)."""
 
     ids: Int[Array, "batch text"]
     mask: Bool[Array, "batch text"]
@@ -55,188 +43,183 @@ class Texts(NamedTuple):
     negative_mask: Bool[Array, "negatives text"]
 
 
-# Text states and masks, of the prompts and of what to lead away from.
+class Request(NamedTuple):
+    """The traced inputs that all programs share."""
+
+    params: Mapping[str, Any]
+    texts: Texts
+    sampling: Mapping[str, MaskedSampling]
+
+
+# Text states and masks: of the prompts and of the negative prompts.
 Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
-@partial(jax.jit, static_argnames=("modules", "plan"))
+@partial(jax.jit, static_argnames=("modules",))
 def generate(
-    modules: Modules,
-    plan: Plan,
-    params: dict[str, Any],
-    texts: Texts,
-    scales: tuple[Scales, ...],
-    seed: Int[Array, ""],
-    progress: Progress,
+    modules: Modules, request: Request, seed: Int[Array, ""], progress: Progress
 ) -> UInt8[Array, "batch height width 3"]:
-    """Pictures for the texts; picture i has draws of its own, which depend on the seed and i alone."""
-    batch = texts.ids.shape[0]
-    tokens = jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)
-    high = None
+    """Images of the texts. The draws of image i depend on the seed and on i alone."""
+    batch = request.texts.ids.shape[0]
+    tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
     if modules.superres is not None:
-        high = jnp.full((batch, modules.superres.num_tokens), modules.superres.vocab_size)
-    return _draw(
-        modules, plan, params, _encode_texts(modules, params, texts), scales, seed, progress, tokens, high
-    )
+        superres = modules.superres
+        tokens["superres"] = jnp.full((batch, superres.num_tokens), superres.vocab_size)
+    return _draw(modules, request, seed, progress, tokens)
 
 
-@partial(jax.jit, static_argnames=("modules", "plan"))
+@partial(jax.jit, static_argnames=("modules",))
 def inpaint(
     modules: Modules,
-    plan: Plan,
-    params: dict[str, Any],
-    texts: Texts,
-    scales: tuple[Scales, ...],
-    seed: Int[Array, ""],
-    progress: Progress,
+    request: Request,
     images: UInt8[Array, "batch height width 3"],
     mask: Bool[Array, "batch height width"],
+    seed: Int[Array, ""],
+    progress: Progress,
 ) -> UInt8[Array, "batch height width 3"]:
-    """Pictures redrawn where `mask` is True; every other pixel is the given one."""
-    tokens, high = _tokenize(modules, params, images)
-    tokens = jnp.where(_entries(mask, modules.base), modules.base.vocab_size, tokens)
-    if modules.superres is not None:
-        high = jnp.where(_entries(mask, modules.superres), modules.superres.vocab_size, high)
-    conditions = _encode_texts(modules, params, texts)
-    drawn = _draw(modules, plan, params, conditions, scales, seed, progress, tokens, high)
+    """The images, redrawn where `mask` is True; every other pixel is the given one."""
+    tokens = _tokenize(modules, request.params, images)
+    for name in tokens:
+        network = getattr(modules, name)
+        tokens[name] = jnp.where(_entries(mask, network), network.vocab_size, tokens[name])
+    drawn = _draw(modules, request, seed, progress, tokens)
     return jnp.where(mask[..., None], drawn, images)
 
 
-@partial(jax.jit, static_argnames=("modules", "plan", "top_k"))
+@partial(jax.jit, static_argnames=("modules", "top_k"))
 def edit(
     modules: Modules,
-    plan: Plan,
-    params: dict[str, Any],
-    texts: Texts,
-    scales: tuple[Scales, ...],
+    request: Request,
+    images: UInt8[Array, "batch height width 3"],
+    edit_ratio: Float[Array, ""],
+    top_k: int,
     seed: Int[Array, ""],
     progress: Progress,
-    images: UInt8[Array, "batch height width 3"],
-    share: Float[Array, ""],
-    top_k: int,
 ) -> UInt8[Array, "batch height width 3"]:
-    """Pictures led towards the texts without a mask.
+    """The images, edited towards the texts without a mask.
 
     The base tokens are redrawn a few at a time; then the super-resolution tokens that lie under changed ones.
     """
-    tokens, high = _tokenize(modules, params, images)
-    conditions = _encode_texts(modules, params, texts)
+    tokens = _tokenize(modules, request.params, images)
+    conditions = _encode_texts(modules, request)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
+    sampling = request.sampling["base"]
     edited = mask_free_edit(
-        _logits_fn(modules.base, params["base"], conditions, scales[0]),
-        tokens,
+        _logits_fn(modules, request, "base", conditions),
+        tokens["base"],
         base_key,
         mask_id=modules.base.vocab_size,
-        num_steps=plan.num_steps[0],
-        edit_ratio=share,
+        num_steps=sampling.num_steps,
+        edit_ratio=edit_ratio,
         top_k=top_k,
-        temperature=scales[0].temperature,
+        temperature=sampling.temperature,
         on_step=progress.at("base"),
     )
     if modules.superres is None:
-        return _pixels(modules, params, edited, None)
-    changed = reduce(edited != tokens, "b (n g) -> b n", "max", g=modules.base.groups)
-    changed = _enlarge(changed, modules.base.grid, modules.superres.grid)
-    changed = repeat(changed, "b n -> b (n g)", g=modules.superres.groups)
-    high = jnp.where(changed, modules.superres.vocab_size, high)
-    high = _draw_superres(modules, plan, params, conditions, scales[1], superres_key, progress, edited, high)
-    return _pixels(modules, params, edited, high)
+        return _pixels(modules, request.params, {"base": edited})
+    base, superres = modules.base, modules.superres
+    changed = reduce(edited != tokens["base"], "b (n g) -> b n", "max", g=base.groups)
+    changed = _upsample_cells(changed, base.grid, superres.grid)
+    changed = repeat(changed, "b n -> b (n g)", g=superres.groups)
+    fine = jnp.where(changed, superres.vocab_size, tokens["superres"])
+    fine = _draw_stage(modules, request, "superres", conditions, superres_key, progress, fine, (edited,))
+    return _pixels(modules, request.params, {"base": edited, "superres": fine})
 
 
-def _encode_texts(modules: Modules, params: Any, texts: Texts) -> Conditions:
-    """States of prompts and negatives, from one pass of the text encoder."""
+def _encode_texts(modules: Modules, request: Request) -> Conditions:
+    """States of prompts and negative prompts, from one pass of the text encoder."""
+    texts = request.texts
     ids = jnp.concatenate([texts.ids, texts.negative_ids])
     mask = jnp.concatenate([texts.mask, texts.negative_mask])
-    states = modules.text.apply({"params": params["text"]}, ids, mask)
+    states = modules.text.apply({"params": request.params["text"]}, ids, mask)
     batch = texts.ids.shape[0]
     return (states[:batch], texts.mask), (states[batch:], texts.negative_mask)
 
 
 def _logits_fn(
-    network: Any, params: Any, conditions: Conditions, scales: Scales, low: tuple[Any, ...] = ()
+    modules: Modules, request: Request, stage: str, conditions: Conditions, low: tuple[Any, ...] = ()
 ) -> LogitsFn:
+    network = getattr(modules, stage)
     return guided_logits_fn(
         lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits"),
-        params,
+        request.params[stage],
         (*low, *conditions[0]),
         (*low, *conditions[1]),
-        scales.guidance_scale,
+        request.sampling[stage].guidance_scale,
     )
 
 
-def _draw(modules, plan, params, conditions, scales, seed, progress, tokens, high) -> Array:
-    """Draws what is masked in `tokens`, then in `high`, and decodes."""
+def _draw(
+    modules: Modules, request: Request, seed: Array, progress: Progress, tokens: dict[str, Array]
+) -> Array:
+    """Draws the masked tokens of each stage, and decodes."""
+    conditions = _encode_texts(modules, request)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
-    tokens = masked_decode(
-        _logits_fn(modules.base, params["base"], conditions, scales[0]),
-        tokens,
-        base_key,
-        mask_id=modules.base.vocab_size,
-        num_steps=plan.num_steps[0],
-        temperature=scales[0].temperature,
-        choice_temperature=scales[0].choice_temperature,
-        order=plan.order[0],
-        grid=entry_grid(modules.base),
-        on_step=progress.at("base"),
-    )
+    drawn = {"base": _draw_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])}
     if modules.superres is not None:
-        high = _draw_superres(
-            modules, plan, params, conditions, scales[1], superres_key, progress, tokens, high
+        low = (drawn["base"],)
+        drawn["superres"] = _draw_stage(
+            modules, request, "superres", conditions, superres_key, progress, tokens["superres"], low
         )
-    return _pixels(modules, params, tokens, high)
+    return _pixels(modules, request.params, drawn)
 
 
-def _draw_superres(modules, plan, params, conditions, scales, key, progress, tokens, high) -> Array:
+def _draw_stage(
+    modules: Modules,
+    request: Request,
+    stage: str,
+    conditions: Conditions,
+    key: Array,
+    progress: Progress,
+    tokens: Array,
+    low: tuple[Array, ...] = (),
+) -> Array:
+    network, sampling = getattr(modules, stage), request.sampling[stage]
     return masked_decode(
-        _logits_fn(modules.superres, params["superres"], conditions, scales, (tokens,)),
-        high,
+        _logits_fn(modules, request, stage, conditions, low),
+        tokens,
         key,
-        mask_id=modules.superres.vocab_size,
-        num_steps=plan.num_steps[1],
-        temperature=scales.temperature,
-        choice_temperature=scales.choice_temperature,
-        order=plan.order[1],
-        grid=entry_grid(modules.superres),
-        on_step=progress.at("superres"),
+        mask_id=network.vocab_size,
+        num_steps=sampling.num_steps,
+        temperature=sampling.temperature,
+        choice_temperature=sampling.choice_temperature,
+        order=sampling.order,
+        grid=entry_grid(network),
+        on_step=progress.at(stage),
     )
 
 
-def _pixels(modules: Modules, params: Any, tokens: Array, high: Array | None) -> Array:
-    """The pictures of the last stage's tokens."""
-    name = "vqgan" if high is None else "vqgan_superres"
-    network: Any = modules.base if high is None else modules.superres
-    ids = token_grid(tokens if high is None else high, network.grid, network.groups)
-    return from_unit_range(getattr(modules, name).decode(params[name], ids))
+def _pixels(modules: Modules, params: Mapping[str, Any], tokens: Mapping[str, Array]) -> Array:
+    """Images of the last stage's tokens."""
+    stage = "superres" if "superres" in tokens else "base"
+    network, tokenizer = getattr(modules, stage), getattr(modules, f"{stage}_tokenizer")
+    ids = token_grid(tokens[stage], network.grid, network.groups)
+    return from_unit_range(tokenizer.decode(params[f"{stage}_tokenizer"], ids))
 
 
-def _tokenize(modules: Modules, params: Any, images: Array) -> tuple[Array, Any]:
-    """Flat tokens of both stages, None for one that is not there.
+def _tokenize(modules: Modules, params: Mapping[str, Any], images: Array) -> dict[str, Array]:
+    """Flat tokens of each stage; the base stage's image is the mean over squares of the large one."""
 
-    The small picture is the mean over squares of the large one.
-    """
-
-    def encode(name: str, pixels: Array) -> Array:
+    def encode(stage: str, pixels: Array) -> Array:
+        name = f"{stage}_tokenizer"
         return flat_tokens(getattr(modules, name).encode(params[name], pixels))
 
     pixels = to_unit_range(images)
     if modules.superres is None:
-        return encode("vqgan", pixels), None
-    factor = images.shape[1] // (modules.base.grid[0] * modules.vqgan.downsampling)
+        return {"base": encode("base", pixels)}
+    factor = images.shape[1] // (modules.base.grid[0] * modules.base_tokenizer.downsampling)
     small = reduce(pixels, "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
-    return encode("vqgan", small), encode("vqgan_superres", pixels)
-
-
-def touched(mask: Bool[Array, "batch height width"], grid: tuple[int, int]) -> Bool[Array, "batch n"]:
-    """The cells of `grid` that hold any pixel of `mask`."""
-    return reduce(mask, "b (h p) (w q) -> b (h w)", "max", h=grid[0], w=grid[1])
+    return {"base": encode("base", small), "superres": encode("superres", pixels)}
 
 
 def _entries(mask: Bool[Array, "batch height width"], network: Any) -> Bool[Array, "batch n"]:
     """The network's tokens whose position holds any pixel of `mask`."""
-    return repeat(touched(mask, network.grid), "b n -> b (n g)", g=network.groups)
+    return repeat(cells_under(mask, network.grid), "b n -> b (n g)", g=network.groups)
 
 
-def _enlarge(cells: Bool[Array, "batch low"], low: tuple[int, ...], high: tuple[int, ...]) -> Array:
+def _upsample_cells(
+    cells: Bool[Array, "batch low"], low: tuple[int, ...], high: tuple[int, ...]
+) -> Bool[Array, "batch high"]:
     """The cells of the grid `high` that lie under the given ones of the grid `low`."""
     p, q = high[0] // low[0], high[1] // low[1]
     return repeat(cells, "b (h w) -> b (h p w q)", h=low[0], w=low[1], p=p, q=q)

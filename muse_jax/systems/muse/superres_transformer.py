@@ -61,6 +61,11 @@ class SuperResTransformer(nn.Module):
         """Length of the flat sequence of the low-resolution image."""
         return math.prod(self.low_grid) * self.low_groups
 
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        sequences = [jnp.zeros((1, count), jnp.int32) for count in (self.num_tokens, self.num_low_tokens)]
+        return *sequences, jnp.zeros((1, 2, self.text_dim)), jnp.ones((1, 2), bool)
+
     def setup(self):
         self._check()
         grid = tuple(self.grid)

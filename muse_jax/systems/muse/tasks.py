@@ -1,30 +1,30 @@
 """Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
 
 import dataclasses
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import reduce
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from muse_jax.checkpointing.pretrained import parameter_shapes
-from muse_jax.checkpointing.source import tokenizer_hash, tokenizer_module, tokenizer_params
-from muse_jax.data import PrecomputedSource
 from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
 from muse_jax.sampling import guided_logits_fn, masked_decode, sample_mask
+from muse_jax.sampling.params import MaskedSampling
 from muse_jax.sharding.partitioning import current_mesh, put_tree, replicated, tree_shardings
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
-from muse_jax.text import TextEncoder, load_text_encoder
-from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
-from muse_jax.training.features import Origins, check_features
-from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+from muse_jax.systems.token_task import TokenTask, encode
+from muse_jax.text import TextEncoder, encode_captions, load_text_encoder
+from muse_jax.tokenizers import token_grid
+from muse_jax.training.config_checks import check_limits, one_of
+from muse_jax.training.features import Origins
+from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, build, check_loss_keys
 
-PREVIEW_IMAGES = 8
 LOSS = {"label_smoothing": 0.1, "text_dropout": 0.1}
 
 
@@ -52,7 +52,7 @@ def token_cross_entropy(
     return -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
 
 
-class MaskedTask(Task):
+class MaskedTask(TokenTask):
     """What the two networks share: text, masks, the loss and the preview.
 
     Batches come either as images and captions, which the frozen tokenizers and text encoder turn into tokens
@@ -61,24 +61,39 @@ class MaskedTask(Task):
     """
 
     network: MaskedTransformer | SuperResTransformer
-    tokenizer: VQGAN  # of the tokens that are learned
-    learned_tokenizer: str  # the config key that says where it is
+    learned_tokenizer: ClassVar[str]
+    """The config key of the tokenizer whose tokens are learned."""
+    sampling_params = MaskedSampling
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **TokenTask.config_defaults,
+        "data": {"features": "", "text_features": "states", "text_encoder": "minilm"},
+        "sampling": MaskedSampling().to_dict(),
+    }
     loss_defaults: dict[str, float] = LOSS
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__(config)
         self.weights = check_loss_keys(config, self.loss_defaults)
-        self.text_encoder = load_text_encoder(
-            config.data.get("text_encoder", "minilm"), dtype=jnp.dtype(self.network.dtype)
-        )
+        self.text_encoder = load_text_encoder(config.data.text_encoder, dtype=jnp.dtype(self.network.dtype))
         if config.model.get("text_dim") != self.text_encoder.dim:
             raise ValueError(
                 f"config.model.text_dim is {config.model.get('text_dim')}, but the text encoder's states are "
                 f"{self.text_encoder.dim} wide: set it to that."
             )
 
-    def check_grid(self, name: str, vocab: str, grid: str, tokenizer: VQGAN, image_size: int) -> None:
-        """Refuses a network whose `vocab`, `grid` and groups fields are not what `tokenizer` gives."""
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Refuses a kind of text features that is not known."""
+        one_of("data.text_features", config["data"]["text_features"], ("states", "ids"))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer whose tokens are learned."""
+        return self.tokenizers[self.learned_tokenizer].module
+
+    def check_grid(self, name: str, vocab: str, grid: str, image_size: int) -> None:
+        """Refuses a network whose `vocab`, `grid` and groups fields are not those of the tokenizer `name`."""
+        tokenizer = self.tokenizers[name].module
         side = image_size // tokenizer.downsampling
         model, groups = self.config.model, grid.replace("grid", "groups")
         given = (model[vocab], tuple(model[grid]), model.get(groups, 1))
@@ -89,25 +104,22 @@ class MaskedTask(Task):
                 f"{tokenizer.groups} groups at {image_size} px: set them to that."
             )
 
-    def check_features(self, source: PrecomputedSource) -> None:
-        """Refuses features of other weights, or of other shapes, than the config names."""
-        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
-
-    @cached_property
-    def origins(self) -> Origins:
-        """What makes the features of this config."""
-        tokenizers = {key: self.config[key] for key in self.frozen_modules()}
+    def text_origins(self) -> Origins:
         encoder = self.text_encoder
         content = encoder.content_hash(weights=self.config.data.text_features == "states")
-        return {
-            **{key: (source, tokenizer_hash(key, source)) for key, source in tokenizers.items()},
-            "data.text_encoder": (encoder.name, content),
-        }
+        return {"data.text_encoder": (encoder.name, content)}
+
+    def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
+        """Token ids or text states of captions, as `config.data.text_features` says."""
+        if self.config.data.text_features == "ids":
+            return super().text_features(captions)
+        states, mask = encode_captions(self.sharded_text_encoder(), captions, progress=progress)
+        return {"text_states": states, "text_mask": mask}
 
     @property
     def reads_states(self) -> bool:
         """Whether batches hold the text encoder's states, so that the step does not run it."""
-        return bool(self.config.data.get("features")) and self.config.data.text_features == "states"
+        return bool(self.config.data.features) and self.config.data.text_features == "states"
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
@@ -132,37 +144,22 @@ class MaskedTask(Task):
         return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
 
     def frozen_shapes(self) -> Any:
-        encoder, tokenizers = self.text_encoder, self.frozen_modules()
+        encoder = self.text_encoder
         return {
-            "tokenizers": {key: parameter_shapes(module) for key, module in tokenizers.items()},
+            "tokenizers": self.tokenizer_shapes(),
             "text": {} if self.reads_states else encoder.boxed_shapes(),
             "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
             "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
         }
 
     def batch_shapes(self) -> Batch:
-        batch = super().batch_shapes()
-        texts, encoder = (self.config.data.batch_size, self.text_encoder.max_length), self.text_encoder
-        mask = jax.ShapeDtypeStruct(texts, bool)
-        if self.config.data.get("features"):
-            tokens = jax.eval_shape(self.features, self.frozen_shapes(), batch["image"])
-            batch = {"index": batch["index"], **tokens}
-        if self.reads_states:
-            states = jax.ShapeDtypeStruct((*texts, encoder.dim), jnp.float16)
-            return {**batch, "text_states": states, "text_mask": mask}
-        return {**batch, "caption_ids": jax.ShapeDtypeStruct(texts, jnp.int32), "caption_mask": mask}
-
-    def frozen_modules(self) -> dict[str, VQGAN]:
-        """The tokenizers, by the config key that says where they are."""
-        raise NotImplementedError
-
-    def frozen_tokenizers(self) -> dict[str, Any]:
-        """Their weights."""
-        return {key: tokenizer_params(key, self.config[key]) for key in self.frozen_modules()}
-
-    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
-        """Tokens of uint8 pictures, by the names they have in a batch."""
-        raise NotImplementedError
+        batch, encoder = super().batch_shapes(), self.text_encoder
+        captions = self.caption_shapes(encoder.max_length)
+        if not self.reads_states:
+            return {**batch, **captions}
+        mask = captions["caption_mask"]
+        states = jax.ShapeDtypeStruct((*mask.shape, encoder.dim), jnp.float16)
+        return {**batch, "text_states": states, "text_mask": mask}
 
     def text(self, frozen: Any, batch: Batch) -> tuple[Array, Array]:
         """Text states and mask of a batch."""
@@ -237,13 +234,13 @@ class MaskedTask(Task):
         }
 
     def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b h w 3"]:
-        """Images generated for the captions of a batch, by `config.decoding`."""
+        """Images generated for the captions of a batch, by `config.sampling`."""
         return self.decode(frozen, self.sample_tokens(params, frozen, batch, key))
 
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
         """Flat tokens generated for the captions of a batch."""
         tokens, given, states, text_mask = self.inputs(frozen, batch)
-        decoding = self.config.decoding
+        sampling = self.config.sampling
         logits_fn = guided_logits_fn(
             lambda params, *arguments: self.network.apply(
                 {"params": params}, *arguments, method="linear_logits"
@@ -251,25 +248,25 @@ class MaskedTask(Task):
             params,
             (*given, states, text_mask),
             (*given, frozen["null_text"], frozen["null_mask"]),
-            decoding.guidance_scale,
+            sampling.guidance_scale,
         )
         return masked_decode(
             logits_fn,
             jnp.full_like(tokens, self.network.vocab_size),
             key,
             mask_id=self.network.vocab_size,
-            num_steps=decoding.num_steps,
-            temperature=decoding.temperature,
-            choice_temperature=decoding.choice_temperature,
-            order=decoding.order,
+            num_steps=sampling.num_steps,
+            temperature=sampling.temperature,
+            choice_temperature=sampling.choice_temperature,
+            order=sampling.order,
             grid=entry_grid(self.network),
         )
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b h w 3"]:
         """Images of flat tokens."""
-        vqgan = frozen["tokenizers"][self.learned_tokenizer]
+        params = frozen["tokenizers"][self.learned_tokenizer]
         grid = token_grid(tokens, self.network.grid, self.network.groups)
-        return from_unit_range(self.tokenizer.decode(vqgan, grid))
+        return from_unit_range(self.tokenizer.decode(params, grid))
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Reconstructions of the batch's images, followed by samples for the same captions."""
@@ -279,27 +276,18 @@ class MaskedTask(Task):
         return {"samples": self.decode(frozen, jnp.concatenate([tokens, generated]))}
 
 
-def encode(tokenizer: VQGAN, params: Any, image: Array) -> Int[Array, "b n"]:
-    """Flat tokens of pictures in [-1, 1]."""
-    return flat_tokens(tokenizer.encode(params, image))
-
-
 class BaseTask(MaskedTask):
-    """Tokens of the whole picture from its caption."""
+    """Tokens of an image from its caption."""
 
     learned_tokenizer = "tokenizer"
 
-    def __init__(self, config):
-        self.tokenizer = tokenizer_module("tokenizer", config.tokenizer)
+    def __init__(self, config: Any):
         self.network = build(MaskedTransformer, "model", config.model)
         super().__init__(config)
-        self.check_grid("tokenizer", "vocab_size", "grid", self.tokenizer, config.data.image_size)
+        self.check_grid("tokenizer", "vocab_size", "grid", config.data.image_size)
 
     def token_counts(self) -> list[int]:
         return [self.network.num_tokens]
-
-    def frozen_modules(self) -> dict[str, VQGAN]:
-        return {"tokenizer": self.tokenizer}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]["tokenizer"]
@@ -310,9 +298,9 @@ class BaseTask(MaskedTask):
 
 
 class SuperResTask(MaskedTask):
-    """Tokens of the large picture from the caption and the tokens of the small one.
+    """Tokens of the large image from the caption and the tokens of the small one.
 
-    The small picture is the large one, averaged over squares of `config.data.superres_factor` pixels.
+    The small image is the large one, averaged over squares of `config.data.superres_factor` pixels.
 
     In training, a share of its tokens between 0 and `config.loss.low_noise`, drawn for each image, are random
     codes: the network learns not to trust every token that the base network will draw (compare the noise
@@ -320,30 +308,36 @@ class SuperResTask(MaskedTask):
     """
 
     learned_tokenizer = "superres_tokenizer"
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        **MaskedTask.config_defaults,
+        "superres_tokenizer": "",
+        "data": {**MaskedTask.config_defaults["data"], "superres_factor": 2},
+    }
     loss_defaults = {**LOSS, "low_noise": 0.0}
 
-    def __init__(self, config):
-        self.low_tokenizer = tokenizer_module("tokenizer", config.tokenizer)
-        self.tokenizer = tokenizer_module("superres_tokenizer", config.superres_tokenizer)
+    def __init__(self, config: Any):
         self.network = build(SuperResTransformer, "model", config.model)
         super().__init__(config)
         size = config.data.image_size
-        self.factor = config.data.get("superres_factor", 2)
-        self.check_grid("superres_tokenizer", "vocab_size", "grid", self.tokenizer, size)
-        self.check_grid("tokenizer", "low_vocab_size", "low_grid", self.low_tokenizer, size // self.factor)
+        self.factor = config.data.superres_factor
+        self.check_grid("superres_tokenizer", "vocab_size", "grid", size)
+        self.check_grid("tokenizer", "low_vocab_size", "low_grid", size // self.factor)
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Refuses a factor below 2 as well."""
+        super().check_config(config)
+        check_limits(config, {"data.superres_factor": (2, float("inf"))})
 
     def token_counts(self) -> list[int]:
         return [self.network.num_tokens, self.network.num_low_tokens]
-
-    def frozen_modules(self) -> dict[str, VQGAN]:
-        return {"tokenizer": self.low_tokenizer, "superres_tokenizer": self.tokenizer}
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
         params = frozen["tokenizers"]
         high = to_unit_range(image)
         low = reduce(high, "b (h p) (w q) c -> b h w c", "mean", p=self.factor, q=self.factor)
         return {
-            "tokens": encode(self.low_tokenizer, params["tokenizer"], low),
+            "tokens": encode(self.tokenizers["tokenizer"].module, params["tokenizer"], low),
             "superres_tokens": encode(self.tokenizer, params["superres_tokenizer"], high),
         }
 

@@ -1,1 +1,23 @@
-"""VQGAN: image tokenizers (Esser et al. 2021)."""
+"""VQGAN: image tokenizers (Esser et al. 2021), their training and that of their decoders alone."""
+
+from typing import Any
+
+from muse_jax.checkpointing.source import open_source
+from muse_jax.system import Stage, System
+from muse_jax.systems.vqgan.tasks import VQGANDecoderTask, VQGANTask
+from muse_jax.tokenizers import VQGAN
+
+
+def _generator(run: Any) -> Any:
+    """The VQGAN's parameters; a run of the decoder alone takes the rest from its tokenizer."""
+    params = run.trained_params()["generator"]
+    if run.config.task == "vqgan_decoder":
+        params = {**open_source(run.config.tokenizer, "config.tokenizer").tokenizer().params, **params}
+    return params
+
+
+SYSTEM = System(
+    name="vqgan",
+    tasks={"vqgan": VQGANTask, "vqgan_decoder": VQGANDecoderTask},
+    stages={"vqgan": Stage(VQGAN, ("vqgan", "vqgan_decoder"), file="vqgan", from_run=_generator)},
+)

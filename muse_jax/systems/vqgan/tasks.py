@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from muse_jax.checkpointing.pretrained import parameter_shapes
-from muse_jax.checkpointing.source import tokenizer_module, tokenizer_params
+from muse_jax.checkpointing.source import RunSource, Source, open_source
 from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.sharding.partitioning import current_mesh, replicated
 from muse_jax.tokenizers import VQGAN
 from muse_jax.tokenizers.discriminator import (
@@ -26,9 +27,8 @@ from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
 from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_loss, perceptual_shapes
 from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, restart_dead_codes
-from muse_jax.training.task import Batch, Sums, Task, build, check_loss_keys
+from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, Task, build, check_loss_keys
 
-PREVIEW_IMAGES = 8
 KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
 KMEANS_STEPS = 10
 # The weights of the loss terms are MaskGIT's, for images in [0, 1].
@@ -61,7 +61,9 @@ class VQGANTask(Task):
     the weight `adversarial` is above 0.
     """
 
-    def __init__(self, config):
+    config_defaults: ClassVar[Mapping[str, Any]] = {"discriminator": {}}
+
+    def __init__(self, config: Any):
         super().__init__(config)
         self.weights = check_loss_keys(config, LOSS)
         self.vqgan = build(VQGAN, "model", config.model)
@@ -77,6 +79,10 @@ class VQGANTask(Task):
             )
         discriminator = build(Discriminator, "discriminator", config.discriminator)
         self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
+
+    def params_from(self, source: Source) -> Any | None:
+        """The tokenizer of a pretrained directory; None for a run."""
+        return None if isinstance(source, RunSource) else {"generator": source.tokenizer().params}
 
     def init(self, key: Array) -> Any:
         images = jnp.zeros((1, self.config.data.image_size, self.config.data.image_size, 3))
@@ -233,11 +239,13 @@ class VQGANDecoderTask(VQGANTask):
     own except for `dtype` and the fields whose names begin with `decoder_`.
     """
 
-    def __init__(self, config):
+    config_defaults: ClassVar[Mapping[str, Any]] = {**VQGANTask.config_defaults, "tokenizer": ""}
+
+    def __init__(self, config: Any):
         super().__init__(config)
-        trained = tokenizer_module("tokenizer", config.tokenizer)
-        decoder = ("decoder_filters", "decoder_res_blocks", "decoder_multipliers", "decoder_patch")
-        other = dict.fromkeys(("dtype", *decoder))
+        self.trained = open_source(config.tokenizer, "config.tokenizer").tokenizer()
+        other = dict.fromkeys(("dtype", *VQGAN.decoder_only))
+        trained = self.trained.module
         if trained.clone(**other) != self.vqgan.clone(**other):
             raise ValueError(
                 f"config.model does not describe the encoder and codebook of {config.tokenizer}: take that "
@@ -248,7 +256,7 @@ class VQGANDecoderTask(VQGANTask):
         return {"decoder": super().init_generator(key, images)["decoder"]}
 
     def frozen(self) -> Any:
-        params = tokenizer_params("tokenizer", self.config.tokenizer)
+        params = self.trained.params
         generator = {name: params[name] for name in ("encoder", "quantizer")}
         return {**super().frozen(), "generator": generator}
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from configs.smoke import vqgan
+from configs.smoke import base, vqgan
 from experiments.planning import jobs
 from muse_jax.training import validate_config
 
@@ -104,8 +104,8 @@ def test_a_plan_ends_with_the_process_that_asked_for_it(job, tmp_path):
 
 def asking(job, find_config):
     """The job with a tokenizer that only `find_config` can describe, which the plan asks when it runs."""
-    job.config.tokenizer = "runs/absent"
-    return job._replace(find_config=find_config)
+    config = validate_config({**base.get_config().to_dict(), "tokenizer": "runs/absent"})
+    return job._replace(config=config, find_config=find_config)
 
 
 def refuse(name):

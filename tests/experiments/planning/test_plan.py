@@ -9,7 +9,7 @@ import pytest
 from configs.smoke import vqgan
 from experiments.planning import CHIPS, choices, describe, load_topology, markdown_table, plan_train, rank
 from experiments.planning.plan import out_of_memory
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import validate_config
 from pallas_kernels import aot
 from tests.pallas_kernels.cuda import needs_gpu_compiler

@@ -9,9 +9,9 @@ from flax import linen as nn
 from configs.muse import base_3b
 from configs.smoke import vqgan
 from experiments.planning.programs import planned, trace_generate
-from muse_jax.checkpointing.source import tokenizer_module
+from muse_jax import load_pipeline
+from muse_jax.checkpointing.source import open_source
 from muse_jax.sharding.partitioning import on_mesh, one_device_mesh
-from muse_jax.systems.runs import load_runs
 from muse_jax.text import load_text_encoder
 from muse_jax.training import validate_config
 from tests.systems.cogview2.test_tasks import MODEL as COGLM
@@ -54,13 +54,13 @@ def test_a_tokenizer_that_is_not_trained_is_described_by_the_config_of_its_name(
         return vqgan.get_config()
 
     with planned(config, find_config) as described:
-        module = tokenizer_module("tokenizer", described.tokenizer)
+        module = open_source(described.tokenizer).tokenizer().module
     assert asked == ["vqgan_f16_256"] and module.downsampling == 4 and module.codebook_size == 16
     assert described.data.text_encoder == "shapes:t5-v1_1-xxl"
     assert config.tokenizer == "runs/vqgan_f16_256"
     nothing = planned(config, lambda name: None)
-    with nothing as described, pytest.raises(ValueError, match="no tokenizer was trained"):
-        tokenizer_module("tokenizer", described.tokenizer)
+    with nothing as described, pytest.raises(ValueError, match="where nothing was trained"):
+        open_source(described.tokenizer, "config.tokenizer")
 
 
 def test_a_plan_of_generating_is_of_the_program_that_the_pipeline_runs(
@@ -74,7 +74,7 @@ def test_a_plan_of_generating_is_of_the_program_that_the_pipeline_runs(
     with planned(validate_config(config), lambda name: None) as described:
         program = trace_generate(described, None, mesh).lower().as_text()
     with on_mesh(mesh):
-        run = load_runs(str(tmp_path / "base")).trace_generate(config.data.batch_size).lower().as_text()
+        run = load_pipeline(tmp_path / "base").trace_generate(config.data.batch_size).lower().as_text()
     assert run == program and len(program) > 10_000
 
 
@@ -91,5 +91,5 @@ def test_cogview2s_program_is_traced_without_weights_or_pieces(coglm_config):  #
 
 def test_a_config_that_no_pipeline_starts_from_is_refused(pictures):  # noqa: F811
     config = validate_config(tiny_config("vqgan", pictures))
-    with pytest.raises(ValueError, match="task is 'vqgan', but generating starts from one of base, coglm"):
+    with pytest.raises(ValueError, match="system is 'vqgan', which generates nothing"):
         trace_generate(config, None, one_device_mesh())

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.system import make_task
 from muse_jax.systems.cogview2 import tasks as coglm
-from muse_jax.systems.registry import make_task
 from muse_jax.training import validate_config
 from tests.systems.cogview2.test_tasks import MODEL
 from tests.systems.conftest import PIECES

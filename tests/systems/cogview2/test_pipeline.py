@@ -12,13 +12,13 @@ import pytest
 
 from muse_jax import CogView2Pipeline, MusePipeline
 from muse_jax.sampling import Sampling, listening, step_table, tile_steps
+from muse_jax.sampling.params import LoparSampling
+from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.cogview2 import programs
 from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary
 from muse_jax.systems.cogview2.superres import join_params
 from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
-from muse_jax.systems.registry import load_pipeline
-from muse_jax.systems.validation import LoparDecoding
 from tests.systems.cogview2.tiny import CODES, DIRECT, ITERATIVE, NETWORK, tiny_cogview2, whole_cogview2
 
 PROMPTS = ["a bee", "bad"]
@@ -33,7 +33,7 @@ def pipe():
 @pytest.fixture(scope="module")
 def pictures(pipe):
     """All three candidates of each prompt."""
-    return pipe.generate(PROMPTS, keep=3)
+    return pipe.generate(PROMPTS, num_samples=3)
 
 
 @functools.cache
@@ -78,23 +78,23 @@ class TestGenerate:
         drawn = decode(pipe, tokens).reshape(2, 3, 12, 12, 3)
         assert_same_pictures(pictures, np.take_along_axis(drawn, order[..., None, None, None], axis=1))
 
-    def test_keep_takes_the_first_of_them(self, pipe, pictures):
+    def test_one_sample_is_the_best_and_has_no_axis_of_its_own(self, pipe, pictures):
         best = pipe.generate(PROMPTS)
-        assert best.shape == (2, 1, *pipe.image_size, 3) == (2, 1, 12, 12, 3)
-        assert_same_pictures(best, pictures[:, :1])
+        assert best.shape == (2, *pipe.image_size, 3) == (2, 12, 12, 3)
+        assert_same_pictures(best, pictures[:, 0])
 
     def test_prompts_of_other_lengths_seeds_and_scales_compile_nothing(self, pipe, pictures, compilations):
         steps = []
         other = pipe.generate(
-            ["", "a deed"], keep=3, seed=7, temperature=1, text_weight=2, progress=steps.append
+            ["", "a deed"], num_samples=3, seed=7, temperature=1, text_weight=2, progress=steps.append
         )
         assert compilations == [] and (other != pictures).mean() > 0.2
         told = [(step.stage, step.step, step.num_steps) for step in steps]
         assert told == [("coarse", t, 9) for t in range(1, 10)] and pipe.count_steps() == 9
-        np.testing.assert_array_equal(pipe.generate(PROMPTS, keep=3), pictures)
+        np.testing.assert_array_equal(pipe.generate(PROMPTS, num_samples=3), pictures)
 
     def test_the_pictures_of_a_prompt_do_not_hang_on_the_other_prompts(self, pipe, pictures):
-        assert_same_pictures(pipe.generate([PROMPTS[0], "a cab"], keep=3)[:1], pictures[:1])
+        assert_same_pictures(pipe.generate([PROMPTS[0], "a cab"], num_samples=3)[:1], pictures[:1])
 
 
 class TestInfill:
@@ -110,7 +110,7 @@ class TestInfill:
         tokens = jitted(draw_image)(
             *pipe.text_pieces.encode(PROMPTS), key, **drawing(pipe, 0.7), image=given, drawn=drawn
         )
-        out = pipe.infill(images, self.MASK, PROMPTS, seed=4)
+        out = pipe.inpaint(images, self.MASK, PROMPTS, seed=4)
         np.testing.assert_array_equal(out[:, ~self.MASK], images[:, ~self.MASK])
         assert_same_pictures(out, np.where(self.MASK[..., None], decode(pipe, tokens), images))
         assert np.any(out != images)
@@ -133,7 +133,7 @@ class TestSuperResolution:
             )
             turns = tile_steps(step_table(2), (6, 6))
             words = [ids[:, :3], mask[:, :3]]
-            options = {"turns": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
+            options = {"steps": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
             return redraw_fine(ITERATIVE, weights["iterative"], VOCABULARY, *words, drawn, keys[1], **options)
 
         weights = {
@@ -153,10 +153,10 @@ class TestSuperResolution:
     @pytest.mark.slow
     def test_generation_ends_with_it(self, whole, pipe):
         steps = []
-        out = whole.generate(PROMPTS[:1], candidates=2, seed=3, progress=steps.append)
-        assert out.shape == (1, 1, 24, 24, 3) and len(steps) == whole.count_steps() == 13
+        out = whole.generate(PROMPTS[:1], num_candidates=2, seed=3, progress=steps.append)
+        assert out.shape == (1, 24, 24, 3) and len(steps) == whole.count_steps() == 13
         assert [(step.stage, step.step) for step in steps[9:]] == [("iterative", m) for m in (1, 2, 3, 4)]
-        again = whole.generate(["a"], candidates=2, seed=3)
+        again = whole.generate(["a"], num_candidates=2, seed=3)
         assert np.any(again != out)
 
     @pytest.mark.slow
@@ -164,7 +164,7 @@ class TestSuperResolution:
         images = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3), np.uint8)
         mask = np.zeros((24, 24), bool)
         mask[5:13, 9:20] = True
-        out = whole.infill(images, mask, ["a"])
+        out = whole.inpaint(images, mask, ["a"])
         np.testing.assert_array_equal(out[:, ~mask], images[:, ~mask])
         assert (out[:, mask] != images[:, mask]).mean() > 0.5
 
@@ -176,19 +176,21 @@ class TestSuperResolution:
         options = {"direct_temperature": 0.25, "iterative_temperature": 0.5}
         images = np.zeros((1, *whole.image_size, 3), np.uint8)
         whole.generate(["a"], **options)
-        whole.infill(images, np.ones(whole.image_size, bool), ["a"], **options)
+        whole.inpaint(images, np.ones(whole.image_size, bool), ["a"], **options)
         whole.super_resolve(
             images[:, : whole.coarse.image_size[0], : whole.coarse.image_size[1]], ["a"], **options
         )
         whole.generate(["a"])
         drawings = [inputs[-1] for inputs in asked]
         assert [float(drawing.direct.temperature) for drawing in drawings[:3]] == [0.25] * 3
-        assert [float(drawing.temperature) for drawing in drawings[:3]] == [0.5] * 3
-        assert drawings[3].direct.temperature == np.float32(whole.direct.decoding.temperature)
-        assert drawings[3].temperature == np.float32(whole.iterative.decoding.temperature)
+        assert [float(drawing.iterative.temperature) for drawing in drawings[:3]] == [0.5] * 3
+        assert drawings[3].direct.temperature == np.float32(whole.direct.sampling.temperature)
+        assert drawings[3].iterative.temperature == np.float32(whole.iterative.sampling.temperature)
         with pytest.raises(ValueError, match="temperature must be a number of 0 or greater, given -1.0"):
             whole.generate(["a"], direct_temperature=-1.0)
-        with pytest.raises(ValueError, match="iterative_temperature is 0.5, but this checkpoint has no iter"):
+        with pytest.raises(
+            ValueError, match="iterative_temperature is 0.5, but this CogView2Pipeline has no such"
+        ):
             pipe.generate(["a"], iterative_temperature=0.5)
 
     def test_infill_redraws_its_region_given_the_tokens_outside(self, monkeypatch, whole):
@@ -208,11 +210,11 @@ class TestSuperResolution:
         region = jnp.asarray(np.random.default_rng(0).random((1, count)) < 0.5)
         text = programs.Text(*whole.text_pieces.encode(["a"]))
         with listening(None) as progress:
-            programs._enlarge(
-                whole._modules,
+            programs._super_resolve(
+                whole.modules,
                 whole.params,
                 text,
-                whole._drawing(whole.coarse.decoding, 0.0),
+                whole._draws(whole.sampling(), 0.0),
                 jax.random.key(0),
                 progress,
                 jnp.zeros((1, 9), jnp.int32),
@@ -226,7 +228,7 @@ class TestSuperResolution:
         loaded = load_pipeline(tmp_path)
         for name in ("direct", "iterative"):
             old, new = getattr(whole, name), getattr(loaded, name)
-            assert (old.network, old.decoding) == (new.network, new.decoding)
+            assert (old.network, old.sampling) == (new.network, new.sampling)
             jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
         assert set(loaded.direct.params) == {"fine_position_embedding", "transformer"}
         dataclasses.replace(whole, direct=None, iterative=None).save_pretrained(tmp_path)
@@ -241,8 +243,8 @@ class TestSuperResolution:
         other = dataclasses.replace(whole.direct, network=DIRECT.clone(grid=(2, 2)))
         with pytest.raises(ValueError, match=r"reads a grid \(2, 2\), but CogLM draws \(3, 3\)"):
             dataclasses.replace(whole, direct=other)
-        other = dataclasses.replace(whole.iterative, decoding=LoparDecoding())
-        with pytest.raises(ValueError, match="6 turns, but the direct one draws .* takes 4"):
+        other = dataclasses.replace(whole.iterative, sampling=LoparSampling(top_k=(9,) * 6))
+        with pytest.raises(ValueError, match="6 iterations, but the direct one draws .* takes 4"):
             dataclasses.replace(whole, iterative=other)
 
 
@@ -275,8 +277,8 @@ class TestCheckpoint:
         names = {"config.json", "coglm.safetensors", "vqgan.safetensors", "text.model", "clusters.npz"}
         assert {path.name for path in saved.iterdir()} == names
         loaded = load_pipeline(saved)
-        assert isinstance(loaded, CogView2Pipeline) and loaded.coarse.decoding == pipe.coarse.decoding
-        np.testing.assert_array_equal(loaded.generate(PROMPTS, keep=3), pictures)
+        assert isinstance(loaded, CogView2Pipeline) and loaded.coarse.sampling == pipe.coarse.sampling
+        np.testing.assert_array_equal(loaded.generate(PROMPTS, num_samples=3), pictures)
 
     def test_stored_in_half(self, pipe, tmp_path):
         sizes = pipe.save_pretrained(tmp_path)
@@ -285,9 +287,9 @@ class TestCheckpoint:
         np.testing.assert_array_equal(loaded, pipe.coarse.params["embedding"].astype(np.float16))
 
     def test_another_system_is_told(self, saved):
-        with pytest.raises(ValueError, match="is of cogview2, not of muse: load it with"):
+        with pytest.raises(ValueError, match="is of the system 'cogview2', not of 'muse': load it with"):
             MusePipeline.from_pretrained(saved)
-        with pytest.raises(ValueError, match="is of muse, not of cogview2"):
+        with pytest.raises(ValueError, match="is of the system 'muse', not of 'cogview2'"):
             CogView2Pipeline.from_pretrained("emoji")
 
     def test_missing(self):
@@ -298,7 +300,7 @@ class TestCheckpoint:
         copy = shutil.copytree(saved, tmp_path / "copy")
         config = json.loads((copy / "config.json").read_text()) | {"system": "dalle"}
         (copy / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="has the system 'dalle', but .* reads muse, cogview2"):
+        with pytest.raises(ValueError, match="cannot be read: There is no system 'dalle': give one of"):
             load_pipeline(copy)
 
     def test_clusters_of_another_codebook(self, saved, tmp_path):
@@ -333,7 +335,7 @@ class TestBadInput:
         def fail(*arguments, **options):
             raise AssertionError("a program ran")
 
-        for name in ("generate", "infill", "caption", "score"):
+        for name in ("generate", "inpaint", "caption", "score"):
             monkeypatch.setattr(programs, name, fail)
 
     @pytest.mark.parametrize(
@@ -344,10 +346,10 @@ class TestBadInput:
             (["bad bad bad bad"], {}, r"The text 'bad bad bad bad' has \d+ pieces, but the network reads at"),
             (
                 ["a"],
-                {"candidates": 2, "keep": 3},
-                "keep is 3, but only 2 candidates of each prompt",
+                {"num_candidates": 2, "num_samples": 3},
+                "num_samples is 3, but only 2 candidates of each prompt",
             ),
-            (["a"], {"candidates": 0}, "candidates must be a whole number of at least 1, given 0"),
+            (["a"], {"num_candidates": 0}, "num_candidates must be a whole number of at least 1, given 0"),
             (["a"], {"top_k": -1}, "top_k must be a whole number of at least 0, given -1"),
             (["a"], {"top_p": 0}, "top_p must be above 0 and at most 1, given 0"),
             (["a"], {"temperature": -1}, "temperature must be a number of 0 or greater, given -1"),
@@ -361,8 +363,8 @@ class TestBadInput:
 
     def test_pictures_and_masks(self, pipe):
         with pytest.raises(ValueError, match=r"mask must be bool of shape .* given bool of shape \(8, 12\)"):
-            pipe.infill(IMAGES, np.zeros((8, 12), bool), ["a"])
-        with pytest.raises(ValueError, match="prompts must be 1 strings, one for each picture, given 2"):
+            pipe.inpaint(IMAGES, np.zeros((8, 12), bool), ["a"])
+        with pytest.raises(ValueError, match="prompts must be 1 strings, one for each image, given 2"):
             pipe.score(IMAGES, ["a", "b"])
         with pytest.raises(ValueError, match="images are of 12x8 pixels, but this checkpoint draws 12x12"):
             pipe.caption(IMAGES[:, :, :8])

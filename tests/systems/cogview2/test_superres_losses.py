@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from muse_jax.sampling.lopar import step_table
+from muse_jax.system import make_task
 from muse_jax.systems.cogview2.superres import join_params, split_params
-from muse_jax.systems.registry import make_task
 from tests.systems.cogview2.test_superres_tasks import COGLM, superres_config
 from tests.systems.conftest import PIECES
 from tests.systems.probing import cross_entropy, random_params, recorded, train_on

@@ -38,7 +38,7 @@ def test_fine_tokens_are_drawn_from_the_full_pass_over_text_and_coarse_image():
 
 def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_the_others():
     params_of_both, heard = iterative_from_coglm(params(), (3, 3), 2), []
-    choices = {"turns": TURNS, "top_k": (7, 3), "temperature": 0.6, "editable": EDITABLE}
+    choices = {"steps": TURNS, "top_k": (7, 3), "temperature": 0.6, "editable": EDITABLE}
 
     @jax.jit
     def run(params):
@@ -63,4 +63,4 @@ def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"image has shape \(4, 8\), but 4 texts and the grid 3x3"):
         draw_fine(DIRECT, {}, VOCABULARY, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
     with pytest.raises(ValueError, match=r"fine has shape \(4, 35\), but 4 texts and the grid 6x6"):
-        redraw_fine(ITERATIVE, {}, VOCABULARY, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, turns=TURNS)
+        redraw_fine(ITERATIVE, {}, VOCABULARY, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from muse_jax.system import make_task
 from muse_jax.systems.cogview2.superres import direct_from_coglm, iterative_from_coglm
-from muse_jax.systems.registry import make_task
-from muse_jax.training import restore_params, train, validate_config
+from muse_jax.training import default_config, restore_params, train, validate_config
 from tests.systems.conftest import PIECES
 
 COGLM = {
@@ -39,6 +39,7 @@ def coglm(config, tmp_path_factory):
 def superres_config(config, coglm, name):
     changed = config.copy_and_resolve_references()
     changed.task, changed.loss, changed.init_from = f"{name}_superres", {}, coglm
+    changed.sampling = default_config("cogview2", changed.task).sampling
     changed.data.image_size, changed.data.superres_factor = 64, 2
     if name == "direct":
         changed.coglm = coglm
@@ -93,7 +94,7 @@ def test_a_coglm_that_does_not_fit_is_refused_in_one_sentence(config, coglm):
     with pytest.raises(ValueError, match="config.model.mlp_dim is 16, but the CogLM of config.coglm has 8"):
         make_task(changed).frozen()
     changed.coglm = ""
-    with pytest.raises(ValueError, match="config.coglm is '', where no CogLM was trained"):
+    with pytest.raises(ValueError, match="config.coglm is '', where nothing was trained"):
         make_task(changed).frozen()
     changed.data.superres_factor = 4
     with pytest.raises(ValueError, match=r"config.model.grid is \(4, 4\), but the tokenizer"):

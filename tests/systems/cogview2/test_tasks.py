@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.checkpointing.source import tokenizer_params
+from muse_jax.checkpointing.source import open_source
 from muse_jax.data import write_precomputed
+from muse_jax.system import make_task
 from muse_jax.systems.cogview2.sequences import image_to_text, text_to_image
-from muse_jax.systems.registry import make_task
 from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
@@ -84,7 +84,7 @@ def test_preview_and_scores_with_cluster_sampling(config, ready):
     task, (_, params, _, batch) = make_task(validate_config(changed)), ready
     with pytest.raises(ValueError, match="There are no clusters in .*experiments.cluster_codebook"):
         task.frozen()
-    rows = codebook_rows(task.tokenizer, tokenizer_params("tokenizer", config.tokenizer))
+    rows = codebook_rows(task.tokenizer, open_source(config.tokenizer).tokenizer().params)
     cluster_codebook(rows, 4).save(Path(config.tokenizer) / FILE)
     frozen = task.frozen()
     described = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(task.frozen_shapes()))

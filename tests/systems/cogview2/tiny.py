@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from muse_jax.sampling.params import LoparSampling, TokenSampling
+from muse_jax.systems.base import LoadedStage
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
+from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, split_params
-from muse_jax.systems.stages import FineStage, Stage
-from muse_jax.systems.validation import CogLMDecoding, LoparDecoding, TokenDecoding
 from muse_jax.text import TextPieces, train_text_pieces
 from muse_jax.tokenizers import VQGAN, Clusters, codebook_rows
 from tests.systems.muse.tiny import TOKENIZER, random_params
@@ -43,11 +44,11 @@ def tiny_cogview2():
     vqgan = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), random_params(tokenizer, 1))
     # Weights of another size for CogLM: in sandwich norms small ones vanish, and every token must matter.
     coglm = random_params(NETWORK, 0, scale=1.0)
-    decoding = CogLMDecoding(top_clusters=4, candidates=3, text_weight=0.5, infill_text_weight=0.7)
+    sampling = CogLMSampling(top_clusters=4, num_candidates=3, text_weight=0.5, infill_text_weight=0.7)
     rows = np.asarray(codebook_rows(tokenizer, vqgan))
     nearest = np.square(rows[:, None] - rows[None, :6]).sum(axis=-1).argmin(axis=1)
     clusters = Clusters(nearest.astype(np.int32), rows[:6])
-    return CogView2Pipeline(text_pieces(), Stage(NETWORK, coglm, tokenizer, vqgan, decoding), clusters)
+    return CogView2Pipeline(text_pieces(), LoadedStage(NETWORK, coglm, sampling, tokenizer, vqgan), clusters)
 
 
 @functools.cache
@@ -57,6 +58,6 @@ def whole_cogview2():
     iterative = random_params(ITERATIVE, 3, scale=1.0)
     return dataclasses.replace(
         tiny_cogview2(),
-        direct=FineStage(DIRECT, own, TokenDecoding(top_clusters=3, inner_temperature=0.5)),
-        iterative=FineStage(ITERATIVE, iterative, LoparDecoding(1.1, top_k=(9, 7, 5, 3))),
+        direct=LoadedStage(DIRECT, own, TokenSampling(top_clusters=3, inner_temperature=0.5)),
+        iterative=LoadedStage(ITERATIVE, iterative, LoparSampling(1.1, top_k=(9, 7, 5, 3))),
     )

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.system import make_task
 from muse_jax.systems.muse import tasks as masked
-from muse_jax.systems.registry import make_task
 from muse_jax.training import validate_config
 from tests.systems.muse.test_tasks import base_config, superres_config
 from tests.systems.probing import cross_entropy, norm, random_params, recorded, train_on

@@ -82,6 +82,7 @@ def by_hand(pipe):
 
 HAND = {"negative_prompt": "blue", "guidance_scale": 1.5, "temperature": 0.9, "choice_temperature": 2.0}
 HAND |= {"order": "confidence"}
+HAND |= {f"superres_{name}": value for name, value in HAND.items() if name != "negative_prompt"}
 
 
 def assert_same_pictures(a, b):
@@ -104,7 +105,7 @@ class TestGenerate:
 
     def test_one_compilation_a_shape(self, pipe, pictures, compilations):
         heard = []
-        pipe.generate(["x", "y"], "red", 3, 0.0, 0.5, 1.0, seed=9)
+        pipe.generate(["x", "y"], negative_prompt="red", temperature=0.5, superres_guidance_scale=1, seed=9)
         pipe.generate(["x", "y"], guidance_scale=7, temperature=0, seed=2**32 - 1, progress=heard.append)
         pipe.generate(["x", "y"], progress=lambda step: None)
         assert len(heard) == 5 and compilations == []
@@ -128,6 +129,11 @@ class TestGenerate:
         assert len(steps) == pipe.count_steps()
         np.testing.assert_array_equal(again, pictures)
 
+    def test_several_samples_of_a_prompt_have_an_axis_of_their_own(self, pipe):
+        several = pipe.generate(PROMPTS[:1], num_samples=2)
+        assert several.shape == (1, 2, 32, 32, 3)
+        assert_same_pictures(several[0], pipe.generate(PROMPTS[:1] * 2))
+
     def test_an_error_in_progress_is_raised(self, pipe, pictures):
         def fail(step):
             raise RuntimeError("no more paper")
@@ -138,9 +144,9 @@ class TestGenerate:
     def test_without_superres_the_base_pictures(self, pipe):
         small = dataclasses.replace(pipe, superres=None)
         pictures = small.generate(PROMPTS[:1], num_steps=2)
-        assert pictures.shape == (1, 16, 16, 3) and small.count_steps(2) == 2
-        with pytest.raises(ValueError, match="superres_steps is 4, but this checkpoint has no super"):
-            small.generate(PROMPTS, superres_steps=4)
+        assert pictures.shape == (1, 16, 16, 3) and small.count_steps(num_steps=2) == 2
+        with pytest.raises(ValueError, match="superres_num_steps is 4, but this MusePipeline has no such"):
+            small.generate(PROMPTS, superres_num_steps=4)
 
 
 class TestInpaint:
@@ -213,9 +219,10 @@ class TestEdit:
             PROMPTS,
             old,
             num_steps=5,
-            share=0.1,
+            edit_ratio=0.1,
             top_k=2,
             guidance_scale=4.0,
+            superres_guidance_scale=4.0,
             temperature=1.0,
             seed=3,
         )

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.pipeline import MusePipeline
 from muse_jax.systems.muse.programs import _entries
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
-from muse_jax.systems.registry import load_pipeline
 from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 from tests.systems.muse.tiny import TEXT, stage, text_encoder
 

@@ -5,12 +5,12 @@ import functools
 import jax
 import numpy as np
 
-from muse_jax.checkpointing.pretrained import parameter_shapes
+from muse_jax.nn.shapes import parameter_shapes
+from muse_jax.sampling.params import MaskedSampling
+from muse_jax.systems.base import LoadedStage
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.pipeline import MusePipeline
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
-from muse_jax.systems.stages import Stage
-from muse_jax.systems.validation import Decoding
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
 
@@ -27,13 +27,13 @@ def random_params(module, seed, scale=0.3):
     )
 
 
-def stage(network, tokenizer, seed, **decoding):
-    return Stage(
+def stage(network, tokenizer, seed, **sampling):
+    return LoadedStage(
         network,
         random_params(network, seed),
+        MaskedSampling(**sampling),
         tokenizer,
         random_params(tokenizer, seed + 1),
-        Decoding(**decoding),
     )
 
 

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 
 from muse_jax.media.image import to_unit_range
 from muse_jax.sharding.partitioning import one_device_mesh
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.systems.vqgan import tasks as vqgan
 from muse_jax.systems.vqgan.tasks import psnr
 from muse_jax.tokenizers.quantizer import code_histogram, squared_distances

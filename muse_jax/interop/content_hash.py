@@ -1,0 +1,30 @@
+"""A hash of the content of weights, whatever file they are stored in."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from flax.core import meta
+
+
+def content_hash(params: Mapping[str, Any], dtype: Any = np.float32) -> str:
+    """A hash of the names, shapes and values of a tree of arrays, the same wherever they are stored.
+
+    Args:
+      params: a tree of arrays.
+      dtype: what floating values are rounded to first: trees that differ in precision alone may then agree.
+
+    Returns:
+      SHA-256 in hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in sorted(traverse_util.flatten_dict(meta.unbox(dict(params)), sep="/").items()):
+        array = np.asarray(leaf)
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(dtype, copy=False)
+        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

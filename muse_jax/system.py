@@ -1,0 +1,148 @@
+"""Systems: the tasks, networks and pipeline that belong together, found by name.
+
+`config.system` and a pretrained directory's config.json name a system: "muse" is the package
+`muse_jax.systems.muse`, and a name with a dot, such as "my_package.my_system", is a module of your own. The
+module defines `SYSTEM`. Nothing else has to know of it.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network of a system: how runs train it, and how a pretrained directory stores it.
+
+    network: class of the Flax module; it has `example_inputs()`.
+    tasks: names of the tasks that train it.
+    file: stem of the safetensors file that holds its weights.
+    sampling: class of its sampling parameters, a `SamplingParams`; None if nothing is sampled from it.
+    tokenizer: config key of its tokenizer in a run's config; "" if it has none or shares another stage's.
+    tokenizer_file: stem of the safetensors file that holds the tokenizer's weights.
+    optional: whether a pipeline may lack it.
+    own: picks, from all parameters of the network, those that its file holds.
+    from_run: the same parameters from a run, a `RunSource`.
+    """
+
+    network: type
+    tasks: tuple[str, ...]
+    file: str
+    sampling: Any = None
+    tokenizer: str = ""
+    tokenizer_file: str = ""
+    optional: bool = False
+    own: Callable[[Any], Any] = lambda params: params
+    from_run: Callable[[Any], Any] = lambda run: run.trained_params()
+
+    @property
+    def is_tokenizer(self) -> bool:
+        """Whether the network is itself a tokenizer: nothing is sampled from it."""
+        return self.sampling is None
+
+
+@dataclass(frozen=True)
+class System:
+    """A generative system.
+
+    name: what `find_system` finds it by.
+    tasks: name, as in `config.task` -> class of the training task.
+    stages: name -> `Stage`, in the order in which a pipeline runs them.
+    pipeline: class of its pipeline; None for tokenizers.
+    files: name of a further file in its pretrained directories -> config key of a run that names that file,
+      or a source that has it.
+    """
+
+    name: str
+    tasks: Mapping[str, type]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    pipeline: Any = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def stage_of(self, task: str) -> str:
+        """The name of the stage that a task trains.
+
+        Raises:
+          ValueError: the task trains none.
+        """
+        for name, stage in self.stages.items():
+            if task in stage.tasks:
+                return name
+        raise ValueError(
+            f"The task {task!r} of {self.name!r} trains no stage of a pipeline: give another run."
+        )
+
+    @property
+    def file_names(self) -> set[str]:
+        """Every file that its pretrained directories may have beside config.json."""
+        stems = {
+            stem for stage in self.stages.values() for stem in (stage.file, stage.tokenizer_file) if stem
+        }
+        return {f"{stem}.safetensors" for stem in stems} | set(self.files)
+
+
+def find_system(name: str) -> System:
+    """The system of a name.
+
+    Args:
+      name: that of a package in `muse_jax.systems`, or the dotted path of a module that defines `SYSTEM`.
+
+    Raises:
+      ValueError: one sentence, if there is no such module or it defines no `SYSTEM`.
+    """
+    path = name if "." in name else f"muse_jax.systems.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):
+            raise  # the system is there; something that it imports is not
+        raise ValueError(_unknown(name)) from None
+    if not isinstance(getattr(module, "SYSTEM", None), System):
+        raise ValueError(f"The module {path} defines no SYSTEM: give it one (docs/new-system.md).")
+    return module.SYSTEM
+
+
+def system_names() -> list[str]:
+    """The systems in `muse_jax.systems`."""
+    import muse_jax.systems as systems
+
+    return sorted(module.name for module in pkgutil.iter_modules(systems.__path__) if module.ispkg)
+
+
+def find_task(system: str, task: str) -> type:
+    """The class of a task.
+
+    Raises:
+      ValueError: one sentence, if there is no such system or it has no such task.
+    """
+    tasks = find_system(system).tasks
+    if task not in tasks:
+        near = difflib.get_close_matches(str(task), tasks, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(
+            f"Config key 'task' is {task!r}, but the tasks of {system!r} are {', '.join(tasks)}{hint}"
+        )
+    return tasks[task]
+
+
+def make_task(config: Any) -> Any:
+    """The task that `config.system` and `config.task` name, for a validated config.
+
+    Raises:
+      ValueError: one sentence, for what the task refuses.
+    """
+    return find_task(config.system, config.task)(config)
+
+
+def _unknown(name: str) -> str:
+    names = system_names()
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else f": give one of {', '.join(names)}, or the path of your own."
+    )
+    return f"There is no system {name!r}{hint}"

@@ -1,0 +1,96 @@
+"""Base of the training tasks over the tokens of frozen tokenizers, with captions."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from muse_jax.checkpointing.source import Weights, open_source
+from muse_jax.data import PrecomputedSource
+from muse_jax.nn.shapes import parameter_shapes
+from muse_jax.tokenizers import flat_tokens
+from muse_jax.training.features import Origins, check_features
+from muse_jax.training.task import Batch, Task
+
+
+class TokenTask(Task):
+    """Tokens and text of a batch.
+
+    Batches come either as images and captions, which the frozen networks turn into tokens inside the compiled
+    step, or with tokens that were computed before (`config.data.features`).
+    """
+
+    config_defaults: ClassVar[Mapping[str, Any]] = {"tokenizer": "", "data": {"features": ""}}
+
+    @cached_property
+    def tokenizers(self) -> dict[str, Weights]:
+        """The tokenizers by the config keys that name them."""
+        keys = [key for key in ("tokenizer", "superres_tokenizer") if key in self.config_defaults]
+        return {key: open_source(self.config[key], f"config.{key}").tokenizer(key) for key in keys}
+
+    def frozen_tokenizers(self) -> dict[str, Any]:
+        """The weights of the tokenizers."""
+        return {key: tokenizer.params for key, tokenizer in self.tokenizers.items()}
+
+    def tokenizer_shapes(self) -> dict[str, Any]:
+        """The shapes of the tokenizers' weights."""
+        return {key: parameter_shapes(tokenizer.module) for key, tokenizer in self.tokenizers.items()}
+
+    def frozen_shapes(self) -> Any:
+        """The shapes of the frozen weights; leaves may carry logical axis names."""
+        return {"tokenizers": self.tokenizer_shapes()}
+
+    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
+        """Flat tokens of uint8 images, by the names that they have in a batch."""
+        raise NotImplementedError
+
+    def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
+        """What stored features hold of captions, by the names that it has in a batch.
+
+        Args:
+          progress: called with the number of captions done and their number, where it takes long.
+        """
+        assert self.tokenize is not None
+        ids, mask = self.tokenize(list(captions))
+        return {"caption_ids": ids, "caption_mask": mask}
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What makes the features of this config: config key -> (its value, a hash of the content)."""
+        tokenizers = {
+            key: (self.config[key], tokenizer.encoder_hash) for key, tokenizer in self.tokenizers.items()
+        }
+        return {**tokenizers, **self.text_origins()}
+
+    def text_origins(self) -> Origins:
+        """The part of `origins` that makes the features of captions."""
+        raise NotImplementedError
+
+    def check_features(self, source: PrecomputedSource) -> None:
+        """Refuses stored features of other weights or other shapes than the config names."""
+        check_features(source, self.config.data.features, self.origins, self.batch_shapes())
+
+    def batch_shapes(self) -> Batch:
+        """The shapes of a batch on the devices, without those of its captions."""
+        batch = super().batch_shapes()
+        if not self.config.data.features:
+            return batch
+        frozen = {"tokenizers": self.tokenizer_shapes()}
+        return {"index": batch["index"], **jax.eval_shape(self.features, frozen, batch["image"])}
+
+    def caption_shapes(self, length: int) -> Batch:
+        """The shapes of a batch's captions as token ids."""
+        shape = (self.config.data.batch_size, length)
+        return {
+            "caption_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "caption_mask": jax.ShapeDtypeStruct(shape, bool),
+        }
+
+
+def encode(tokenizer: Any, params: Any, image: Array) -> Int[Array, "b n"]:
+    """Flat tokens of images in [-1, 1]."""
+    return flat_tokens(tokenizer.encode(params, image))
