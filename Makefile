@@ -1,7 +1,7 @@
 # make demo       images from text with the shipped checkpoint
 # make test       linters, types and the fast tests
 # make test-all   the slow tests too
-# make lint, make kernels   parts of `make test`: linters and types, the kernels' tests
+# make lint, make kernels   parts of `make test`: linters, import contracts and types, the kernels' tests
 # make mutants    changes to the code that no test notices (hours); docs/testing.md
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
@@ -26,6 +26,7 @@ demo: $(VENV)/.core
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 
 test: lint

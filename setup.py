@@ -35,6 +35,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "import-linter==2.17",
     "ruff==0.17.6",
     "mypy==2.4.1",
 ]

@@ -107,9 +107,8 @@ def find_system(name: str) -> System:
 
 def system_names() -> list[str]:
     """The systems in `muse_jax.systems`."""
-    import muse_jax.systems as systems
-
-    return sorted(module.name for module in pkgutil.iter_modules(systems.__path__) if module.ispkg)
+    path = importlib.import_module("muse_jax.systems").__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path) if module.ispkg)
 
 
 def find_task(system: str, task: str) -> type:
