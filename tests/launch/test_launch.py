@@ -94,6 +94,13 @@ class Launch:
         return np.asarray(Image.open(self.folder / "image.png"))
 
 
+def assert_same_image(image: np.ndarray, other: np.ndarray) -> None:
+    """The tokens are the same; sums in another order may round a pixel to the next of its 256 levels."""
+    difference = np.abs(image.astype(int) - other)
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= difference.size / 100
+
+
 def test_every_task_of_the_paper_size_configs_is_launched():
     tasks = {name: shrink.load(name).task for name in shrink.config_names()}
     assert {tasks[name] for name in ONE_OF_EACH_TASK} == set(tasks.values())
@@ -126,4 +133,4 @@ def test_a_config_goes_from_its_start_to_images(name, layout, tmp_path, cache):
     launch.export()
     image = launch.generate(ONE_DEVICE)
     if layout.processes == 1:
-        np.testing.assert_array_equal(launch.generate(layout), image)
+        assert_same_image(launch.generate(layout), image)
