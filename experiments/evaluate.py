@@ -1,44 +1,142 @@
-"""Scores the averaged weights of a run over a split and writes one JSON.
+"""Evaluates a trained run or a pretrained model and writes one JSON.
 
-python -m experiments.evaluate --workdir=runs/base [--split=heldout_concepts] [--out=scores.json]
+    python -m experiments.evaluate --workdir=runs/base [--split=heldout_concepts] [--out=scores.json]
+    python -m experiments.evaluate --workdir=runs/base --metrics=fid,kid --samples=30000 --reference=coco.npz
+    python -m experiments.evaluate --model=emoji --source=emoji --evaluators=retrieval --split=heldout_pairs
+
+The first form runs the evaluators of the run's config on its averaged weights. --metrics measures generated
+images against statistics that experiments.prepare_reference wrote; if the command is stopped, the same
+command resumes. --evaluators runs evaluators by name, with the keys that the config gives them.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
+from PIL import Image
 
 from experiments import apps
 from muse_jax.sharding import distributed
-from muse_jax.training import evaluate_run, load_config, validate_config
-from muse_jax.training.evaluate import write_scores
+from muse_jax.training import default_config, evaluate_run, load_config, validate_config
 
 WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
     "workdir", "", "The workdir of a run; its config.json is used where --config is not given."
 )
+MODEL: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
+    "model", "", "In place of --workdir: a packaged checkpoint, or the directory of one."
+)
+SOURCE = flags.DEFINE_string("source", "", "Data source of the captions, instead of config.data.source.")
 SPLIT = flags.DEFINE_string("split", "", "Instead of config.data.eval_split.")
-BATCHES = flags.DEFINE_integer("batches", 0, "Batches to read at most; 0: the whole split.", lower_bound=0)
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+BATCHES = flags.DEFINE_integer("batches", 0, "Batches of the loss at most; 0: all.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Instead of config.data.batch_size.", lower_bound=1)
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; the newest by default.")
+EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators, instead of all of the config's.")
+METRICS = flags.DEFINE_list(
+    "metrics", [], "Of fid, kid, mind, prdc, inception_score: only these are measured."
+)
+SAMPLES = flags.DEFINE_integer("samples", 30_000, "Images generated for --metrics.", lower_bound=2)
+REFERENCE = flags.DEFINE_string("reference", "", "Statistics of real images for --metrics.")
+NETWORK = flags.DEFINE_enum("network", "inception", ["inception", "efficientnet_lite0"], "For --metrics.")
+WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
+RESIZE = flags.DEFINE_enum(
+    "resize", "clean", ["tf1", "clean", "none"], "How images are resized for --network."
+)
+BOOTSTRAP = flags.DEFINE_integer("bootstrap", 0, "Resamples for 95 % intervals of --metrics.", lower_bound=0)
+SAMPLING = flags.DEFINE_list("sampling", [], "For --model: sampling parameters, such as guidance_scale=3.")
+MESH = flags.DEFINE_string("mesh", "", "For --model: devices along each axis, such as data=4.")
 OUT = flags.DEFINE_string("out", "", "The file to write; WORKDIR/scores_SPLIT.json by default.")
 
 
 def main() -> None:
-    """Checks the flags, scores and writes."""
-    if not WORKDIR.value:
-        raise ValueError("Give --workdir=DIR, the workdir of a run.")
-    given = flags.FLAGS.config or load_config(WORKDIR.value)
-    config = validate_config({**given.to_dict(), "eval_batches": BATCHES.value})
+    """Checks the flags, evaluates and writes."""
+    if bool(WORKDIR.value) == bool(MODEL.value):
+        raise ValueError("Give either --workdir=DIR, the workdir of a run, or --model=NAME.")
+    if MODEL.value and not OUT.value:
+        raise ValueError("Give --out=FILE.json, the file to write.")
     distributed.initialize()
-    from muse_jax.system import make_task
-
-    result = evaluate_run(config, make_task(config), WORKDIR.value, SPLIT.value, STEP.value)
+    result, images = evaluate_workdir() if WORKDIR.value else evaluate_model()
     if jax.process_index():
         return
-    out = OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json"
-    write_scores(out, result)
-    print(json.dumps(result["scores"]))
+    out = Path(OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json")
+    write(out, result, images)
+    print(json.dumps(result.get("scores", {})))
+    for name, report in result.get("evaluators", {}).items():
+        print(name, json.dumps(report["scores"]))
     print(f"Written to {out}")
+
+
+def evaluate_workdir() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON and the images of the run's evaluation."""
+    config = completed((flags.FLAGS.config or load_config(WORKDIR.value)).to_dict())
+    from muse_jax.systems.registry import make_task
+
+    return evaluate_run(config, make_task(config), WORKDIR.value, STEP.value)
+
+
+def evaluate_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON and the images of a pretrained model's evaluation."""
+    from muse_jax.evaluation.evaluators import Context, make_evaluators
+    from muse_jax.evaluation.pipeline_task import PipelineTask
+    from muse_jax.sharding.partitioning import one_device_mesh
+    from muse_jax.systems.registry import load_pipeline
+    from muse_jax.training.evaluate import run_evaluators
+
+    mesh = apps.parse_mesh(MESH.value) or one_device_mesh()
+    pipeline = load_pipeline(MODEL.value, mesh=mesh)
+    given = (flags.FLAGS.config or default_config()).to_dict()
+    given["data"]["image_size"] = pipeline.image_size[0]
+    config = completed(given)
+    if not config.evaluators:
+        raise ValueError("Give --metrics or --evaluators: what is to be measured of --model.")
+    task = PipelineTask(pipeline, config, **sampling())
+    folder = Path(OUT.value).with_suffix(".partial")
+    evaluators = make_evaluators(Context(task, config, mesh, folder, {"model": MODEL.value, **sampling()}))
+    with jax.set_mesh(mesh):
+        reports, images = run_evaluators(evaluators, None, None)
+    return {"model": MODEL.value, "sampling": sampling(), "split": config.data.eval_split, **reports}, images
+
+
+def completed(given: dict[str, Any]) -> Any:
+    """The config with what the flags say."""
+    data, named = given["data"], given.get("evaluators") or {}
+    data["source"] = SOURCE.value or data["source"]
+    data["eval_split"] = SPLIT.value or data["eval_split"]
+    data["batch_size"] = BATCH_SIZE.value or data["batch_size"]
+    if EVALUATORS.value:
+        named = {name: named.get(name, {}) for name in EVALUATORS.value}
+    if METRICS.value:
+        flag_values = {"samples": SAMPLES, "reference": REFERENCE, "network": NETWORK, "weights": WEIGHTS}
+        flag_values |= {"resize": RESIZE, "bootstrap": BOOTSTRAP}
+        options = {name: flag.value for name, flag in flag_values.items()}
+        options["num_samples"] = options.pop("samples")
+        named = {"generation": {"metrics": tuple(METRICS.value), **options}}
+    return validate_config({**given, "evaluators": named, "eval_batches": BATCHES.value})
+
+
+def sampling() -> dict[str, Any]:
+    """The parameters of --sampling, numbers as numbers."""
+    parameters: dict[str, Any] = {}
+    for part in SAMPLING.value:
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"--sampling has the part {part!r}: write NAME=VALUE, such as guidance_scale=3.")
+        try:
+            parameters[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parameters[name] = value
+    return parameters
+
+
+def write(out: Path, result: dict[str, Any], images: dict[str, np.ndarray]) -> None:
+    """Writes the JSON, and beside it a sheet of each evaluator's images."""
+    from muse_jax.media.image import tile_images
+
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, sheet in images.items():
+        Image.fromarray(tile_images(sheet)).save(out.with_name(f"{out.stem}_{name}.png"))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Measures of pictures: features, Fréchet distances, retrieval, and what a tokenizer keeps."""
+"""Evaluation: the evaluators that a config names, feature networks, and distances of distributions."""
 
+from muse_jax.evaluation.concepts import StyleClassifier, concept_ranks, nearest_labels, top_k
+from muse_jax.evaluation.evaluators import Context, Evaluator, Report, make_evaluator, make_evaluators
 from muse_jax.evaluation.features import extract_features, extract_style_features
-from muse_jax.evaluation.frechet import FeatureMoments, fd_efficientnet_lite0, frechet_distance
-from muse_jax.evaluation.reconstruction import evaluate_tokenizer, psnr, reconstruct, ssim
-from muse_jax.evaluation.retrieval import StyleClassifier, concept_ranks, nearest_labels, top_k
+from muse_jax.evaluation.frechet import frechet_distance
+from muse_jax.evaluation.image_quality import psnr, ssim
 
 __all__ = [
-    "FeatureMoments",
+    "Context",
+    "Evaluator",
+    "Report",
     "StyleClassifier",
     "concept_ranks",
-    "evaluate_tokenizer",
     "extract_features",
     "extract_style_features",
-    "fd_efficientnet_lite0",
     "frechet_distance",
+    "make_evaluator",
+    "make_evaluators",
     "nearest_labels",
     "psnr",
-    "reconstruct",
     "ssim",
     "top_k",
 ]

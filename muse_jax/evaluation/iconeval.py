@@ -1,153 +1,79 @@
-"""IconEval: measures in an image what a composed caption says, from the pixels alone.
+"""IconEval: how often a generated icon image shows what its caption says.
 
-The captions of the data set `icons` name a background, a foreground colour, a size, a place, a number and
-the relation of two icons. Each of them is measured by a few lines of image processing, so that a generated
-image is scored without a network; docs/icons.md has how often the measures are right on real images.
+`icon_measures` measures each image from its pixels, without a network; docs/icons.md says how often the
+measures are right on real images.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
+from jaxtyping import UInt8
 
 from muse_jax.data import load_source
-from muse_jax.data.icons.palette import BACKGROUNDS, FOREGROUNDS
+from muse_jax.evaluation.evaluators import Context, Evaluator, Report
+from muse_jax.evaluation.icon_measures import measure, relation
+from muse_jax.evaluation.samples import check_generates, generate_images, jit_sample
 
 ATTRIBUTES = ("background", "foreground", "size", "position", "count", "relation")
-# In parts of the side: how far apart two icons are at least, the longer side that parts small from medium
-# and medium from large icons, and the distance of an icon's middle from the image's that is off centre.
-_GAP, _SMALL, _LARGE, _OFF_CENTRE = 0.045, 0.44, 0.73, 0.09
-# Levels of 255 between a pixel and the background, from which on it belongs to an icon.
-_INK = 48.0
-# Residual in levels that a colour is charged for when no pixel reaches it.
-_FAINT = 60.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Region:
-    """Icons of one colour: `foreground`, the pixels they cover, and their box (left, top, right, bottom)."""
+class IconEval(Evaluator):
+    """IconEval of images generated for captions of the data source `icons`.
 
-    foreground: str
-    area: int
-    box: tuple[int, int, int, int]
-
-    @property
-    def middle(self) -> tuple[float, float]:
-        left, top, right, bottom = self.box
-        return (left + right) / 2, (top + bottom) / 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """What is in an image.
-
-    Attributes:
-      background: name of the background's colour.
-      regions: the colours of the icons, the largest first; none for an empty image.
-      size: "small", "medium" or "large", of all icons together.
-      position: "center", "left", "top right", ...
-      count: number of icons that stand apart.
+    The first `images` records of each split that are single icons, pairs or several copies are used; coloured
+    drawings have no attributes to measure. `splits`: () for `config.data.eval_split`.
     """
 
-    background: str
-    regions: tuple[Region, ...]
-    size: str
-    position: str
-    count: int
+    defaults = {"splits": (), "images": 256, "seed": 0}
 
+    def __init__(self, name: str, options: Mapping[str, Any], context: Context):
+        super().__init__(name, options, context)
+        check_generates(name, context)
+        if self.options["images"] < 1:
+            raise self.refuse("images", "at least 1")
+        if context.config.data.source.split("/")[0] != "icons":
+            raise ValueError(
+                f"The evaluator {name!r} measures the data source 'icons', but config.data.source is "
+                f"{context.config.data.source!r}: leave it out of config.evaluators."
+            )
+        self._sample = jit_sample(context)
 
-def _nearest(colour: Float[np.ndarray, 3], names: Mapping[str, tuple[int, int, int]]) -> str:
-    return min(names, key=lambda name: float(np.linalg.norm(colour - names[name])))
+    def __call__(self, params: Any, frozen: Any) -> Report:
+        """Generates and measures images of each split."""
+        data = self.context.config.data
+        scores: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        for split in self.options["splits"] or (data.eval_split,):
+            source = load_source(data.source, split, data.data_dir)
+            images, records = self._generate(params, frozen, split, source)
+            details[split] = icon_eval(images, records)
+            scores |= {f"{split}/{name}": value for name, value in details[split].items() if name != "images"}
+        return Report(scores, {"splits": details})
 
-
-def _foreground(pixels: Float[np.ndarray, "count 3"], background: Float[np.ndarray, 3]) -> str:
-    """The named colour that best explains pixels as mixtures of it with the background.
-
-    A colour that is never reached is charged for it, since grey on white is also a faint black.
-    """
-    offsets = pixels - background
-    scores = {}
-    for name, colour in FOREGROUNDS.items():
-        line = np.subtract(colour, background)
-        length = float(np.linalg.norm(line))
-        if length < _INK:
-            continue
-        share = np.clip(offsets @ line / length**2, 0, 1)
-        residual = np.linalg.norm(offsets - share[:, None] * line, axis=1)
-        # Pixels far from the background say more about the colour.
-        weight = np.linalg.norm(offsets, axis=1)
-        peak = np.quantile(offsets @ line / length**2, 0.9)
-        scores[name] = float(np.average(residual, weights=weight)) + _FAINT * abs(1 - peak)
-    return min(scores, key=lambda name: scores[name])
-
-
-def _box(covered: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _pieces(covered: Bool[np.ndarray, "height width"], side: int) -> list[Bool[np.ndarray, "height width"]]:
-    """Icons that stand apart, the largest first; specks are left out."""
-    closed = ndimage.maximum_filter(covered, size=max(2, round(_GAP * side)))
-    labels, count = ndimage.label(closed, structure=np.ones((3, 3)))
-    pieces = [covered & (labels == label) for label in range(1, count + 1)]
-    pieces = sorted(pieces, key=lambda piece: -int(piece.sum()))
-    return [piece for piece in pieces if piece.sum() >= 0.1 * pieces[0].sum()]
-
-
-def measure(image: UInt8[np.ndarray, "side side 3"]) -> Measurement:
-    """Measures an image of icons in single colours on a plain background."""
-    side = image.shape[0]
-    pixels = image.astype(np.float64)
-    width = max(1, side // 64)
-    frame = np.ones((side, side), bool)
-    frame[width:-width, width:-width] = False
-    background = np.median(pixels[frame], axis=0)
-    covered = np.linalg.norm(pixels - background, axis=-1) > _INK
-    pieces = _pieces(covered, side) if covered.any() else []
-    colours: dict[str, Any] = {}
-    for piece in pieces:
-        name = _foreground(pixels[piece], background)
-        colours[name] = colours[name] | piece if name in colours else piece
-    regions = [Region(name, int(piece.sum()), _box(piece)) for name, piece in colours.items()]
-    size, position = _extent(_box(covered), side) if pieces else ("", "")
-    return Measurement(
-        background=_nearest(background, BACKGROUNDS),
-        regions=tuple(sorted(regions, key=lambda region: -region.area)),
-        size=size,
-        position=position,
-        count=len(pieces),
-    )
-
-
-def _extent(box: tuple[int, int, int, int], side: int) -> tuple[str, str]:
-    """Size and position of a box."""
-    left, top, right, bottom = box
-    longer = max(right - left, bottom - top) / side
-    size = "small" if longer < _SMALL else "medium" if longer < _LARGE else "large"
-    x, y = (left + right) / 2 / side - 0.5, (top + bottom) / 2 / side - 0.5
-    words = (
-        "top" if y < -_OFF_CENTRE else "bottom" if y > _OFF_CENTRE else "",
-        "left" if x < -_OFF_CENTRE else "right" if x > _OFF_CENTRE else "",
-    )
-    return size, " ".join(word for word in words if word) or "center"
-
-
-def relation(first: Region, second: Region) -> str:
-    """Where the first region is: "left of", "right of", "above" or "below" the second."""
-    x, y = np.subtract(first.middle, second.middle)
-    if abs(x) >= abs(y):
-        return "left of" if x < 0 else "right of"
-    return "above" if y < 0 else "below"
+    def _generate(self, params: Any, frozen: Any, split: str, source: Any) -> tuple[list, list]:
+        images: list[np.ndarray] = []
+        records: list[dict[str, Any]] = []
+        count, seed = self.options["images"], self.options["seed"]
+        for batch in generate_images(self._sample, self.context, params, frozen, split, sys.maxsize, seed):
+            for index, image in zip(*batch):
+                record = source[int(index)]
+                if record["kind"] != "art" and len(records) < count:
+                    images.append(image)
+                    records.append(record)
+            if len(records) == count:
+                return images, records
+        raise ValueError(
+            f"{split} has {len(records)} images in one colour: set config.evaluators.{self.name}.images to "
+            "at most that."
+        )
 
 
 def score_image(image: UInt8[np.ndarray, "side side 3"], record: Mapping[str, Any]) -> dict[str, bool]:
-    """Which attributes of a composed record an image has, as far as its kind has them.
+    """Which attributes of a composed record an image shows; the record's kind says which there are.
 
     Args:
       image: real or generated, of any size.

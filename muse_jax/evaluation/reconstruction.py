@@ -1,129 +1,67 @@
-"""How much of a picture a tokenizer keeps: PSNR, SSIM, and how many of its codes are in use."""
+"""Reconstruction quality of an image tokenizer: PSNR, SSIM, LPIPS, and use of its codes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float, UInt8
-from scipy.ndimage import correlate1d
+import jax.numpy as jnp
 
+from muse_jax.evaluation.evaluators import Context, Report
+from muse_jax.evaluation.image_quality import MIN_SSIM_SIZE, psnr, ssim
+from muse_jax.evaluation.loss import Loss
 from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.sharding.partitioning import put_tree, replicated
+from muse_jax.tokenizers.lpips import load_lpips, lpips
+from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 
 
-def psnr(
-    images: UInt8[np.ndarray, "batch height width channels"],
-    targets: UInt8[np.ndarray, "batch height width channels"],
-) -> Float[np.ndarray, " batch"]:
-    """Peak signal-to-noise ratio of each pair of uint8 pictures, in dB; 100 for equal pictures."""
-    _check_pair(images, targets)
-    error = np.mean((images.astype(np.float64) - targets) ** 2, axis=(1, 2, 3))
-    return 10 * np.log10(255.0**2 / np.maximum(error, 255.0**2 * 1e-10))
+class Reconstruction(Loss):
+    """Means over a split of images and their reconstructions, both as uint8.
 
-
-def _gaussian_window(size: int = 11, sigma: float = 1.5) -> np.ndarray:
-    window = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
-    return window / window.sum()
-
-
-def ssim(
-    images: UInt8[np.ndarray, "batch height width channels"],
-    targets: UInt8[np.ndarray, "batch height width channels"],
-) -> Float[np.ndarray, " batch"]:
-    """Structural similarity of each pair (Wang et al., 2004): 11x11 Gaussian window of sigma 1.5.
-
-    K1 = 0.01, K2 = 0.03, range 255; only whole windows count, and the channels are averaged.
-
-    Raises:
-      ValueError: pictures under 11 px, or of two shapes.
+    psnr: in dB. ssim: see `image_quality.ssim`. lpips: LPIPS v0.1 on VGG-16; `lpips=False` leaves it out.
+    code_usage: fraction of codes that occur in the split. code_perplexity: exp of the entropy of their
+    frequencies.
     """
-    _check_pair(images, targets)
-    if min(images.shape[1:3]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11 px; these are {images.shape[1:3]}.")
-    window = _gaussian_window()
 
-    def blur(x: np.ndarray) -> np.ndarray:
-        x = correlate1d(correlate1d(x, window, axis=1), window, axis=2)
-        return x[:, 5:-5, 5:-5]
+    defaults = {**Loss.defaults, "lpips": True}
 
-    x, y = images.astype(np.float64), targets.astype(np.float64)
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))
+    def __init__(self, name: str, options: Mapping[str, Any], context: Context):
+        super().__init__(name, options, context)
+        if not hasattr(context.task, "reconstruct"):
+            raise ValueError(
+                f"The evaluator {name!r} measures tokenizers, but the task {context.config.task!r} trains "
+                "none: leave it out of config.evaluators."
+            )
+        if (size := context.config.data.image_size) < MIN_SSIM_SIZE:
+            raise ValueError(
+                f"The evaluator {name!r} needs images of at least {MIN_SSIM_SIZE} px, but "
+                f"config.data.image_size is {size}: leave it out of config.evaluators."
+            )
+        self._lpips = load_lpips() if self.options["lpips"] else None
 
+    def __call__(self, params: Any, frozen: Any) -> Report:
+        """Measures the tokenizer with the weights `params`."""
+        if self._lpips is not None:
+            sharding = replicated(self.context.mesh)
+            self._lpips = put_tree(self._lpips, jax.tree.map(lambda _: sharding, self._lpips))
+        return super().__call__(params, {"task": frozen, "lpips": self._lpips})
 
-def _check_pair(images: np.ndarray, targets: np.ndarray) -> None:
-    if images.shape != targets.shape or images.ndim != 4:
-        raise ValueError(
-            f"Pictures of shape {images.shape} and {targets.shape}; give one shape (batch, height, width, 3)."
-        )
-    if images.dtype != np.uint8 or targets.dtype != np.uint8:
-        raise ValueError(f"Pictures are {images.dtype} and {targets.dtype}; both must be uint8.")
+    def evaluate(self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array) -> Any:
+        """Scores of each image."""
+        task, images = self.context.task, batch["image"]
+        reconstruction, quantized = task.reconstruct(params, frozen["task"], to_unit_range(images))
+        rebuilt = from_unit_range(reconstruction)
+        size, groups = task.vqgan.codebook_size, task.vqgan.groups
+        scores = {
+            "psnr": psnr(rebuilt, images),
+            "ssim": ssim(rebuilt, images),
+            "histogram": jax.vmap(lambda ids: code_histogram(ids, size, groups))(quantized.ids),
+        }
+        if frozen["lpips"] is not None:
+            scores["lpips"] = lpips(frozen["lpips"], to_unit_range(rebuilt), to_unit_range(images))
+        return {name: (score, jnp.ones(len(images))) for name, score in scores.items()}
 
-
-def code_statistics(ids: np.ndarray, codebook_size: int) -> dict[str, float]:
-    """`usage`, the share of codes that occur, and `perplexity`, exp of the entropy of their frequencies."""
-    counts = np.bincount(np.asarray(ids).ravel(), minlength=codebook_size)
-    frequency = counts[counts > 0] / counts.sum()
-    return {
-        "code_usage": float(np.mean(counts > 0)),
-        "code_perplexity": float(np.exp(-np.sum(frequency * np.log(frequency)))),
-    }
-
-
-def reconstruct(
-    vqgan: Any,
-    params: Any,
-    images: Sequence[np.ndarray] | np.ndarray,
-    batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, UInt8[np.ndarray, "count height width 3"]]:
-    """Token ids `(count, h, w)` and reconstructions of uint8 pictures of one size.
-
-    Raises:
-      ValueError: no pictures, or a size that the tokenizer cannot take.
-    """
-    if not len(images):
-        raise ValueError("There are no pictures to reconstruct; give at least one.")
-
-    @jax.jit
-    def round_trip(params: Any, images: Any):
-        ids = vqgan.encode(params, to_unit_range(images))
-        return ids, from_unit_range(vqgan.decode(params, ids))
-
-    all_ids, rebuilt = [], []
-    for start in range(0, len(images), batch_size):
-        batch = np.stack(list(images[start : start + batch_size]))
-        count = len(batch)
-        padded = np.concatenate([batch, np.repeat(batch[-1:], batch_size - count, axis=0)])
-        ids, pictures = round_trip(params, padded)
-        all_ids.append(np.asarray(ids)[:count])
-        rebuilt.append(np.asarray(pictures)[:count])
-        if progress is not None:
-            progress(start + count, len(images))
-    return np.concatenate(all_ids), np.concatenate(rebuilt)
-
-
-def evaluate_tokenizer(
-    vqgan: Any, params: Any, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32
-) -> dict[str, float]:
-    """Means over uint8 pictures of one size: `psnr` (dB), `ssim`, `code_usage`, `code_perplexity`, `count`.
-
-    Args:
-      vqgan: the `VQGAN` module.
-      params: its weights.
-      images: `(count, height, width, 3)`; code usage counts the codes met in these pictures alone, so few
-        pictures bound it from above by their number of tokens.
-      batch_size: pictures a device call.
-    """
-    ids, rebuilt = reconstruct(vqgan, params, images, batch_size)
-    targets = np.stack(list(images))
-    return {
-        "psnr": float(psnr(rebuilt, targets).mean()),
-        "ssim": float(ssim(rebuilt, targets).mean()),
-        **code_statistics(ids, vqgan.codebook_size),
-        "count": len(targets),
-    }
+    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Means over images; usage and perplexity over the split."""
+        usage, perplexity = histogram_statistics(scores.pop("histogram"))
+        return {**scores, "code_usage": usage, "code_perplexity": perplexity}

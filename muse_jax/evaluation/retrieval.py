@@ -1,109 +1,172 @@
-"""Does a picture show what was asked? Its concept by retrieval, its style by a classifier."""
+"""Retrieval of concepts and styles from generated emoji images."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+
+from muse_jax.data import CorruptImageError, load_source
+from muse_jax.evaluation.concepts import StyleClassifier, concept_ranks, top_k
+from muse_jax.evaluation.evaluators import Context, Evaluator, Report
+from muse_jax.evaluation.features import extract_features, extract_style_features
+from muse_jax.evaluation.samples import check_generates, generate_images, jit_sample
+from muse_jax.media.image import resize
+
+SPLITS = ("train", "heldout_pairs", "heldout_concepts")
+SHEET_PAIRS = 32
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+class Gallery(NamedTuple):
+    """The real images of all splits, at one size, and their features.
+
+    `rows` maps a split and the place of a record in it to the row of its image.
+    """
+
+    images: np.ndarray
+    concepts: np.ndarray
+    styles: np.ndarray
+    splits: np.ndarray
+    rows: dict[tuple[str, int], int]
+    features: np.ndarray
+    style_features: np.ndarray
 
 
-def concept_ranks(
-    queries: Float[np.ndarray, "count dim"],
-    concepts: Sequence[str],
-    gallery: Float[np.ndarray, "pictures dim"],
-    gallery_concepts: Sequence[str],
-    exclude: Sequence[int | None] | None = None,
-) -> np.ndarray:
-    """Rank of the right concept for each query, 0 the best.
+class Retrieval(Evaluator):
+    """Concept and style of generated images, for data whose records name both (the source `emoji`).
 
-    A concept's score is the highest cosine similarity of the query with any real picture of it; the rank is
-    the number of other concepts that score as high or higher, so that ties count against the query.
+    Images are generated for `pairs` (concept, style) pairs of each split, from the plain captions. Concepts
+    are ranked by the best cosine similarity of EfficientNet-Lite0 features to the real images of all splits;
+    ties count against the image. A linear classifier of early feature maps and colors, fitted to the real
+    images of the training split, tells styles. Rows of the table in the details, for each split:
 
-    Args:
-      queries: features of the pictures judged.
-      concepts: what each should show.
-      gallery: features of real pictures.
-      gallery_concepts: the concept of each of them.
-      exclude: for each query a gallery picture that it may not meet (itself), or None.
+      generated: the gallery is whole and includes the real image of the pair itself.
+      floor: the generated images, scored against the captions of other pairs.
+      ceiling: a real image of the same concept in another style, against the gallery without that image.
+        Pairs without another style are left out.
+    """
 
-    Returns:
-      int64 `(count,)`. The number of concepts where every picture of the right one is excluded.
+    defaults = {"splits": ("train", "heldout_pairs"), "pairs": 256, "seed": 0}
+
+    def __init__(self, name: str, options: Mapping[str, Any], context: Context):
+        super().__init__(name, options, context)
+        check_generates(name, context)
+        if self.options["pairs"] < 2:
+            raise self.refuse("pairs", "at least 2")
+        if unknown := set(self.options["splits"]) - set(SPLITS):
+            raise self.refuse("splits", f"splits of {', '.join(SPLITS)}, without {sorted(unknown)[0]!r}")
+        self._sample = jit_sample(context)
+        self._gallery: Gallery | None = None
+
+    def __call__(self, params: Any, frozen: Any) -> Report:
+        """Generates and scores images of each split."""
+        data = self.context.config.data
+        if self._gallery is None:
+            self._gallery = load_gallery(data.source, data.data_dir, data.image_size)
+        gallery, train = self._gallery, self._gallery.splits == "train"
+        classifier = StyleClassifier.fit(gallery.style_features[train], gallery.styles[train])
+        scores, table, images = {}, {}, {}
+        for split in self.options["splits"]:
+            rows, generated = self._generate(params, frozen, gallery, split)
+            table[split] = rows_of_split(gallery, classifier, rows, generated, self.options["seed"])
+            for measure in ("top1", "top5", "style"):
+                scores[f"{split}/{measure}"] = table[split]["generated"][measure]
+            pairs = np.stack([gallery.images[rows], generated], axis=1)[:SHEET_PAIRS]
+            images[split] = pairs.reshape(-1, *generated.shape[1:])
+        heldout = {split: gallery.splits == split for split in SPLITS[1:] if split in gallery.splits}
+        real = {
+            split: classifier.accuracy(gallery.style_features[chosen], gallery.styles[chosen])
+            for split, chosen in heldout.items()
+        }
+        return Report(scores, {"table": table, "style_of_real_images": real}, images)
+
+    def _generate(
+        self, params: Any, frozen: Any, gallery: Gallery, split: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the gallery and the images generated for their captions."""
+        seed = self.options["seed"] + SPLITS.index(split)
+        batches = generate_images(
+            self._sample, self.context, params, frozen, split, self.options["pairs"], seed
+        )
+        indices, images = zip(*batches)
+        rows = [gallery.rows[split, int(index)] for index in np.concatenate(indices)]
+        return np.array(rows), np.concatenate(images)
+
+
+def load_gallery(source: str, data_dir: str, size: int) -> Gallery:
+    """Reads the images of all splits and embeds them.
 
     Raises:
-      ValueError: a query's concept is not in the gallery, or lengths disagree.
+      ValueError: if the source's records have no `concept` and `style`.
     """
-    if len(queries) != len(concepts) or len(gallery) != len(gallery_concepts):
-        raise ValueError(
-            f"{len(queries)} queries with {len(concepts)} concepts and {len(gallery)} gallery pictures with "
-            f"{len(gallery_concepts)} concepts: each picture needs one concept."
-        )
-    names, members = np.unique(np.asarray(gallery_concepts), return_inverse=True)
-    right = np.searchsorted(names, np.asarray(concepts))
-    known = (right < len(names)) & (names[np.minimum(right, len(names) - 1)] == np.asarray(concepts))
-    if not known.all():
-        missing = concepts[int(np.flatnonzero(~known)[0])]
-        raise ValueError(f"The concept {missing!r} has no real picture in the gallery.")
-    similarity = _unit(queries) @ _unit(gallery).T
-    for row, column in enumerate(exclude or ()):
-        if column is not None:
-            similarity[row, column] = -np.inf
-    order = np.argsort(members, kind="stable")
-    starts = np.searchsorted(members[order], np.arange(len(names)))
-    scores = np.maximum.reduceat(similarity[:, order], starts, axis=1)
-    own = np.take_along_axis(scores, right[:, None], axis=1)
-    ranks = np.sum(scores >= own, axis=1) - 1
-    return np.where(np.isneginf(own[:, 0]), len(names), ranks)
+    records: list[tuple[str, dict[str, Any]]] = []
+    rows: dict[tuple[str, int], int] = {}
+    for split in SPLITS:
+        reader = load_source(source, split, data_dir)
+        for index in range(len(reader)):
+            try:
+                record = reader[index]
+            except CorruptImageError:
+                continue
+            if "concept" not in record or "style" not in record:
+                raise ValueError(
+                    f"The evaluator 'retrieval' needs the concept and style of each image, but records of "
+                    f"{source!r} have {', '.join(sorted(record))}: use the data source 'emoji'."
+                )
+            rows[split, index] = len(records)
+            records.append((split, {**record, "image": resize(record["image"], size)}))
+    images = np.stack([record["image"] for _, record in records])
+    concepts, styles = (np.array([record[key] for _, record in records]) for key in ("concept", "style"))
+    splits = np.array([split for split, _ in records])
+    features, style_features = extract_features(images), extract_style_features(images)
+    return Gallery(images, concepts, styles, splits, rows, features, style_features)
 
 
-def top_k(ranks: np.ndarray, k: int) -> float:
-    """Share of queries whose right concept is among the first `k`."""
-    return float(np.mean(np.asarray(ranks) < k))
+def rows_of_split(
+    gallery: Gallery, classifier: StyleClassifier, rows: np.ndarray, generated: np.ndarray, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The rows `generated`, `floor` and `ceiling` of `Retrieval`.
+
+    Args:
+      rows: the gallery's row of each generated image's caption.
+      generated: uint8 (n, height, width, 3).
+      seed: chooses among several other styles.
+    """
+    features, styles = extract_features(generated), classifier.predict(extract_style_features(generated))
+    table = {
+        "generated": {**_ranks(gallery, features, rows), "style": _share(styles == gallery.styles[rows])},
+    }
+    others = np.roll(rows, 1)
+    table["floor"] = {**_ranks(gallery, features, others), "style": _share(styles == gallery.styles[others])}
+    others = other_styles(gallery, rows, np.random.default_rng(seed))
+    if len(others):
+        table["ceiling"] = _ranks(gallery, gallery.features[others], others, others.tolist())
+    return table
 
 
-@dataclasses.dataclass(frozen=True)
-class StyleClassifier:
-    """Linear classifier of a picture's style: ridge regression to one-hot targets, features standardised."""
-
-    names: tuple[str, ...]
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-
-    @classmethod
-    def fit(
-        cls, features: Float[np.ndarray, "count dim"], styles: Sequence[str], ridge: float = 0.001
-    ) -> "StyleClassifier":
-        """Fits to real pictures; `ridge` is the penalty in units of a feature's variance.
-
-        Raises:
-          ValueError: fewer than two styles.
-        """
-        names, targets = np.unique(np.asarray(styles), return_inverse=True)
-        if len(names) < 2:
-            raise ValueError(f"The pictures have {len(names)} style; a classifier needs at least 2.")
-        features = np.asarray(features, np.float64)
-        mean, scale = features.mean(0), features.std(0) + 1e-6
-        # The constant column carries the styles' frequencies.
-        x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
-        gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x.T @ np.eye(len(names))[targets] / len(x))
-        return cls(tuple(names.tolist()), mean, scale, weights)
-
-    def predict(self, features: Float[np.ndarray, "count dim"]) -> np.ndarray:
-        """The style of each picture, an array of str."""
-        x = (np.asarray(features, np.float64) - self.mean) / self.scale
-        return np.asarray(self.names)[np.argmax(x @ self.weights[:-1] + self.weights[-1], axis=1)]
-
-    def accuracy(self, features: Float[np.ndarray, "count dim"], styles: Sequence[str]) -> float:
-        return float(np.mean(self.predict(features) == np.asarray(styles)))
+def _ranks(
+    gallery: Gallery, features: np.ndarray, rows: np.ndarray, exclude: list[int] | None = None
+) -> dict[str, Any]:
+    concepts = gallery.concepts.tolist()
+    ranks = concept_ranks(features, gallery.concepts[rows].tolist(), gallery.features, concepts, exclude)
+    median = float(np.median(ranks)) + 1
+    return {"top1": top_k(ranks, 1), "top5": top_k(ranks, 5), "median_rank": median, "count": len(rows)}
 
 
-def nearest_labels(
-    queries: Float[np.ndarray, "count dim"], gallery: Float[np.ndarray, "pictures dim"], labels: Sequence[str]
-) -> np.ndarray:
-    """The label of each query's nearest gallery picture by cosine similarity."""
-    return np.asarray(labels)[np.argmax(_unit(queries) @ _unit(gallery).T, axis=1)]
+def _share(right: np.ndarray) -> float:
+    return float(np.mean(right))
+
+
+def other_styles(gallery: Gallery, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each of `rows` with one, the row of a real image of the same concept in another style."""
+    by_concept = defaultdict(list)
+    for row, concept in enumerate(gallery.concepts):
+        by_concept[concept].append(row)
+    others = []
+    for row in rows:
+        candidates = [
+            r for r in by_concept[gallery.concepts[row]] if gallery.styles[r] != gallery.styles[row]
+        ]
+        if candidates:
+            others.append(rng.choice(candidates))
+    return np.array(others, int)

@@ -1,23 +1,20 @@
-"""Evaluation of a task over a split, during and after training."""
+"""Evaluation of a trained run, by the evaluators that its config names."""
 
-import itertools
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from muse_jax.checkpointing.run import latest_step, restore_params
+from muse_jax.evaluation.evaluators import Context, Evaluator, Report, make_evaluators
 from muse_jax.sharding.partitioning import (
     RULES,
     batch_sharding,
     check_batch_size,
     make_mesh,
-    put_batch,
     put_tree,
     replicated,
     tree_shardings,
@@ -26,42 +23,58 @@ from muse_jax.training.state import Task
 
 
 def evaluate_run(
-    config: Any, task: Task, workdir: str | Path, split: str = "", step: int | None = None
-) -> dict[str, Any]:
-    """Evaluates the averaged weights of a run on a split.
+    config: Any, task: Task, workdir: str | Path, step: int | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluates the averaged weights of a run.
 
     Args:
-      config: of the run; `config.eval_batches` limits the number of batches (0: the whole split).
+      config: of the run; its `evaluators` say what is measured, the task's own scores where it has none.
       task: of the run.
       workdir: of the run.
-      split: name of the split, by default `config.data.eval_split`.
-      step: of the checkpoint, by default the newest.
+      step: which checkpoint; the newest by default.
 
     Returns:
-      {"task", "step", "split", "examples", "scores"}: "examples" is the number of evaluated examples and
-      "scores" maps names to values.
+      {"task", "step", "split"} with the report of the evaluator "loss" ("examples", "scores"), and those of
+      all other evaluators by name in "evaluators"; and the images of all evaluators.
 
     Raises:
-      ValueError: there is no such checkpoint, or the split is empty.
+      ValueError: one sentence, if there is no such checkpoint, or for an evaluator that cannot run.
     """
-    step = latest_step(workdir) if step is None else step
-    params = restore_params(workdir, step=step)
-    split = split or config.data.eval_split
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
+    step = latest_step(workdir) if step is None else step
+    context = Context(task, config, mesh, Path(workdir) / "evaluation", {"step": step})
+    evaluators = make_evaluators(context)
+    params = restore_params(workdir, step=step)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shardings = tree_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         frozen = put_frozen(task, mesh)
-        evaluate_batch = jit_evaluate(task, shardings, frozen, mesh)
-        batches = eval_batches(task, config, mesh, split)
-        params = put_tree(params, shardings)
-        scores, examples = split_scores(evaluate_batch, task, params, frozen, batches, config.seed)
-    return {"task": config.task, "step": step, "split": split, "examples": examples, "scores": scores}
+        reports, images = run_evaluators(evaluators, put_tree(params, shardings), frozen)
+    return {"task": config.task, "step": step, "split": config.data.eval_split, **reports}, images
 
 
-def write_scores(path: str | Path, result: dict[str, Any]) -> None:
-    """Writes the result of `evaluate_run` as JSON."""
-    Path(path).write_text(json.dumps(result, indent=1) + "\n")
+def run_evaluators(
+    evaluators: list[Evaluator], params: Any, frozen: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """JSON of all reports, that of "loss" at the top, the others in "evaluators"; and all images."""
+    reports = {evaluator.name: evaluator(params, frozen) for evaluator in evaluators}
+    images = {
+        f"{name}_{key}": sheet for name, report in reports.items() for key, sheet in report.images.items()
+    }
+    found = {name: report.to_dict() for name, report in reports.items()}
+    own = found.pop("loss", {})
+    return ({**own, "evaluators": found} if found else own), images
+
+
+def write_report(writer: Any, step: int, name: str, report: Report) -> str:
+    """Writes a report to TensorBoard and metrics.jsonl; returns a line for the console."""
+    prefix = "eval" if name == "loss" else f"eval/{name}"
+    counts = {key: value for key, value in report.details.items() if key == "examples"}
+    writer.scalars(step, {**report.scores, **counts}, prefix=prefix)
+    writer.previews(step, {f"{name}_{key}": images for key, images in report.images.items()})
+    return f"step {step}  {prefix}  " + "  ".join(
+        f"{key} {value:.4f}" for key, value in report.scores.items()
+    )
 
 
 def put_frozen(task: Task, mesh: Any) -> Any:
@@ -74,67 +87,3 @@ def jit_on_batch(function: Callable[..., Any], params: Any, frozen: Any, mesh: A
     frozen = jax.tree.map(lambda leaf: leaf.sharding, frozen)
     shardings = (params, frozen, batch_sharding(mesh), replicated(mesh))
     return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
-
-
-def jit_evaluate(task: Task, params: Any, frozen: Any, mesh: Any) -> Callable[..., Any]:
-    """Jits `task.evaluate`, summed over the examples of a batch: name -> (sum, weight).
-
-    Each example draws from fold_in(key, index), so that its score depends on neither its batch nor the mesh.
-    """
-
-    def evaluate_batch(params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        example_mask = batch["example_mask"]
-
-        def total(values: jax.Array) -> jax.Array:
-            mask = example_mask.reshape(-1, *[1] * (values.ndim - 1))
-            return jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32), axis=0)
-
-        sums = jax.tree.map(total, task.evaluate(params, frozen, batch, keys))
-        return sums, jnp.sum(example_mask)
-
-    return jit_on_batch(evaluate_batch, params, frozen, mesh)
-
-
-def eval_batches(task: Task, config: Any, mesh: Any, split: str = "") -> Iterable[Any]:
-    """The first `config.eval_batches` batches of the split (0: all), the same at each call."""
-    loader = task.eval_loader(split or config.data.eval_split)
-    try:
-        for batch in itertools.islice(loader, config.eval_batches or None):
-            yield put_batch(batch, mesh)
-    finally:
-        close(loader)
-
-
-def split_scores(
-    evaluate_batch: Callable[..., Any],
-    task: Task,
-    params: Any,
-    frozen: Any,
-    batches: Iterable[Any],
-    seed: int,
-) -> tuple[dict[str, float], int]:
-    """The scores over all examples of `batches`, and the number of examples.
-
-    Raises:
-      ValueError: there are no batches.
-    """
-    totals: dict[str, Any] = {}
-    examples = 0
-    for batch in batches:
-        sums, count = jax.device_get(evaluate_batch(params, frozen, batch, jax.random.key(seed)))
-        examples += int(count)
-        for name, pair in sums.items():
-            sum, weight = (np.asarray(part, np.float64) for part in pair)
-            total, total_weight = totals.get(name, (0.0, 0.0))
-            totals[name] = total + sum, total_weight + weight
-    if not examples:
-        raise ValueError("The split to evaluate has no readable example: choose another.")
-    scores = task.summarize({name: sum / np.maximum(weight, 1) for name, (sum, weight) in totals.items()})
-    return {name: float(score) for name, score in scores.items()}, examples
-
-
-def close(loader: Any) -> None:
-    """Closes a loader that has threads to end."""
-    if hasattr(loader, "close"):
-        loader.close()

@@ -1,7 +1,6 @@
 """Training loop: one for all tasks, from a single CPU to a mesh of devices."""
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,13 @@ from flax import linen as nn
 
 from muse_jax.checkpointing.run import Checkpoints, explain_full_disk, prepare_workdir
 from muse_jax.checkpointing.run_config import save_config
-from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh
+from muse_jax.evaluation.evaluators import Context, make_evaluators
+from muse_jax.evaluation.loss import eval_batches
+from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh, put_batch
 from muse_jax.training.config import check_same_run
 from muse_jax.training.deadline import Deadline, skip_to
 from muse_jax.training.divergence import DivergenceDetector, roll_back
-from muse_jax.training.evaluate import (
-    close,
-    eval_batches,
-    jit_evaluate,
-    jit_on_batch,
-    put_frozen,
-    split_scores,
-)
+from muse_jax.training.evaluate import jit_on_batch, put_frozen, write_report
 from muse_jax.training.initialization import initial_state
 from muse_jax.training.metrics import MetricWriter, ProgressLine
 from muse_jax.training.optimizers import make_optimizer, make_schedule
@@ -81,8 +75,11 @@ class _Run:
 
     def __init__(self, config: Any, task: Task, workdir: Path, mesh: Any, stack: contextlib.ExitStack):
         self.config, self.task, self.workdir, self.mesh = config, task, workdir, mesh
+        evaluated = bool(config.evaluators or config.eval_every)
+        self.evaluators = make_evaluators(Context(task, config, mesh)) if evaluated else []
         self.loader = task.make_loader(config.data.split, config.seed)
-        stack.callback(close, self.loader)
+        if hasattr(self.loader, "close"):
+            stack.callback(self.loader.close)
         self.frozen = put_frozen(task, mesh)
         self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         stack.callback(self.checkpoints.close)
@@ -117,7 +114,6 @@ class _Run:
         schedule = make_schedule(config.optim, config.total_steps)
         self.train_step = make_train_step(task, self.optimizer, schedule, config, self.shardings)
         self.step_fn = jit_train_step(self.train_step, self.shardings, self.frozen, mesh)
-        self.evaluate_fn = jit_evaluate(task, self.shardings.ema, self.frozen, mesh)
         self.preview_fn = jit_on_batch(task.preview, self.shardings.ema, self.frozen, mesh)
         self.throughput = Throughput(config.data.batch_size, mesh.devices.flat[0], mesh.size)
         self.clock = Clock()
@@ -152,8 +148,7 @@ class _Run:
                 continue
             if log:
                 self._log()
-            if is_due(config.eval_every, previous, self.step, last):
-                self._evaluate()
+            self._evaluate(previous, last)
             if is_due(config.preview_every, previous, self.step, last):
                 self._preview()
             if save and self._may_save(last, bool(signal)):
@@ -232,21 +227,19 @@ class _Run:
         self.writer.scalars(self.step, row)
         self.progress.show(self.step, row["loss"], row["examples_per_second"], row.get("mfu"))
 
-    def _evaluate(self) -> None:
-        """Logs the scores of the averaged weights over the evaluation split."""
-        with self.clock.phase("eval"):
-            batches = eval_batches(self.task, self.config, self.mesh)
-            scores, examples = split_scores(
-                self.evaluate_fn, self.task, self.state.ema, self.frozen, batches, self.config.seed
-            )
-            self.writer.scalars(self.step, {**scores, "examples": examples}, prefix="eval")
-        text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.progress.print(f"step {self.step}  eval {text}")
+    def _evaluate(self, previous: int, last: bool) -> None:
+        """Runs the evaluators that are due on the averaged weights."""
+        for evaluator in self.evaluators:
+            if is_due(evaluator.every or self.config.total_steps, previous, self.step, last):
+                with self.clock.phase("eval"):
+                    report = evaluator(self.state.ema, self.frozen)
+                self.progress.print(write_report(self.writer, self.step, evaluator.name, report))
 
     def _preview(self) -> None:
         """Writes the task's preview of the first evaluation batch."""
         with self.clock.phase("eval"):
-            for batch in itertools.islice(eval_batches(self.task, self.config, self.mesh), 1):
+            for batch in eval_batches(self.task, self.config.data.eval_split, limit=1):
+                batch = put_batch(batch, self.mesh)
                 preview = self.preview_fn(
                     self.state.ema, self.frozen, batch, jax.random.key(self.config.seed)
                 )

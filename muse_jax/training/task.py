@@ -33,6 +33,9 @@ class Task:
     tokenize: Tokenize | None = None
     """Captions to (ids, mask), for tasks that read text."""
 
+    sample: Any = None
+    """(params, frozen, batch, key) -> uint8 images (b, height, width, 3), for tasks that generate; traced."""
+
     def __init__(self, config: Any):
         self.config = config
 
@@ -67,10 +70,6 @@ class Task:
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The means as they are."""
         return scores
-
-    def sample(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> jax.Array:
-        """uint8 images (b, height, width, 3) generated for the captions of a batch. Traced."""
-        raise NotImplementedError
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
         """This process's rows of batches of `split`, with `get_state` and `set_state`.

@@ -10,7 +10,8 @@ from scipy import ndimage
 from muse_jax.data.icons import BACKGROUNDS, FOREGROUNDS, compose
 from muse_jax.data.icons.compose import Mask
 from muse_jax.data.icons.palette import BACKGROUNDS_FOR, PARTNERS_FOR
-from muse_jax.evaluation.iconeval import icon_eval, measure, sample_records, score_image
+from muse_jax.evaluation.icon_measures import measure
+from muse_jax.evaluation.iconeval import icon_eval, sample_records, score_image
 from muse_jax.media.image import resize
 
 

@@ -9,12 +9,13 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
+from muse_jax.evaluation.evaluators import Context, make_evaluators
 from muse_jax.media.image import to_unit_range
 from muse_jax.sampling import sample_mask
 from muse_jax.sharding.partitioning import make_mesh, replicated
 from muse_jax.system import find_system, make_task
 from muse_jax.training import validate_config
-from muse_jax.training.evaluate import eval_batches, jit_evaluate, put_frozen, split_scores
+from muse_jax.training.evaluate import put_frozen
 from muse_jax.training.task import Task
 from tests.systems.conftest import MODEL, tiny_config
 from tests.systems.muse.test_tasks import BASE
@@ -56,8 +57,9 @@ def scores_of(config):
     with jax.set_mesh(mesh):
         params = jax.device_put(fresh_params(task), replicated(mesh))
         frozen = put_frozen(task, mesh)
-        evaluate = jit_evaluate(task, jax.tree.map(lambda leaf: leaf.sharding, params), frozen, mesh)
-        return split_scores(evaluate, task, params, frozen, eval_batches(task, config, mesh), config.seed)
+        (evaluator,) = make_evaluators(Context(task, config, mesh))
+        report = evaluator(params, frozen)
+        return report.scores, report.details["examples"]
 
 
 class DrawnPixels(Task):

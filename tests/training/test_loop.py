@@ -82,7 +82,7 @@ def test_it_learns_and_scores_its_averaged_weights(tmp_path):
     run(tmp_path, config)
     losses = [row["loss"] for row in rows(tmp_path, "train")]
     assert losses[-1] < losses[0] / 4
-    result = evaluate_run(config, LeastSquares(config), tmp_path)
+    result, _ = evaluate_run(config, LeastSquares(config), tmp_path)
     assert result["examples"] == rows(tmp_path, "eval")[-1]["examples"] == 3 * 32
     assert result["step"] == 300 and result["split"] == config.data.eval_split
     assert result["scores"]["mse"] == pytest.approx(rows(tmp_path, "eval")[-1]["mse"], rel=1e-5)

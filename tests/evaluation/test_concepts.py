@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from muse_jax.evaluation.retrieval import StyleClassifier, concept_ranks, nearest_labels, top_k
+from muse_jax.evaluation.concepts import StyleClassifier, concept_ranks, nearest_labels, top_k
 
 # Unit vectors in the plane by their angle in degrees.
 GALLERY = {"cat": (0, 80), "dog": (30,), "sun": (60, 170), "sea": (180,)}

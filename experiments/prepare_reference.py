@@ -1,0 +1,66 @@
+"""Writes the reference statistics that FID, KID and their family compare generated images with.
+
+    python -m experiments.prepare_reference --source=tfds:coco_captions --split=val --out=coco_val.npz
+    python -m experiments.prepare_reference --source=folder:images --network=efficientnet_lite0 --out=ref.npz
+
+The npz has mu and sigma, as pytorch-fid reads them, and features; OUT.json says how it was made. Images are
+embedded at their own size, or with --image_size as training data are: the middle square, resized.
+"""
+
+from absl import flags
+from tqdm import tqdm
+
+from experiments import apps
+from muse_jax.data import CorruptImageError, load_source
+from muse_jax.media.image import resize
+
+_SOURCE = flags.DEFINE_string("source", "emoji", "Data source, as config.data.source.")
+_SPLIT = flags.DEFINE_string("split", "train", "Split of the source.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of built TFDS data.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side in pixels; 0: as stored.", lower_bound=0)
+_NETWORK = flags.DEFINE_enum("network", "inception", ["inception", "efficientnet_lite0"], "Feature network.")
+_WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
+_RESIZE = flags.DEFINE_enum("resize", "clean", ["tf1", "clean", "none"], "How images are resized.")
+_FEATURES = flags.DEFINE_integer("features", 10_000, "Features kept, for KID and the like.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 32, "Images embedded at a time.", lower_bound=1)
+_MESH = flags.DEFINE_string("mesh", "", "Devices along each axis, such as data=4; one device by default.")
+_OUT = flags.DEFINE_string("out", "", "The npz to write.")
+
+
+def main() -> None:
+    """Embeds the images of a split and writes the statistics."""
+    if not _OUT.value:
+        raise ValueError("Give --out=FILE.npz, the file to write.")
+    from muse_jax.evaluation.real_images import make_reference
+    from muse_jax.sharding.partitioning import one_device_mesh
+
+    mesh = apps.parse_mesh(_MESH.value) or one_device_mesh()
+    source = load_source(_SOURCE.value, _SPLIT.value, _DATA_DIR.value)
+    noted = {"source": _SOURCE.value, "split": _SPLIT.value, "image_size": _IMAGE_SIZE.value}
+    reference = make_reference(
+        _images(source),
+        len(source),
+        _NETWORK.value,
+        _RESIZE.value,
+        mesh,
+        weights=_WEIGHTS.value,
+        batch_size=_BATCH.value,
+        keep=_FEATURES.value,
+        provenance=noted,
+    )
+    reference.save(_OUT.value)
+    print(f"Statistics of {reference.provenance['samples']} images are in {_OUT.value}")
+
+
+def _images(source):
+    for index in tqdm(range(len(source)), desc="embed"):
+        try:
+            image = source[index]["image"]
+        except CorruptImageError as error:
+            print(f"Left out: {error}")
+            continue
+        yield resize(image, _IMAGE_SIZE.value) if _IMAGE_SIZE.value else image
+
+
+if __name__ == "__main__":
+    apps.run(main)

@@ -1,0 +1,65 @@
+"""Frozen networks whose features distances of distributions compare."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
+from muse_jax.interop.inception import load_inception
+from muse_jax.nn import efficientnet_lite, inception
+
+Embed = Callable[[Any, Float[Array, "b h w 3"]], tuple[Float[Array, "b dim"], Float[Array, "b classes"]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """A feature network.
+
+    Attributes:
+      dim: number of features of an image.
+      classes: number of its logits.
+      size: side of its input in pixels.
+      embed: (params, images in [0, 255]) -> (features, logits).
+      load: file with the weights, "" for the usual place -> params. Raises ValueError where there is none.
+    """
+
+    dim: int
+    classes: int
+    size: int
+    embed: Embed
+    load: Callable[[str], Any]
+
+
+def _inception(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
+    return inception.InceptionV3().apply({"params": params}, (images - 128) / 128)  # type: ignore[return-value]
+
+
+def _efficientnet_lite0(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
+    network = efficientnet_lite.EfficientNetLite0()
+    return network.apply({"params": params}, images / 127.5 - 1)  # type: ignore[return-value]
+
+
+EMBEDDERS: dict[str, Embedder] = {
+    "inception": Embedder(inception.FEATURES, inception.CLASSES, inception.SIZE, _inception, load_inception),
+    "efficientnet_lite0": Embedder(1280, 1000, 224, _efficientnet_lite0, lambda _: load_efficientnet_lite0()),
+}
+
+
+def figure_name(metric: str, network: str, resize: str) -> str:
+    """Name of a figure, which says all that it may be compared by: "fid_clean", "fd_efficientnet_lite0_tf1".
+
+    The names FID and KID belong to Inception.
+    """
+    if network == "inception":
+        return f"{metric}_{resize}"
+    return f"{ {'fid': 'fd', 'kid': 'kd', 'mind': 'md'}.get(metric, metric) }_{network}_{resize}"
+
+
+def put_params(params: Any, sharding: Any) -> Any:
+    """Weights of a feature network, whole on every device."""
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__), params
+    )

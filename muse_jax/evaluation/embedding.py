@@ -1,0 +1,76 @@
+"""Embedding of images and accumulation of their features, in one program over a mesh."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, UInt8
+
+from muse_jax.evaluation.embedders import Embedder
+from muse_jax.evaluation.inception_score import ScoreSums
+from muse_jax.evaluation.moments import Moments
+from muse_jax.evaluation.resizing import resize_images
+from muse_jax.sharding.partitioning import replicated
+
+
+@struct.dataclass
+class Sums:
+    """Sums over the images so far; their size does not depend on the number of images."""
+
+    moments: Moments
+    scores: ScoreSums
+
+
+@struct.dataclass
+class Embedded:
+    """Features (b, dim) of a batch, and which of its rows count."""
+
+    features: Float[Array, "b dim"]
+    mask: Bool[Array, " b"]
+
+
+class FeatureSums:
+    """Adds batches of images to `Sums` until `num_samples` have been added.
+
+    Args:
+      embedder: the feature network.
+      resize: see `resizing`.
+      num_samples: images beyond this number do not count.
+      mesh: the devices.
+    """
+
+    def __init__(self, embedder: Embedder, resize: str, num_samples: int, mesh: Mesh):
+        self.embedder, self.resize, self.num_samples, self.mesh = embedder, resize, num_samples, mesh
+        whole = replicated(mesh)
+        moments = Moments.shardings(embedder.dim, mesh)
+        scores = jax.tree.map(lambda _: whole, jax.eval_shape(lambda: ScoreSums.zeros(embedder.classes)))
+        self.shardings = Sums(moments, scores)
+
+    def zeros(self) -> Sums:
+        """No images, on the mesh."""
+        dim, classes = self.embedder.dim, self.embedder.classes
+        zeros = lambda: Sums(Moments.zeros(dim), ScoreSums.zeros(classes))  # noqa: E731
+        return jax.jit(zeros, out_shardings=self.shardings)()
+
+    def add(
+        self, sums: Sums, params: Any, images: UInt8[Array, "b h w 3"], mask: Bool[Array, " b"]
+    ) -> tuple[Sums, Embedded]:
+        """Adds the images where `mask` is True; traced.
+
+        Args:
+          sums: of the images before.
+          params: weights of the feature network.
+        """
+        resized = resize_images(images, self.embedder.size, self.resize)
+        features, logits = self.embedder.embed(params, resized)
+        # Whole on every device, so that each computes its rows of the scatter in the same order on any mesh.
+        whole = replicated(self.mesh)
+        features, logits, mask = (
+            jax.lax.with_sharding_constraint(x, whole) for x in (features, logits, mask)
+        )
+        place = sums.moments.count + jnp.cumsum(mask) - 1
+        mask = mask & (place < self.num_samples)
+        scores = sums.scores.update(logits, place, mask, self.num_samples)
+        return Sums(sums.moments.update(features, mask), scores), Embedded(features, mask)

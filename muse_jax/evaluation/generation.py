@@ -1,0 +1,197 @@
+"""Distances of generated from real images: FID, KID and their family."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from muse_jax.evaluation.embedders import EMBEDDERS, figure_name, put_params
+from muse_jax.evaluation.embedding import FeatureSums, Sums
+from muse_jax.evaluation.evaluators import Context, Evaluator, Report
+from muse_jax.evaluation.feature_file import FeatureFile, Progress
+from muse_jax.evaluation.figures import METRICS, NEED_FEATURES, check_reference, figures
+from muse_jax.evaluation.frechet import MIN_SAMPLES
+from muse_jax.evaluation.loss import eval_batches
+from muse_jax.evaluation.reference import load_reference
+from muse_jax.evaluation.resizing import MODES
+from muse_jax.evaluation.samples import check_generates
+from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.sharding.partitioning import put_batch, put_rows, replicated
+
+SAVE_EVERY = 32  # batches
+SHEET_IMAGES = 64
+
+
+class Generation(Evaluator):
+    """Figures of images that a task generates for the captions of a split, against reference statistics.
+
+    The captions are read in the fixed order of evaluation, again from the start if there are fewer of them
+    than samples. Sampling, rounding to uint8, resizing and embedding are one program over the mesh, and
+    moments stay on the devices. With `context.folder` an evaluation that is stopped resumes. A tokenizer's
+    images are its reconstructions, and the names of their figures begin with "r" (rFID).
+
+    Keys:
+      metrics: some of fid, kid, mind, prdc (precision, recall, density, coverage) and inception_score;
+        default: the section's name, or fid.
+      network: "inception", or "efficientnet_lite0" where its weights are not at hand.
+      weights: file with the network's weights; "": see `interop.inception.find_inception`.
+      resize: "tf1", "clean" or "none", see `resizing`.
+      reference: statistics of real images, written by `experiments.prepare_reference`.
+      reference_source: the data source they must be of; "": config.data.source.
+      split: captions; "": config.data.eval_split.
+      num_samples: number of images. seed: of the samples. bootstrap: resamples for 95 % intervals; 0: none.
+    """
+
+    defaults = {
+        "metrics": ("fid",),
+        "network": "inception",
+        "weights": "",
+        "resize": "clean",
+        "reference": "",
+        "reference_source": "",
+        "split": "",
+        "num_samples": 5000,
+        "seed": 0,
+        "bootstrap": 0,
+    }
+
+    def __init__(self, name: str, options: Mapping[str, Any], context: Context):
+        super().__init__(name, {"metrics": (name,), **options} if name in METRICS else options, context)
+        self._check()
+        self.reconstructs = hasattr(context.task, "reconstruct")
+        if not self.reconstructs:
+            check_generates(name, context)
+        chosen = self.options
+        self.embedder = EMBEDDERS[chosen["network"]]
+        self.needs_features = bool(chosen["bootstrap"] or NEED_FEATURES & set(chosen["metrics"]))
+        self.reference = None
+        if set(chosen["metrics"]) != {"inception_score"}:
+            source = chosen["reference_source"] or context.config.data.source
+            self.reference = load_reference(
+                chosen["reference"], chosen["network"], self.embedder.dim, chosen["resize"], source
+            )
+            check_reference(chosen["reference"], self.reference, chosen["metrics"])
+        self.split = chosen["split"] or context.config.data.eval_split
+        self._params = put_params(self.embedder.load(chosen["weights"]), replicated(context.mesh))
+        self._sums = FeatureSums(self.embedder, chosen["resize"], chosen["num_samples"], context.mesh)
+        self._step = self._jit_step()
+
+    def _check(self) -> None:
+        chosen = self.options
+        for key, allowed in (("network", tuple(EMBEDDERS)), ("resize", MODES)):
+            if chosen[key] not in allowed:
+                raise self.refuse(key, f"one of {', '.join(allowed)}")
+        if not chosen["metrics"] or set(chosen["metrics"]) - set(METRICS):
+            raise self.refuse("metrics", f"some of {', '.join(METRICS)}")
+        if "inception_score" in chosen["metrics"] and chosen["network"] != "inception":
+            raise self.refuse("metrics", "without inception_score, unless network is inception")
+        least = MIN_SAMPLES if "fid" in chosen["metrics"] else 10
+        if chosen["num_samples"] < least:
+            raise self.refuse("num_samples", f"at least {least}, since with fewer the figures mean nothing")
+        if chosen["bootstrap"] < 0 or chosen["bootstrap"] == 1:
+            raise self.refuse("bootstrap", "0, or at least 2 resamples")
+
+    def _jit_step(self) -> Any:
+        """(sums, params, frozen, network's params, batch on the mesh, key) -> (sums, Embedded, images)."""
+        whole = replicated(self.context.mesh)
+
+        def step(sums: Sums, params: Any, frozen: Any, network: Any, batch: Any, key: jax.Array) -> Any:
+            images = self._images(params, frozen, batch, key)
+            sums, embedded = self._sums.add(sums, network, images, batch["example_mask"])
+            return sums, embedded, images
+
+        return jax.jit(step, donate_argnums=0, out_shardings=(self._sums.shardings, whole, whole))
+
+    def _images(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+        task = self.context.task
+        if self.reconstructs:
+            reconstruction, _ = task.reconstruct(params, frozen, to_unit_range(batch["image"]))
+            return from_unit_range(reconstruction)
+        if "generated" in batch:
+            return batch["generated"]
+        return task.sample(params, frozen, batch, key)
+
+    def __call__(self, params: Any, frozen: Any) -> Report:
+        """Generates images and computes the figures."""
+        chosen, folder = self.options, self.context.folder
+        with tempfile.TemporaryDirectory() as scratch:
+            progress = Progress(folder or Path(scratch), self._identity(), self._sums.shardings)
+            start, sums = progress.restore(self._sums.zeros(), self.needs_features)
+            done = int(jax.device_get(sums.moments.count))
+            size = (chosen["num_samples"], self.embedder.dim)
+            features = FeatureFile(progress.features, *size, done) if self.needs_features else None
+            sums, sheet = self._add_batches(
+                sums, params, frozen, start, progress if folder else None, features
+            )
+            rows = features.rows if features else np.zeros((0, self.embedder.dim))
+            scores, intervals = figures(
+                chosen["metrics"], sums, rows, self.reference, chosen["bootstrap"], chosen["seed"]
+            )
+            progress.remove()
+        prefix = "r" if self.reconstructs else ""
+        names = {name: prefix + figure_name(name, chosen["network"], chosen["resize"]) for name in scores}
+        details = {
+            "split": self.split,
+            "num_samples": chosen["num_samples"],
+            "network": chosen["network"],
+            "resize": chosen["resize"],
+            "reference": {
+                "file": chosen["reference"],
+                **(self.reference.provenance if self.reference else {}),
+            },
+            "intervals": {names[name]: interval for name, interval in intervals.items()},
+        }
+        images = {"samples": sheet} if len(sheet) else {}
+        return Report({names[name]: score for name, score in scores.items()}, details, images)
+
+    def _identity(self) -> dict[str, Any]:
+        config = self.context.config
+        weights = dict(self.context.weights)
+        return {"options": self.options, "split": self.split, "config": config.to_dict(), "weights": weights}
+
+    def _add_batches(
+        self,
+        sums: Sums,
+        params: Any,
+        frozen: Any,
+        start: int,
+        progress: Progress | None,
+        features: FeatureFile | None,
+    ) -> tuple[Sums, np.ndarray]:
+        """The sums after all samples, and the first images."""
+        sheet: list[np.ndarray] = []
+        count = int(jax.device_get(sums.moments.count))
+        for number, batch in itertools.islice(self._batches(), start, None):
+            if count == self.options["num_samples"]:
+                break
+            key = jax.random.fold_in(jax.random.key(self.options["seed"]), number)
+            batch = self._put(params, frozen, batch, key)
+            sums, embedded, images = self._step(sums, params, frozen, self._params, batch, key)
+            mask = np.asarray(embedded.mask)
+            count += int(mask.sum())
+            if sum(map(len, sheet)) < SHEET_IMAGES:
+                sheet.append(np.asarray(images)[mask])
+            if features is not None:
+                features.append(np.asarray(embedded.features)[mask])
+            if progress is not None and (number + 1) % SAVE_EVERY == 0:
+                if features is not None:
+                    features.flush()
+                progress.save(number + 1, sums)
+        return sums, np.concatenate(sheet)[:SHEET_IMAGES] if sheet else np.zeros((0,))
+
+    def _batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Numbered batches of the split, pass after pass."""
+        passes = (eval_batches(self.context.task, self.split) for _ in itertools.count())
+        yield from enumerate(itertools.chain.from_iterable(passes))
+
+    def _put(self, params: Any, frozen: Any, batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+        """The batch on the mesh; with generated images, if the task is a pipeline and cannot be traced."""
+        task, mesh = self.context.task, self.context.mesh
+        if self.reconstructs or getattr(task, "traced", True):
+            return put_batch(batch, mesh)
+        generated = np.asarray(task.sample(params, frozen, batch, key))
+        return put_rows({"generated": generated, "example_mask": batch["example_mask"]}, mesh)

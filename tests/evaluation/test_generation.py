@@ -1,0 +1,216 @@
+"""The evaluator of generated images, with a feature network of a few weights."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.evaluation import embedders, generation
+from muse_jax.evaluation.embedders import Embedder
+from muse_jax.evaluation.evaluators import Context, make_evaluator
+from muse_jax.evaluation.frechet import frechet_distance
+from muse_jax.evaluation.kernel_distance import kernel_distance
+from muse_jax.evaluation.real_images import make_reference
+from muse_jax.evaluation.reference import load_reference
+from muse_jax.sharding.partitioning import make_mesh, process_rows
+
+SIDE, DIM, SAMPLES = 8, 6, 37
+PROJECTION = np.random.default_rng(5).normal(0, 0.01, (SIDE * SIDE * 3, DIM)).astype(np.float32)
+
+
+def embed(params, images):
+    features = jnp.matmul(images.reshape(len(images), -1) - 128, params, precision="highest")
+    return features, features[:, :4]
+
+
+TINY = Embedder(DIM, 4, SIDE, embed, lambda _: PROJECTION)
+
+
+class Noise:
+    """A task whose samples are noise; their brightness follows the caption's number. 15 captions."""
+
+    config = None
+    fails_at = None
+
+    def eval_loader(self, split):
+        rows = process_rows(8)
+        for start in (0, 8):
+            if self.fails_at == start:
+                raise KeyboardInterrupt
+            index = np.arange(start, start + 8)[rows]
+            yield {"index": index % 15, "example_mask": index < 15}
+
+    def sample(self, params, frozen, batch, key):
+        noise = jax.random.randint(key, (8, SIDE, SIDE, 3), 0, 200)
+        return (noise + batch["index"][:, None, None, None]).astype(jnp.uint8)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(embedders.EMBEDDERS, "inception", TINY)
+    monkeypatch.setattr(generation, "MIN_SAMPLES", 10)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(embedders.EMBEDDERS, "inception", TINY)
+        images = np.random.default_rng(1).integers(0, 256, (29, SIDE, SIDE, 3), np.uint8)
+        mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+        found = make_reference(iter(images), 29, "inception", "none", mesh, batch_size=8,
+                               provenance={"source": "noise", "split": "train"})  # fmt: skip
+    file = tmp_path_factory.mktemp("reference") / "noise.npz"
+    found.save(file)
+    return file, (images.reshape(29, -1) - 128.0) @ PROJECTION.astype(np.float64)
+
+
+def make_context(folder=None, devices=None):
+    data = SimpleNamespace(source="noise", eval_split="val")
+    config = SimpleNamespace(data=data, eval_every=0, task="noise", to_dict=lambda: {})
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
+    return Context(Noise(), config, mesh, folder)
+
+
+def options(files, **changes):
+    given = {"reference": str(files[0]), "num_samples": SAMPLES, "resize": "none"}
+    return {**given, "metrics": ("fid", "kid", "mind", "prdc", "inception_score"), **changes}
+
+
+def evaluate(context, given):
+    with jax.set_mesh(context.mesh):
+        return make_evaluator("generation", given, context)({}, {})
+
+
+def generated():
+    """The samples, one batch after the other, as the task draws them."""
+    batches, count = [], 0
+    for number in range(10):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        index = (np.arange(8) + 8 * (number % 2)) % 15
+        images = np.asarray(Noise().sample(None, None, {"index": index}, key))
+        images = images[: 8 if number % 2 == 0 else 7][: SAMPLES - count]
+        count += len(images)
+        batches.append(images)
+    images = np.concatenate(batches)
+    assert len(images) == SAMPLES
+    return (images.reshape(SAMPLES, -1) - 128.0) @ PROJECTION.astype(np.float64)
+
+
+def test_figures_are_those_of_all_features_at_once(reference):
+    report = evaluate(make_context(), options(reference, bootstrap=3))
+    fake, real = generated(), reference[1]
+    moments = [(x.mean(0), np.cov(x.T)) for x in (fake, real)]
+    assert report.scores["fid_none"] == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-5)
+    assert report.scores["kid_none"] == pytest.approx(kernel_distance(fake, real), rel=1e-4)
+    assert {"mind_none", "precision_none", "coverage_none", "inception_score_none"} <= report.scores.keys()
+    assert report.details["reference"]["source"] == "noise" and report.details["num_samples"] == SAMPLES
+    low, high = report.details["intervals"]["fid_none"]
+    assert low < report.scores["fid_none"] < high
+    assert report.images["samples"].shape == (SAMPLES, SIDE, SIDE, 3)
+
+
+def test_a_stopped_evaluation_resumes_where_it_was(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "SAVE_EVERY", 2)
+    whole = evaluate(make_context(), options(reference))
+    context = make_context(tmp_path)
+    calls = []
+
+    def eval_loader(split):
+        calls.append(split)
+        if len(calls) == 2:  # in the second pass
+            raise KeyboardInterrupt
+        yield from Noise().eval_loader(split)
+
+    context.task.eval_loader = eval_loader
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(context, options(reference))
+    assert list(tmp_path.rglob("progress.npz"))
+    sampled = []
+    context.task.sample = lambda *arguments: sampled.append(1) or Noise().sample(*arguments)
+    resumed = evaluate(context, options(reference))
+    assert resumed.scores == whole.scores
+    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.npy"))
+
+
+MISTAKES = [
+    ({"metrics": ("fidd",)}, "metrics' is .*fidd.*must be some of fid, kid, mind, prdc, inception_score"),
+    ({"num_samples": 9}, "num_samples' is 9, but it must be at least 10"),
+    ({"resize": "lanczos"}, "resize' is 'lanczos', but it must be one of tf1, clean, none"),
+    ({"resize": "clean"}, "made with resize 'none', but 'clean' is evaluated"),
+    ({"reference_source": "emoji"}, "made with source 'noise', but 'emoji' is evaluated"),
+    ({"reference": "nowhere.npz"}, "reference statistics nowhere.npz cannot be read"),
+    ({"network": "resnet"}, "network' is 'resnet', but it must be one of"),
+    ({"bootstrap": 1}, "bootstrap' is 1, but it must be 0, or at least 2"),
+]
+
+
+@pytest.mark.parametrize("changes, message", MISTAKES)
+def test_mistakes_are_refused_before_anything_runs(reference, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_evaluator("generation", options(reference, **changes), make_context())
+
+
+def test_statistics_of_others_are_read_and_refused_without_a_word_of_their_making(reference, tmp_path):
+    with np.load(reference[0]) as stored:
+        mu, sigma = stored["mu"], stored["sigma"]
+    plain, adm, cut = tmp_path / "plain.npz", tmp_path / "adm.npz", tmp_path / "cut.npz"
+    np.savez(plain, mu=mu, sigma=sigma)
+    np.savez(adm, mu=mu, sigma=sigma, mu_s=mu, sigma_s=sigma, arr_0=np.zeros((1, 2, 2, 3), np.uint8))
+    cut.write_bytes(plain.read_bytes()[:200])
+    with pytest.raises(ValueError, match="Nothing says how .*plain.npz was made"):
+        load_reference(plain, "inception", DIM, "tf1", "noise")
+    (tmp_path / "plain.npz.json").write_text(json.dumps({"network": "inception", "resize": "tf1"}))
+    for file in (plain, adm):
+        found = load_reference(file, "inception", DIM, "tf1", "noise")
+        np.testing.assert_array_equal(found.covariance, sigma)
+        with pytest.raises(ValueError, match="made with resize 'tf1'"):
+            load_reference(file, "inception", DIM, "clean", "noise")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_reference(cut, "inception", DIM, "tf1", "noise")
+    with pytest.raises(ValueError, match="statistics of 6 features, but inception has 2048"):
+        load_reference(adm, "inception", 2048, "tf1", "noise")
+    with pytest.raises(ValueError, match="holds no features, which kid needs"):
+        make_evaluator("kid", options((adm,), metrics=("kid",), resize="tf1"), make_context())
+
+
+SCRIPT = """
+import sys
+import jax
+if len(sys.argv) > 4:
+    jax.distributed.initialize(sys.argv[4], 2, int(sys.argv[5]))
+from tests.evaluation import test_generation as tests
+tests.embedders.EMBEDDERS["inception"] = tests.TINY
+tests.generation.MIN_SAMPLES = 10
+report = tests.evaluate(tests.make_context(), tests.options((sys.argv[1],)))
+if jax.process_index() == 0:
+    print("SCORES", tests.json.dumps(report.scores))
+"""
+
+
+def run(reference, devices, *more):
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-c", SCRIPT, str(reference[0]), "-", "-", *more]
+    return subprocess.Popen(
+        arguments, env={**os.environ, **flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def scores(process):
+    out, error = process.communicate(timeout=600)
+    assert process.returncode == 0, error
+    return next((json.loads(line[7:]) for line in out.splitlines() if line.startswith("SCORES")), None)
+
+
+def test_figures_do_not_depend_on_devices_or_processes(reference):
+    alone = evaluate(make_context(devices=jax.devices()[:1]), options(reference)).scores
+    processes = [run(reference, 1, "localhost:12431", str(index)) for index in (0, 1)]
+    runs = [run(reference, 2), run(reference, 8)]
+    found = [scores(process) for process in runs] + [[scores(process) for process in processes][0]]
+    for other in found:
+        assert other == pytest.approx(alone, rel=1e-6)

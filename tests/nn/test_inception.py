@@ -1,0 +1,67 @@
+"""Inception-v3 against PyTorch's, with random weights; skipped where torch is not installed."""
+
+import jax
+import numpy as np
+import pytest
+
+from muse_jax.interop.inception import convert_inception
+from muse_jax.nn.inception import InceptionV3
+from tests.nn.inception_state import random_state
+
+torch = pytest.importorskip("torch")
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def state():
+    return random_state()
+
+
+def embed(state, images):
+    """Features and logits of float images in [-1, 1]."""
+    return jax.jit(InceptionV3().apply)({"params": convert_inception(state)}, images)
+
+
+def relative_error(found, expected):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def test_features_equal_pytorch_fid(state, monkeypatch, record_property):
+    inception = pytest.importorskip("pytorch_fid.inception")
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
+    for name in [name for name in tensors if name.endswith("bn.weight")]:
+        tensors[name.replace("weight", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: tensors)
+    network = inception.InceptionV3(resize_input=False, normalize_input=False).eval()
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 299, 299, 3)).astype(np.float32)
+    with torch.no_grad():
+        (expected,) = network(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    error = relative_error(embed(state, images)[0], expected[:, :, 0, 0])
+    record_property("relative_error", error)
+    print(f"pool3 against pytorch-fid: {error:.2e}")
+    assert error < TOLERANCE
+
+
+def test_features_logits_and_resizing_equal_torch_fidelity(state, tmp_path, record_property):
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from muse_jax.evaluation.resizing import resize_images
+
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
+    for name in [name for name in tensors if name.endswith("bn.weight")]:
+        tensors[name.replace("weight", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)
+    torch.save(tensors, tmp_path / "state.pth")
+    network = FeatureExtractorInceptionV3(
+        "inception", ["2048", "logits_unbiased"], str(tmp_path / "state.pth")
+    )
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 48, 3), np.uint8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    found = embed(state, (resize_images(images, 299, "tf1") - 128) / 128)
+    for name, ours, theirs in zip(("pool3", "logits"), found, expected):
+        error = relative_error(ours, theirs)
+        record_property(name, error)
+        print(f"{name} against torch-fidelity: {error:.2e}")
+        assert error < TOLERANCE
