@@ -34,12 +34,12 @@ BATCHES = flags.DEFINE_integer("batches", 0, "Batches of the loss at most; 0: al
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Instead of config.data.batch_size.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; the newest by default.")
 EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators, instead of all of the config's.")
-METRICS = flags.DEFINE_list(
-    "metrics", [], "Of fid, kid, mind, prdc, inception_score: only these are measured."
-)
+METRICS = flags.DEFINE_list("metrics", [], "Of fid, kid, mind, prdc, inception_score, cmmd: only these.")
 SAMPLES = flags.DEFINE_integer("samples", 30_000, "Images generated for --metrics.", lower_bound=2)
 REFERENCE = flags.DEFINE_string("reference", "", "Statistics of real images for --metrics.")
-NETWORK = flags.DEFINE_enum("network", "inception", ["inception", "efficientnet_lite0"], "For --metrics.")
+NETWORK = flags.DEFINE_enum(
+    "network", "inception", ["inception", "efficientnet_lite0", "clip"], "For --metrics."
+)
 WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
 RESIZE = flags.DEFINE_enum(
     "resize", "clean", ["tf1", "clean", "none"], "How images are resized for --network."

@@ -18,7 +18,9 @@ _SOURCE = flags.DEFINE_string("source", "emoji", "Data source, as config.data.so
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the source.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of built TFDS data.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side in pixels; 0: as stored.", lower_bound=0)
-_NETWORK = flags.DEFINE_enum("network", "inception", ["inception", "efficientnet_lite0"], "Feature network.")
+_NETWORK = flags.DEFINE_enum(
+    "network", "inception", ["inception", "efficientnet_lite0", "clip"], "Feature network."
+)
 _WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
 _RESIZE = flags.DEFINE_enum("resize", "clean", ["tf1", "clean", "none"], "How images are resized.")
 _FEATURES = flags.DEFINE_integer("features", 10_000, "Features kept, for KID and the like.", lower_bound=1)

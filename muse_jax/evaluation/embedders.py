@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from muse_jax.interop.clip import load_clip_vision
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.interop.inception import load_inception
 from muse_jax.nn import efficientnet_lite, inception
+from muse_jax.nn.clip import CLIPVision, normalize_images
 
 Embed = Callable[[Any, Float[Array, "b h w 3"]], tuple[Float[Array, "b dim"], Float[Array, "b classes"]]]
 
@@ -42,8 +45,28 @@ def _efficientnet_lite0(params: Any, images: Float[Array, "b h w 3"]) -> tuple[A
     return network.apply({"params": params}, images / 127.5 - 1)  # type: ignore[return-value]
 
 
+# ViT-L/14 at 336 px, by which the CMMD is defined.
+_CLIP = CLIPVision(1024, 24, 16, 4096, patch=14, image_size=336, projection=768)
+
+
+def _clip(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
+    features: Any = _CLIP.apply({"params": params}, normalize_images(images))
+    return features / jnp.linalg.norm(features, axis=-1, keepdims=True), jnp.zeros((len(images), 1))
+
+
+def _load_clip(folder: str) -> Any:
+    module, params = load_clip_vision(folder)
+    if module != _CLIP:
+        raise ValueError(
+            f"{folder or 'weights'} holds another CLIP than ViT-L/14 at 336 px, which the CMMD needs: "
+            "give the folder of openai/clip-vit-large-patch14-336."
+        )
+    return params
+
+
 EMBEDDERS: dict[str, Embedder] = {
     "inception": Embedder(inception.FEATURES, inception.CLASSES, inception.SIZE, _inception, load_inception),
+    "clip": Embedder(_CLIP.projection, 1, _CLIP.image_size, _clip, _load_clip),
     "efficientnet_lite0": Embedder(1280, 1000, 224, _efficientnet_lite0, lambda _: load_efficientnet_lite0()),
 }
 

@@ -27,8 +27,9 @@ TYPES: dict[str, str] = {
     "reconstruction": "muse_jax.evaluation.reconstruction.Reconstruction",
     "retrieval": "muse_jax.evaluation.retrieval.Retrieval",
     "iconeval": "muse_jax.evaluation.iconeval.IconEval",
+    "clip_score": "muse_jax.evaluation.clip_score.CLIPScore",
     **dict.fromkeys(
-        ("generation", "fid", "kid", "mind", "prdc", "inception_score"),
+        ("generation", "fid", "kid", "mind", "prdc", "inception_score", "cmmd"),
         "muse_jax.evaluation.generation.Generation",
     ),
 }

@@ -7,13 +7,13 @@ import numpy as np
 
 from muse_jax.evaluation.embedding import Sums
 from muse_jax.evaluation.frechet import frechet_distance
-from muse_jax.evaluation.kernel_distance import kernel_distance
+from muse_jax.evaluation.kernel_distance import gaussian_distance, kernel_distance
 from muse_jax.evaluation.neighborhoods import precision_recall_density_coverage
 from muse_jax.evaluation.reference import Reference
 from muse_jax.evaluation.sliced_distance import sliced_distance
 
-METRICS = ("fid", "kid", "mind", "prdc", "inception_score")
-NEED_FEATURES = {"kid", "mind", "prdc"}
+METRICS = ("fid", "kid", "mind", "prdc", "inception_score", "cmmd")
+NEED_FEATURES = {"kid", "mind", "prdc", "cmmd"}
 MAX_NEIGHBORHOODS = 10_000  # samples for prdc, whose cost is their square
 
 
@@ -65,6 +65,8 @@ def figures(
     if "mind" in metrics:
         scores["mind"] = sliced_distance(features, reference.features)
         resampled["mind"] = lambda rows: sliced_distance(features[rows], reference.features)
+    if "cmmd" in metrics:
+        scores["cmmd"] = gaussian_distance(features, reference.features)
     if "prdc" in metrics:
         few = features[:MAX_NEIGHBORHOODS], reference.features[:MAX_NEIGHBORHOODS]
         scores |= precision_recall_density_coverage(*few)

@@ -35,10 +35,10 @@ class Generation(Evaluator):
     images are its reconstructions, and the names of their figures begin with "r" (rFID).
 
     Keys:
-      metrics: some of fid, kid, mind, prdc (precision, recall, density, coverage) and inception_score;
+      metrics: some of fid, kid, mind, prdc (precision, recall, density, coverage), inception_score, cmmd;
         default: the section's name, or fid.
-      network: "inception", or "efficientnet_lite0" where its weights are not at hand.
-      weights: file with the network's weights; "": see `interop.inception.find_inception`.
+      network: "inception"; "efficientnet_lite0" where its weights are not at hand; "clip" for cmmd.
+      weights: file with the network's weights, folder of CLIP's; "": see `interop.inception.find_inception`.
       resize: "tf1", "clean" or "none", see `resizing`.
       reference: statistics of real images, written by `experiments.prepare_reference`.
       reference_source: the data source they must be of; "": config.data.source.
@@ -87,8 +87,9 @@ class Generation(Evaluator):
                 raise self.refuse(key, f"one of {', '.join(allowed)}")
         if not chosen["metrics"] or set(chosen["metrics"]) - set(METRICS):
             raise self.refuse("metrics", f"some of {', '.join(METRICS)}")
-        if "inception_score" in chosen["metrics"] and chosen["network"] != "inception":
-            raise self.refuse("metrics", "without inception_score, unless network is inception")
+        for metric, network in (("inception_score", "inception"), ("cmmd", "clip")):
+            if metric in chosen["metrics"] and chosen["network"] != network:
+                raise self.refuse("metrics", f"without {metric}, unless network is {network}")
         least = MIN_SAMPLES if "fid" in chosen["metrics"] else 10
         if chosen["num_samples"] < least:
             raise self.refuse("num_samples", f"at least {least}, since with fewer the figures mean nothing")

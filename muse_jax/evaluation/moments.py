@@ -14,6 +14,8 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from muse_jax.sharding.partitioning import to_host
+
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
 
 
@@ -58,12 +60,12 @@ class Moments:
         return Moments(number, mean, scatter)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """Mean, unbiased covariance and number of samples, float64 numpy.
+        """Mean, unbiased covariance and number of samples, float64 numpy; every process must call it.
 
         Raises:
           ValueError: fewer than two samples.
         """
-        count, mean, scatter = jax.device_get((self.count, self.mean, self.scatter))
+        count, mean, scatter = to_host((self.count, self.mean, self.scatter))
         if count < 2:
             raise ValueError(f"A covariance needs at least 2 samples, but there are {count}: give more.")
         return add_pair(mean), add_pair(scatter) / (int(count) - 1), int(count)

@@ -8,7 +8,7 @@ import pytest
 from muse_jax.evaluation import kernel_distance as kernel_module
 from muse_jax.evaluation.figures import interval
 from muse_jax.evaluation.inception_score import ScoreSums
-from muse_jax.evaluation.kernel_distance import kernel_distance
+from muse_jax.evaluation.kernel_distance import gaussian_distance, kernel_distance
 from muse_jax.evaluation.neighborhoods import precision_recall_density_coverage
 from muse_jax.evaluation.sliced_distance import sliced_distance
 
@@ -48,6 +48,15 @@ def test_weights_count_rows_but_not_pairs_of_copies(pair):
     across = np.mean([kernel(a[i], y) for i, _ in rows for y in b])
     of_b = [kernel(b[i], b[j]) for i in range(len(b)) for j in range(len(b)) if i != j]
     assert kernel_distance(a, b, weights) == pytest.approx(np.mean(pairs) + np.mean(of_b) - 2 * across)
+
+
+def test_gaussian_distance_is_a_mean_over_all_pairs(pair, monkeypatch):
+    a, b = pair
+    monkeypatch.setattr(kernel_module, "BLOCK", 7)
+    mean = lambda s, t: np.mean([np.exp(-np.sum((x - y) ** 2) / 200) for x in s for y in t])  # noqa: E731
+    assert gaussian_distance(a, b) == pytest.approx(
+        1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b)), rel=1e-5
+    )
 
 
 def test_sliced_distance_is_a_mean_over_directions_and_ranks(pair):

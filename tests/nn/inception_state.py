@@ -27,3 +27,14 @@ def random_state(seed=0):
     state["fc.weight"] = rng.normal(0, 1 / np.sqrt(2048), (1008, 2048))
     state["fc.bias"] = rng.normal(0, 1, 1008)
     return {name: tensor.astype(np.float32) for name, tensor in state.items()}
+
+
+def torch_state(state):
+    """The same as PyTorch tensors, with the counters that its batch norms want."""
+    import torch
+
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
+    counters = [
+        name.replace("weight", "num_batches_tracked") for name in tensors if name.endswith("bn.weight")
+    ]
+    return {**tensors, **{name: torch.zeros((), dtype=torch.long) for name in counters}}

@@ -6,7 +6,7 @@ import pytest
 
 from muse_jax.interop.inception import convert_inception
 from muse_jax.nn.inception import InceptionV3
-from tests.nn.inception_state import random_state
+from tests.nn.inception_state import random_state, torch_state
 
 torch = pytest.importorskip("torch")
 TOLERANCE = 1e-4
@@ -29,10 +29,7 @@ def relative_error(found, expected):
 
 def test_features_equal_pytorch_fid(state, monkeypatch, record_property):
     inception = pytest.importorskip("pytorch_fid.inception")
-    tensors = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
-    for name in [name for name in tensors if name.endswith("bn.weight")]:
-        tensors[name.replace("weight", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)
-    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: tensors)
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: torch_state(state))
     network = inception.InceptionV3(resize_input=False, normalize_input=False).eval()
     images = np.random.default_rng(0).uniform(-1, 1, (2, 299, 299, 3)).astype(np.float32)
     with torch.no_grad():
@@ -49,10 +46,7 @@ def test_features_logits_and_resizing_equal_torch_fidelity(state, tmp_path, reco
 
     from muse_jax.evaluation.resizing import resize_images
 
-    tensors = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
-    for name in [name for name in tensors if name.endswith("bn.weight")]:
-        tensors[name.replace("weight", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)
-    torch.save(tensors, tmp_path / "state.pth")
+    torch.save(torch_state(state), tmp_path / "state.pth")
     network = FeatureExtractorInceptionV3(
         "inception", ["2048", "logits_unbiased"], str(tmp_path / "state.pth")
     )
