@@ -11,7 +11,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import apps
-from muse_jax.data import CorruptImageError, load_source
+from muse_jax.data import CorruptRecordError, load_source
 from muse_jax.media.image import resize
 
 _SOURCE = flags.DEFINE_string("source", "emoji", "Data source, as config.data.source.")
@@ -58,7 +58,7 @@ def _images(source):
     for index in tqdm(range(len(source)), desc="embed"):
         try:
             image = source[index]["image"]
-        except CorruptImageError as error:
+        except CorruptRecordError as error:
             print(f"Left out: {error}")
             continue
         yield resize(image, _IMAGE_SIZE.value) if _IMAGE_SIZE.value else image

@@ -140,7 +140,7 @@ def _find(name: str, kind: Any) -> Any:
     module, _, attribute = path.rpartition(".")
     if not module:
         near = difflib.get_close_matches(str(kind), TYPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TYPES)}"
+        hint = f"use {near[0]!r}" if near else f"use one of {', '.join(TYPES)}"
         raise ValueError(
             f"Config key 'evaluators.{name}' has no evaluator type {kind!r}: {hint}, or give the dotted path "
             "of a class."

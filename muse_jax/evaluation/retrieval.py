@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from muse_jax.data import CorruptImageError, load_source
+from muse_jax.data import CorruptRecordError, load_source
 from muse_jax.evaluation.concepts import StyleClassifier, concept_ranks, top_k
 from muse_jax.evaluation.evaluators import Context, Evaluator, Report
 from muse_jax.evaluation.features import extract_features, extract_style_features
@@ -106,7 +106,7 @@ def load_gallery(source: str, data_dir: str, size: int) -> Gallery:
         for index in range(len(reader)):
             try:
                 record = reader[index]
-            except CorruptImageError:
+            except CorruptRecordError:
                 continue
             if "concept" not in record or "style" not in record:
                 raise ValueError(

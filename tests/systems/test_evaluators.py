@@ -60,8 +60,8 @@ class Constant(Evaluator):
 
 CONSTANT = f"{__name__}.Constant"
 MISTAKES = [
-    ({"fidd": {}}, "no evaluator type 'fidd': use one of"),
-    ({"retreival": {}}, "did you mean 'retrieval'?"),
+    ({"xyz": {}}, "no evaluator type 'xyz': use one of loss, reconstruction"),
+    ({"retreival": {}}, "no evaluator type 'retreival': use 'retrieval'"),
     ({"mine": {"type": "nowhere.Mine"}}, "evaluator 'nowhere.Mine' of 'evaluators.mine' is not found"),
     (
         {"loss": {"splt": "val"}},
