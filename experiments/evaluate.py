@@ -71,7 +71,7 @@ def main() -> None:
 def evaluate_workdir() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The JSON and the images of the run's evaluation."""
     config = completed((flags.FLAGS.config or load_config(WORKDIR.value)).to_dict())
-    from muse_jax.systems.registry import make_task
+    from muse_jax.system import make_task
 
     return evaluate_run(config, make_task(config), WORKDIR.value, STEP.value)
 
@@ -81,12 +81,14 @@ def evaluate_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from muse_jax.evaluation.evaluators import Context, make_evaluators
     from muse_jax.evaluation.pipeline_task import PipelineTask
     from muse_jax.sharding.partitioning import one_device_mesh
-    from muse_jax.systems.registry import load_pipeline
+    from muse_jax.systems.base import load_pipeline
     from muse_jax.training.evaluate import run_evaluators
 
     mesh = apps.parse_mesh(MESH.value) or one_device_mesh()
     pipeline = load_pipeline(MODEL.value, mesh=mesh)
-    given = (flags.FLAGS.config or default_config()).to_dict()
+    system = pipeline.system()
+    given = flags.FLAGS.config or default_config(system.name, next(iter(system.tasks)))
+    given = given.to_dict()
     given["data"]["image_size"] = pipeline.image_size[0]
     config = completed(given)
     if not config.evaluators:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-from muse_jax.interop.name_table import SafetensorsFiles, Source, abstract_params, read_table
+from muse_jax.interop.name_table import SafetensorsFiles, Source, read_table
 from muse_jax.nn.clip import ACTIVATIONS, CLIPText, CLIPVision
+from muse_jax.nn.shapes import abstract_params
 
 _LAYER = {
     "attention_norm": "layer_norm1",

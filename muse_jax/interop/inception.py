@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.interop.torch_pickle import load_torch
 from muse_jax.nn.inception import SIZE, InceptionV3
+from muse_jax.nn.shapes import abstract_params
 
 FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 SHA256 = "6726825d"  # how the hash of the file's content begins; its publishers put it into the name

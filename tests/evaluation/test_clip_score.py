@@ -8,8 +8,8 @@ from PIL import Image
 
 from muse_jax.evaluation import clip_score
 from muse_jax.evaluation.evaluators import Context, make_evaluator
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.nn.clip import MEAN, STD, CLIPText, CLIPVision
+from muse_jax.nn.shapes import abstract_params
 from muse_jax.sharding.partitioning import one_device_mesh
 
 VISION = CLIPVision(16, 1, 2, 16, patch=8, image_size=16, projection=5)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from muse_jax.interop.name_table import abstract_params
 from muse_jax.nn.inception import InceptionV3
+from muse_jax.nn.shapes import abstract_params
 
 
 def random_state(seed=0):

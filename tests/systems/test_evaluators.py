@@ -15,7 +15,7 @@ from muse_jax.evaluation.image_quality import psnr, ssim
 from muse_jax.evaluation.samples import generate_images, jit_sample
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sharding.partitioning import make_mesh, put_tree, replicated
-from muse_jax.systems.registry import make_task
+from muse_jax.system import make_task
 from muse_jax.training import train, validate_config
 from muse_jax.training.evaluate import put_frozen
 from tests.systems.conftest import MODEL, tiny_config
@@ -45,7 +45,8 @@ def make_config(task, folder, evaluators, tokenizer=""):
     config.evaluators = evaluators
     config.model = BASE if task == "base" else MODEL
     config.loss = {} if task == "base" else {"perceptual": 0.0, "adversarial": 0.0}
-    config.tokenizer = tokenizer
+    if task == "base":
+        config.tokenizer = tokenizer
     return validate_config(config)
 
 
