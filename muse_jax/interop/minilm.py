@@ -1,4 +1,4 @@
-"""The names of a Hugging Face BertModel (MiniLM-L6 is one), for `muse_jax.text.bert.BertEncoder`."""
+"""Name table of a Hugging Face BertModel, such as MiniLM-L6, for `muse_jax.text.bert.BertEncoder`."""
 
 from muse_jax.interop.name_table import Source
 

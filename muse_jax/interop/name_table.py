@@ -1,8 +1,8 @@
-"""Foreign checkpoints by a table of names: where a parameter lives there, and how it is turned here.
+"""Conversion of foreign checkpoints by a table of parameter names.
 
 A table maps a path in this library's parameter tree ("layers/attention/query/kernel") to a `Source`. Names
-that hold `{layer}` are read once a layer and stacked on a leading axis, as `nn.scan` wants them. One leaf is
-read at a time, straight into its final array, so that the peak is the parameters and one leaf.
+that contain `{layer}` are read for each layer and stacked on a leading axis, as `nn.scan` expects. Leaves are
+read one at a time into their final arrays, so that peak memory is the parameters plus one leaf.
 """
 
 import json
@@ -17,14 +17,14 @@ from flax import traverse_util
 
 
 class Source(NamedTuple):
-    """A foreign tensor: its name (with `{layer}` where it repeats), and whether it is transposed there."""
+    """A foreign tensor: its name, with `{layer}` if it repeats, and whether it has to be transposed."""
 
     name: str
     transpose: bool = False
 
 
 class Tensors(Protocol):
-    """What a reader of foreign files offers: shapes without reading, and one tensor at a time."""
+    """Reader of foreign files: gives shapes without reading, and one tensor at a time."""
 
     def __contains__(self, name: str) -> bool: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
@@ -39,10 +39,18 @@ def read_table(
     dtype: Any = jnp.float32,
     place: Callable[[str, np.ndarray], Any] | None = None,
 ) -> dict[str, Any]:
-    """Reads every parameter of `like`, a tree of shapes (from `jax.eval_shape`), by `table`.
+    """Reads a parameter tree by a name table.
 
-    `place(path, array)` puts a finished leaf where it shall live (by default on JAX's default device); use it
-    to shard a model that is larger than one device. Raises ValueError for a missing name or another shape.
+    Args:
+      tensors: the foreign checkpoint.
+      table: path in this library's tree -> foreign tensor.
+      like: the tree to read, as shapes (from `jax.eval_shape`).
+      dtype: of the parameters.
+      place: (path, array) -> leaf on its devices, by default JAX's default device. Use it to shard a model
+        that is larger than one device.
+
+    Raises:
+      ValueError: a name is missing from the table or the checkpoint, or a shape differs.
     """
     place = place or (lambda _, array: jnp.asarray(array))
     wanted = traverse_util.flatten_dict(dict(like), sep="/")
@@ -67,21 +75,19 @@ def _read_leaf(
 
 def _read_one(tensors: Tensors, source: Source, name: str, shape: tuple[int, ...], path: str) -> np.ndarray:
     if name not in tensors:
-        raise ValueError(
-            f"The checkpoint holds no tensor {name!r}, which the parameter {path!r} is read from."
-        )
+        raise ValueError(f"The checkpoint has no tensor {name!r}, from which the parameter {path!r} is read.")
     array = tensors.read(name)
     array = array.T if source.transpose else array
     if array.shape != shape:
         raise ValueError(
-            f"The tensor {name!r} has shape {array.shape} where the parameter {path!r} wants {shape}; "
-            "the checkpoint is of another size or kind."
+            f"The tensor {name!r} has shape {array.shape}, but the parameter {path!r} has {shape}; the "
+            "checkpoint belongs to a model of another size or kind."
         )
     return array
 
 
 class SafetensorsFiles:
-    """The tensors of one or several safetensors files, mapped from disk: only what is read is loaded."""
+    """Tensors of one or several safetensors files, memory-mapped: only tensors that are read are loaded."""
 
     _DTYPES = {
         "F64": np.float64,
@@ -101,7 +107,7 @@ class SafetensorsFiles:
 
     @classmethod
     def in_directory(cls, directory: str | Path, stem: str = "model") -> "SafetensorsFiles":
-        """Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names."""
+        """Opens `model.safetensors`, or all shards listed in `model.safetensors.index.json`."""
         directory = Path(directory)
         index = directory / f"{stem}.safetensors.index.json"
         if not index.exists():
@@ -111,7 +117,7 @@ class SafetensorsFiles:
 
     def _index(self, file: Path) -> None:
         if not file.exists():
-            raise ValueError(f"There is no file {file}; put the checkpoint's safetensors files there.")
+            raise ValueError(f"The file {file} does not exist; put the checkpoint's safetensors files there.")
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -119,7 +125,7 @@ class SafetensorsFiles:
         header.pop("__metadata__", None)
         ends = [entry["data_offsets"][1] for entry in header.values()]
         if not header or 8 + length + max(ends) != size:
-            raise ValueError(f"The file {file} is not a whole safetensors file; fetch it again.")
+            raise ValueError(f"The file {file} is not a complete safetensors file; download it again.")
         for name, entry in header.items():
             offset = 8 + length + entry["data_offsets"][0]
             self._where[name] = (file, entry["dtype"], tuple(entry["shape"]), offset)

@@ -1,4 +1,4 @@
-"""T5 v1.1 encoders in other layouts: Hugging Face safetensors (sharded too) and t5x directories."""
+"""T5 v1.1 encoder weights from Hugging Face safetensors, also sharded, and from t5x directories."""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ T5_T5X_TABLE: dict[str, Source] = {
 
 
 class T5xArrays:
-    """The arrays of a t5x checkpoint: a zarr directory each; unpartitioned ones may be in a msgpack file."""
+    """Arrays of a t5x checkpoint: one zarr directory each, or unpartitioned ones in a msgpack file."""
 
     def __init__(self, directory: str | Path):
         self._directory = Path(directory)
@@ -59,7 +59,7 @@ class T5xArrays:
             return {}
         state = serialization.msgpack_restore(file.read_bytes())
         flat = traverse_util.flatten_dict(state.get("optimizer", state), sep=".")
-        # Where an array is a directory of its own, the file holds the description of it in its place.
+        # For an array with a directory of its own, the file has a description in its place.
         return {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
 
     def __contains__(self, name: str) -> bool:
@@ -87,14 +87,23 @@ class T5xArrays:
 
 
 def open_t5(directory: str | Path) -> tuple[Tensors, Mapping[str, Source], dict[str, Any]]:
-    """Opens a directory of T5 v1.1 weights: its tensors, the table that fits them, and what no shape tells.
+    """Opens a directory of T5 v1.1 weights.
 
-    Hugging Face's layout is `model.safetensors` or its shards and index, with `config.json`; t5x's is a
-    directory `target.NAME` an array. Raises ValueError where neither is found, or where it is not v1.1.
+    Args:
+      directory: in Hugging Face's layout (`model.safetensors` or its shards and index, and `config.json`) or
+        t5x's (a directory `target.NAME` per array).
+
+    Returns:
+      The tensors, the name table of their layout, and the settings that do not follow from shapes.
+
+    Raises:
+      ValueError: the directory has neither layout, or its weights are not T5 v1.1.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ValueError(f"There is no directory {directory}; give 't5:DIR', DIR holding T5 v1.1 weights.")
+        raise ValueError(
+            f"The directory {directory} does not exist; give 't5:DIR' with a directory of T5 v1.1 weights."
+        )
     if (directory / "model.safetensors").exists() or (directory / "model.safetensors.index.json").exists():
         tensors = SafetensorsFiles.in_directory(directory)
         table = dict(T5_HF_TABLE)
@@ -104,7 +113,7 @@ def open_t5(directory: str | Path) -> tuple[Tensors, Mapping[str, Source], dict[
     if any(directory.glob("target.*")):
         return T5xArrays(directory), T5_T5X_TABLE, {}
     raise ValueError(
-        f"The directory {directory} holds no T5 weights; it needs model.safetensors (or its shards and "
+        f"The directory {directory} contains no T5 weights; it needs model.safetensors (or its shards and "
         "model.safetensors.index.json), or the target.* directories of a t5x checkpoint."
     )
 
@@ -116,7 +125,7 @@ def _rest_of_config(file: Path) -> dict[str, Any]:
     kind = config.get("feed_forward_proj", "relu")
     if kind != "gated-gelu":
         raise ValueError(
-            f"The T5 in {file.parent} has feed_forward_proj {kind!r}; only v1.1's 'gated-gelu' is read."
+            f"The T5 in {file.parent} has feed_forward_proj {kind!r}; only v1.1's 'gated-gelu' is supported."
         )
     names = {"max_distance": "relative_attention_max_distance", "epsilon": "layer_norm_epsilon"}
     return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}

@@ -1,7 +1,7 @@
-"""Reads tensors out of PyTorch checkpoint files without PyTorch, and without running what they contain.
+"""Restricted reader of PyTorch checkpoint files, which needs no PyTorch and runs no code from the file.
 
-A `.pth` file is a pickle, and a pickle is a program. This reader admits what a state dict needs (functions
-that rebuild tensors, `OrderedDict`, storage types) and refuses every other name before anything is called.
+A `.pth` file is a pickle, and a pickle is a program. This reader admits the names that a state dict needs
+(functions that rebuild tensors, `OrderedDict`, storage types) and refuses all others before any call.
 """
 
 import io
@@ -34,7 +34,7 @@ _STORAGE_DTYPES = {
 
 
 class _StorageType:
-    """Stands for a `torch.XStorage` class; it cannot be called or changed by the pickle."""
+    """Placeholder for a `torch.XStorage` class; the pickle can neither call nor change it."""
 
     __slots__ = ("dtype",)
 
@@ -43,7 +43,7 @@ class _StorageType:
 
 
 class _Storage:
-    """A flat buffer that tensors are views of."""
+    """Flat buffer of which tensors are views."""
 
     __slots__ = ("data",)
 
@@ -73,7 +73,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
             return _StorageType(_STORAGE_DTYPES[name])
         raise ValueError(
-            f"it asks for {module}.{name}, and only tensors, OrderedDict and storages are admitted"
+            f"it refers to {module}.{name}, and only tensors, OrderedDict and storages are admitted"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -99,7 +99,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    # The pickle chooses these numbers: a view must never reach outside its storage.
+    # These numbers come from the file: a view must not reach outside its storage.
     data = storage.data
     if len(size) != len(stride) or offset < 0 or any(n < 0 for n in (*size, *stride)):
         raise ValueError(f"it holds a tensor of impossible size {size}, stride {stride}, offset {offset}")
@@ -119,30 +119,30 @@ def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
 
 
 def load_torch(path: str | os.PathLike) -> Any:
-    """Reads a PyTorch checkpoint; every tensor becomes a numpy array (a view of its storage).
+    """Reads a PyTorch checkpoint; tensors become numpy arrays, which are views of their storages.
 
-    Both forms are read: the zip archive (PyTorch 1.6 and later) and the legacy stream before it. bfloat16
-    becomes `ml_dtypes.bfloat16`.
+    Zip archives (PyTorch 1.6 and later) and the older legacy format are supported. bfloat16 becomes
+    `ml_dtypes.bfloat16`.
 
     Args:
-      path: the `.pt` or `.pth` file.
+      path: a `.pt` or `.pth` file.
 
     Returns:
-      what was saved, usually an `OrderedDict` of name to array.
+      The saved object, usually an `OrderedDict` of names and arrays.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is not such a checkpoint, is cut short, or asks for anything but tensors in plain
-        containers (a pickle can run programs; such a file is refused before anything in it is called).
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not a PyTorch checkpoint, is truncated, or refers to anything but tensors in
+        plain containers. Such a file is refused before any call.
     """
     try:
         with open(path, "rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except ValueError as error:
         raise ValueError(f"{path} was refused: {error}.") from error
-    # What a damaged pickle can raise is open-ended (pickle's documentation says so).
+    # A damaged pickle can raise errors of any type, according to pickle's documentation.
     except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, struct.error) as error:
-        raise ValueError(f"{path} is not a whole PyTorch checkpoint: {error}.") from error
+        raise ValueError(f"{path} is not a complete PyTorch checkpoint: {error}.") from error
     except (
         AttributeError,
         ImportError,
@@ -152,7 +152,7 @@ def load_torch(path: str | os.PathLike) -> Any:
         OverflowError,
         MemoryError,
     ) as error:
-        raise ValueError(f"{path} is not a PyTorch checkpoint this reads: {error}.") from error
+        raise ValueError(f"{path} is not a supported PyTorch checkpoint: {error}.") from error
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -172,12 +172,12 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_legacy(file: BinaryIO) -> Any:
-    """Magic, protocol, system info, the object, storage keys, then each storage as int64 count and values."""
+    """Reads magic, protocol, system info, object, storage keys, and each storage's int64 count and values."""
     file.seek(0, os.SEEK_END)
     length = file.tell()
     file.seek(0)
     if _TensorUnpickler(file).load() != _LEGACY_MAGIC or _TensorUnpickler(file).load() != _LEGACY_PROTOCOL:
-        raise ValueError("it does not begin as a PyTorch checkpoint does")
+        raise ValueError("it does not begin like a PyTorch checkpoint")
     system = _TensorUnpickler(file).load()
     order = "little" if system.get("little_endian", True) else "big"
     storages: dict[str, np.ndarray] = {}
@@ -185,7 +185,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     def open_storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
         if count < 0 or count * dtype.itemsize > length:
             raise ValueError(f"its storage {key} claims {count} values, more than the file holds")
-        # The values come after the pickle; tensors are views that see them once they are filled in.
+        # The values follow the pickle; tensors are views of the storages, which are filled in later.
         return storages.setdefault(key, np.zeros(count, dtype))
 
     result = _TensorUnpickler(file, open_storage).load()
@@ -196,12 +196,12 @@ def _read_legacy(file: BinaryIO) -> Any:
         (count,) = struct.unpack("<q" if order == "little" else ">q", file.read(8))
         storage[:] = _from_bytes(file.read(storage.nbytes), storage.dtype, storage.size, order)
         if count != storage.size:
-            raise ValueError(f"its storage {key} has {count} values where {storage.size} were announced")
+            raise ValueError(f"its storage {key} has {count} values instead of {storage.size}")
     return result
 
 
 def _from_bytes(raw: bytes, dtype: np.dtype, count: int, order: str) -> np.ndarray:
     if len(raw) != count * dtype.itemsize:
-        raise ValueError(f"a storage has {len(raw)} bytes where {count * dtype.itemsize} were announced")
+        raise ValueError(f"a storage has {len(raw)} bytes instead of {count * dtype.itemsize}")
     values = np.frombuffer(raw, dtype)
     return values.byteswap() if order != sys.byteorder else values.copy()

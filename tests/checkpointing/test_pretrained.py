@@ -169,7 +169,7 @@ class TestWrongCheckpoint:
 
     def test_misfitting_shape(self, copy):
         edit_config(copy, lambda config: config["base"]["network"].update(mlp_dim=48))
-        with pytest.raises(ValueError, match=r"base\.safetensors has '.*' in shape \(.*\) where its config"):
+        with pytest.raises(ValueError, match=r"base\.safetensors has '.*' of shape \(.*\), but config"):
             load(copy)
 
     def test_weights_of_another_network(self, copy):

@@ -7,7 +7,7 @@ from muse_jax.interop.content_hash import content_hash
 TREE = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(4, np.float32)}
 
 
-def test_content_has_one_hash_in_any_order_and_on_any_device():
+def test_the_hash_does_not_depend_on_order_or_device():
     other = {"b": jnp.asarray(TREE["b"]), "a": {"kernel": jnp.asarray(TREE["a"]["kernel"])}}
     assert content_hash(other) == content_hash(TREE)
 
@@ -21,11 +21,11 @@ def test_content_has_one_hash_in_any_order_and_on_any_device():
     ],
     ids=["value", "shape", "name"],
 )
-def test_other_content_has_another_hash(change):
+def test_different_content_has_a_different_hash(change):
     assert content_hash({**TREE, **change}) != content_hash(TREE)
 
 
-def test_rounded_weights_have_the_hash_of_the_exact_ones_at_that_precision():
+def test_rounded_weights_have_the_hash_of_the_exact_ones_in_that_precision():
     exact = {"a": np.linspace(-1, 1, 999, dtype=np.float32)}
     rounded = {"a": exact["a"].astype(jnp.bfloat16)}
     assert content_hash(rounded) != content_hash(exact)

@@ -1,4 +1,4 @@
-"""A small copy of the emoji packages: drawings made here, in the layout of the npm tarballs."""
+"""Small emoji and icon packages: drawings made here, in the layout of the npm tarballs."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def slug(label):
 
 
 def shape(style, number):
-    """A circle or a square whose size and colour depend on style and number: no two the same."""
+    """A circle or a square whose size and colour depend on style and number, all different."""
     colour = COLOURS[number % len(COLOURS)]
     size = 3 + number / 20
     if style in ("noto", "emojione"):
@@ -54,9 +54,9 @@ def icon_files(style):
     icon_set = {"prefix": style, "icons": icons, "width": 16, "height": 16}
     icon_set["aliases"] = {"pointing-right": {"parent": "pointing-left", "hFlip": True}}
     files = {"icons.json": icon_set, "chars.json": codes}
-    if style == "twemoji":  # one drawing for two concepts: kept under the shorter name
+    if style == "twemoji":  # one drawing of two concepts, kept under the shorter name
         icons["shape-number-10"] = icons["shape-number-1"]
-    if style == "emojione":  # joined by name
+    if style == "emojione":  # matched by name
         icons["flag-for-france"] = icons.pop("flag-france")
         del files["chars.json"]
     return files
@@ -94,7 +94,7 @@ def downloads(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built(downloads, tmp_path_factory):
-    """The small emoji data set, built by the script's own builder; gives its data_dir."""
+    """The data_dir of the small emoji data set, built by the script's builder."""
     import tensorflow_datasets as tfds
 
     from muse_jax.data.emoji.emoji_dataset_builder import Builder
@@ -134,7 +134,7 @@ def path(data):
 
 @pytest.fixture(scope="session")
 def icons_downloads(tmp_path_factory):
-    """Tarballs of the icon package with a few drawings in eight of its sets, and of the labels."""
+    """Tarballs of the icon package, with a few drawings in eight of its sets, and of the labels."""
     from muse_jax.data.icons import sets
 
     contents = {prefix: {} for prefix in (*(s.prefix for s in sets.SETS), *sets.BRAND_SETS)}
@@ -168,7 +168,7 @@ def icons_downloads(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built_icons(icons_downloads, tmp_path_factory):
-    """The small icons data set; gives its data_dir."""
+    """The data_dir of the small icons data set."""
     import tensorflow_datasets as tfds
 
     from muse_jax.data.icons.icons_dataset_builder import Builder

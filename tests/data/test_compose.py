@@ -1,4 +1,4 @@
-"""Composed icons: what the captions say is in the pixels, and what is held out is never trained."""
+"""Composed icons: captions agree with the pixels, and held-out combinations are never trained."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_colours_can_be_told_apart():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_single_icon_has_its_colours_size_and_place(seed):
+def test_a_single_icon_has_its_colours_size_and_position(seed):
     rng = np.random.default_rng(seed)
     colour = list(FOREGROUNDS)[seed % 11]
     record = compose.compose_single(block(), colour, rng)
@@ -62,7 +62,7 @@ def test_single_icon_has_its_colours_size_and_place(seed):
 
 
 @pytest.mark.parametrize("relation", list(compose.RELATIONS))
-def test_pair_stands_as_the_caption_says(relation):
+def test_a_pair_is_arranged_as_in_its_caption(relation):
     for seed in range(10):
         record = compose.compose_pair(
             block("key"), "red", relation, block("star"), "blue", np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def test_pair_stands_as_the_caption_says(relation):
 
 
 @pytest.mark.parametrize("count", compose.COUNTS)
-def test_copies_stand_apart(count):
+def test_copies_do_not_touch(count):
     for seed in range(20):
         record = compose.compose_count(block(), "green", count, np.random.default_rng(seed))
         closed = ndimage.maximum_filter(ink(record), size=7)
@@ -89,7 +89,7 @@ def test_copies_stand_apart(count):
         assert record["captions"][0].startswith(f"{number} green block icons on a ")
 
 
-def test_coloured_drawing_is_kept_when_plain_and_moved_otherwise():
+def test_a_coloured_drawing_is_unchanged_if_plain_and_shifted_otherwise():
     art = Image.new("RGBA", (128, 128))
     art.paste((200, 30, 40, 255), (10, 30, 60, 90))
     plain = compose.compose_art(art, "red brick", "noto", (), True, np.random.default_rng(0))
@@ -121,7 +121,7 @@ def test_hands_and_flags_are_not_mirrored():
     assert 4 < sum(mirrored("dog", seed) for seed in range(20)) < 16
 
 
-def test_captions_read_like_english():
+def test_captions_are_english():
     assert single_captions("key", "green", "thin", "small", "top left", "light blue")[:3] == [
         "a small thin green key icon in the top left corner, on a light blue background",
         "a small thin green key in the top left corner, light blue background",
@@ -147,7 +147,7 @@ def test_captions_read_like_english():
     ]
 
 
-def test_source_gives_the_same_record_at_each_reading(built_icons):
+def test_reading_a_record_again_gives_the_same_one(built_icons):
     source, again = (load_source("icons/x3", "train", data_dir=built_icons) for _ in range(2))
     one = load_source("icons", "train", data_dir=built_icons)
     assert len(source) == 3 * len(one)
@@ -164,7 +164,7 @@ def test_source_gives_the_same_record_at_each_reading(built_icons):
     assert np.mean(different) > 0.9
 
 
-def test_training_never_shows_what_is_held_out(built_icons):
+def test_training_has_no_held_out_combination(built_icons):
     source = load_source("icons/x20", "train", data_dir=built_icons)
     inverse = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
     kinds = set()
@@ -182,7 +182,7 @@ def test_training_never_shows_what_is_held_out(built_icons):
     assert kinds == {"art", "single", "pair", "count"}
 
 
-def test_heldout_splits_show_what_is_held_out(built_icons):
+def test_held_out_splits_have_only_held_out_combinations(built_icons):
     def records(split):
         source = load_source("icons", split, data_dir=built_icons)
         return [source[i] for i in range(len(source))]
@@ -200,7 +200,7 @@ def test_heldout_splits_show_what_is_held_out(built_icons):
     assert all(len(record["captions"]) == 1 for split in SPLITS[1:] for record in records(split))
 
 
-def test_loader_draws_among_the_captions(built_icons):
+def test_the_loader_draws_one_of_the_captions(built_icons):
     source = load_source("icons", "train", data_dir=built_icons)
     batch = next(make_loader(source, batch_size=8, image_size=64))
     assert batch["image"].shape == (8, 64, 64, 3)

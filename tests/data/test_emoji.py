@@ -28,7 +28,7 @@ def artworks(downloads):
     return {(a.concept, a.style): a for a in load_artworks(downloads)}
 
 
-def test_red_heart_is_red_on_white_in_every_style(artworks):
+def test_a_red_heart_is_red_on_white_in_every_style(artworks):
     for style in STYLES:
         image = pixels(artworks["red heart", style])
         assert image.shape == (32, 32, 3) and image.dtype == np.uint8
@@ -53,13 +53,13 @@ def test_skin_tones_components_and_repeated_drawings_are_left_out(artworks):
     assert ("shape number 10", "noto") in artworks
 
 
-def test_mirrored_alias_is_the_mirror_image(artworks):
+def test_a_mirrored_alias_is_the_mirror_image(artworks):
     left, right = (pixels(artworks[f"pointing {side}", "noto"]) for side in ("left", "right"))
     np.testing.assert_array_equal(left[:, ::-1], right)
     assert left[:, :8].max() == 0 and left[:, 16:].min() == 255
 
 
-def test_picture_that_is_not_square_is_centred():
+def test_a_drawing_that_is_not_square_is_centred():
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10"><rect width="20" height="10"/></svg>'
     image = np.asarray(Image.open(io.BytesIO(render_png(svg, 40))))
     assert image[:10].min() == 255 and image[30:].min() == 255 and image[11:29].max() == 0
@@ -81,7 +81,7 @@ def test_concept_name(label, name):
 
 
 def check_splits(splits):
-    """Every promise that the splits make, on (concept, style) -> split."""
+    """Checks the properties of splits, given as (concept, style) -> split."""
     members = {split: {pair for pair, s in splits.items() if s == split} for split in SPLITS}
     trained = collections.defaultdict(set)
     for concept, style in members["train"]:
@@ -93,7 +93,7 @@ def check_splits(splits):
     return members
 
 
-def test_splits_keep_their_promises_and_their_sizes():
+def test_splits_have_their_properties_and_sizes():
     rng = np.random.default_rng(0)
     pairs = [
         (f"concept {i}", style)
@@ -116,7 +116,7 @@ def test_splits_do_not_depend_on_order_or_on_other_concepts():
     assert assign_splits(pairs[:40]) == {pair: splits[pair] for pair in pairs[:40]}
 
 
-def test_missing_tarball_is_named(tmp_path):
+def test_a_missing_tarball_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"iconify-json-noto-1\.2\.9\.tgz.*prepare_data"):
         load_artworks(tmp_path)
     assert tarball_name("@scope/name@1.0") == "scope-name-1.0.tgz"
@@ -147,7 +147,7 @@ def test_real_data_has_its_size_and_splits():
     for split in SPLITS:
         source = load_source("emoji", split)
         for i in range(len(source)):
-            record = source._records[i]  # without decoding the picture
+            record = source._records[i]  # without decoding the image
             splits[record["concept"].decode(), record["style"].decode()] = split
     members = check_splits(splits)
     assert len(splits) > 6000

@@ -54,7 +54,7 @@ def test_plain_concept(name, concept):
     assert plain_concept(name) == concept
 
 
-def test_suffix_gives_the_weight_or_leaves_the_drawing_out():
+def test_a_suffix_gives_the_weight_or_excludes_the_drawing():
     solar = next(icon_set for icon_set in SETS if icon_set.prefix == "solar")
     assert split_suffix("cloud-sun-bold", solar) == ("cloud-sun", "solid")
     assert split_suffix("cloud-sun-bold-duotone", solar) == ("cloud-sun", "duotone")
@@ -62,7 +62,7 @@ def test_suffix_gives_the_weight_or_leaves_the_drawing_out():
     assert split_suffix("cloud-sun", solar) == ("cloud-sun", None)
 
 
-def test_emoji_of_letters_arrows_and_flags_of_one_colour_are_left_out():
+def test_emoji_of_letters_arrows_and_single_colour_flags_are_left_out():
     assert emoji_concept("red heart", True) == "red heart"
     assert emoji_concept("automobile", True) == "car"
     for label in ("keycap 3", "right arrow", "a button (blood type)", "input latin letters"):
@@ -88,7 +88,7 @@ def test_drawings_have_their_concepts_and_weights(icons_downloads):
     assert drawings["lucide/lamp-2"].concept == "lamp"
 
 
-def test_missing_set_and_tarball_are_named(tmp_path):
+def test_a_missing_set_or_tarball_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"iconify-json-2.*run `python -m experiments.prepare_data"):
         load_drawings(tmp_path)
 
@@ -102,7 +102,7 @@ def test_rendering_fills_the_square_and_is_centred(box):
     assert abs(rows[0] + rows[-1] - 127) <= 4
 
 
-def test_one_colour_is_stored_as_alpha_and_colours_as_they_are():
+def test_single_colour_drawings_are_stored_as_alpha_and_coloured_ones_as_rgba():
     faint = '<path opacity="0.4" d="M2 2h10v5H2z"/><path opacity="0.8" d="M2 7h10v5H2z"/>'
     mask = pixels(render(drawing(f'<g fill="currentColor">{faint}</g>')))
     assert mask[..., :3].max() == 0 and mask[0, 0, 3] == 0
@@ -111,11 +111,11 @@ def test_one_colour_is_stored_as_alpha_and_colours_as_they_are():
     assert tuple(art[64, 64]) == (0xD2, 0x20, 0x40, 255) and art[0, 0, 3] == 0
 
 
-def test_what_cannot_be_seen_is_left_out():
+def test_invisible_drawings_are_left_out():
     assert render(drawing('<path fill="none" d="M0 0h9v9z"/>')) is None
 
 
-def test_processes_render_the_same_in_the_same_order():
+def test_processes_render_the_same_drawings_in_the_same_order():
     drawings = [drawing(SQUARE, f"set/square-{i}", box=(0, 0, 16 + i, 16)) for i in range(70)]
     drawings[7] = drawing('<path fill="none" d="M0 0h9v9z"/>', "set/empty")
     alone, together = render_all(drawings, processes=1), render_all(drawings, processes=2)
@@ -134,7 +134,7 @@ def gist_only(gist, **kwargs):
     return Rendering(drawing("", **kwargs), b"", np.asarray(gist, np.uint8), 1)
 
 
-def test_near_equal_drawings_are_found_whatever_their_padding_and_names():
+def test_near_duplicates_are_found_independently_of_padding_and_names():
     first = render(drawing(KEY, "one/key"))
     padded = render(drawing(KEY, "two/latch", "latch", box=(-6, -6, 28, 28)))
     other = render(drawing(SQUARE, "two/square", "square"))
@@ -143,7 +143,7 @@ def test_near_equal_drawings_are_found_whatever_their_padding_and_names():
     assert drop_near_equal([first, bold]) == [first, bold], "weights of one icon may be alike"
 
 
-def test_near_equal_is_the_root_mean_square_of_gists():
+def test_near_duplicates_are_defined_by_the_root_mean_square_of_gists():
     rng = np.random.default_rng(0)
     centres = rng.integers(40, 200, (60, 256))
     gists = [c + rng.integers(-spread, spread + 1, 256) for c in centres for spread in (0, 8, 14)]
@@ -174,7 +174,7 @@ def stored(data_dir):
     return {split: list(builder.as_data_source(split, decoders=decoders)) for split in builder.info.splits}
 
 
-def test_stored_splits_keep_their_promises(built_icons):
+def test_stored_splits_have_their_properties(built_icons):
     records = stored(built_icons)
     concepts = {split: {r["concept"].decode() for r in rows} for split, rows in records.items()}
     for split, names in concepts.items():
@@ -189,7 +189,7 @@ def test_stored_splits_keep_their_promises(built_icons):
     assert all(Image.open(io.BytesIO(r["image"])).mode == "RGBA" for r in records["art"])
 
 
-def test_attribution_names_author_and_licence_of_every_set(icons_downloads):
+def test_the_attribution_has_author_and_licence_of_every_set(icons_downloads):
     text = attribution(read_collections(icons_downloads))
     for icon_set in SETS:
         assert f"({icon_set.prefix})\n  The {icon_set.prefix} authors." in text
@@ -198,7 +198,7 @@ def test_attribution_names_author_and_licence_of_every_set(icons_downloads):
         attribution({})
 
 
-def test_repository_attributes_every_set():
+def test_notice_attributes_every_set():
     notice = Path("NOTICE").read_text("utf-8")
     assert all(f"({icon_set.prefix})\n" in notice for icon_set in SETS)
     built = Path("data/icons/1.0.0/NOTICE")

@@ -1,4 +1,4 @@
-"""Batches: order, shards, captions, exact resumption, and corrupt pictures."""
+"""Batches: order, shards, captions, exact resumption, and corrupt records."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Stored features: what is written comes back, in batches that can be resumed and shared."""
+"""Precomputed features: round trips, and batches that can be resumed and sharded."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def test_round_trip(name, arrays):
         np.testing.assert_array_equal(source[4][key], array[4])
 
 
-def test_batches_are_rows_with_one_of_their_captions(name, arrays):
+def test_batches_have_one_caption_per_row(name, arrays):
     used = set()
     for batch in take(make_loader(load_source(name, "train"), batch_size=5, seed=2), 30):
         assert batch["tokens"].dtype == batch["superres_tokens"].dtype == np.int32
@@ -79,7 +79,7 @@ def test_epochs_shards_and_resumption(name):
 
 
 @pytest.mark.parametrize("rows", [None, [1, 3]])
-def test_the_last_batch_of_a_finite_loader_is_filled_up_and_masked(name, rows):
+def test_the_last_batch_of_a_finite_loader_is_padded_and_masked(name, rows):
     source = load_source(name, "train")
     batches = take(make_loader(source, batch_size=5, shuffle=False, num_epochs=1, rows=rows))
     places = np.arange(15).reshape(3, 5)[:, slice(None) if rows is None else rows]

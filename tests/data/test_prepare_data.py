@@ -1,4 +1,4 @@
-"""The script that fetches and builds the data sets."""
+"""The command that downloads and builds the data sets."""
 
 import subprocess
 import sys
@@ -30,18 +30,18 @@ def test_builds_icons_with_their_notice(icons_downloads, tmp_path):
     assert "Game-Icons (game-icons)" in (tmp_path / "icons" / "1.0.0" / "NOTICE").read_text()
 
 
-def test_tarball_that_is_there_is_not_fetched(downloads, monkeypatch):
+def test_an_existing_tarball_is_not_downloaded(downloads, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert fetch(STYLES["noto"], downloads).is_file()
 
 
-def test_without_npm_says_what_to_do(tmp_path, monkeypatch):
+def test_a_missing_npm_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="npm is not installed: install npm, or give .* --downloads"):
         fetch(STYLES["noto"], tmp_path)
 
 
-def test_npm_that_fails_is_reported_in_one_sentence(tmp_path, monkeypatch):
+def test_a_failure_of_npm_is_reported_in_one_sentence(tmp_path, monkeypatch):
     npm = tmp_path / "bin" / "npm"
     npm.parent.mkdir()
     npm.write_text("#!/bin/sh\necho 'npm error network unreachable' >&2\nexit 1\n")

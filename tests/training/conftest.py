@@ -1,4 +1,4 @@
-"""The tests of the loop run the same few programs again and again: they are compiled once a session."""
+"""Tests of the loop run the same few programs, which are compiled once per session."""
 
 import jax
 import pytest

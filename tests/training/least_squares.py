@@ -1,4 +1,4 @@
-"""A real task small enough for the tests of the loop: recover a random projection from noisy products."""
+"""A small task for tests of the loop: recover a random projection from noisy products."""
 
 from typing import Any
 

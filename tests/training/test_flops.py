@@ -1,4 +1,4 @@
-"""The count of FLOPs against products written out by hand."""
+"""FLOP counts against formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from muse_jax.training.flops import count_flops, measured_matmul_peak
 
 
-def test_products_count_twice_their_sizes_also_inside_a_scan_and_backward():
+def test_matrix_products_count_in_a_scan_and_its_gradient():
     x, layers = jnp.ones((4, 8)), jnp.ones((5, 8, 8))
 
     def network(x, layers):
@@ -31,7 +31,7 @@ def test_convolutions_with_stride_and_groups():
     assert count_flops(convolve, images, kernel) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 2)
 
 
-def test_of_a_condition_the_cheapest_branch_counts():
+def test_the_cheapest_branch_of_a_condition_counts():
     def either(flag, x):
         return jax.lax.cond(flag, lambda: x @ x @ x, lambda: x @ x)
 
@@ -44,10 +44,10 @@ def test_of_a_condition_the_cheapest_branch_counts():
         ((P("data"), P(), P("data")), {"data", "tensor"}),
         ((P("data"), P(None, "tensor"), P("data", "tensor")), {"data", "tensor"}),
         ((P(("data", "tensor")), P(), P(("data", "tensor"))), {"data", "tensor"}),
-        ((P("data"), P(), P("data")), {"data"}),  # the axis "tensor" is the compiler's
+        ((P("data"), P(), P("data")), {"data"}),  # the axis "tensor" is left to the compiler
     ],
 )
-def test_work_that_is_cut_into_shards_counts_whole(specs, axes):
+def test_sharded_work_counts_as_a_whole(specs, axes):
     mesh = AbstractMesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     product = jax.shard_map(
         lambda x, y: x @ y,
@@ -61,5 +61,5 @@ def test_work_that_is_cut_into_shards_counts_whole(specs, axes):
     assert count_flops(product, x, y) == count_flops(lambda x, y: x @ y, x, y) == 2 * 64 * 32 * 16
 
 
-def test_a_cpu_does_some_arithmetic():
+def test_the_measured_peak_of_a_cpu_is_plausible():
     assert 1e6 < measured_matmul_peak(64, 1) < 1e15

@@ -1,4 +1,4 @@
-"""Weights that a run starts from."""
+"""Initial weights taken from another run."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from muse_jax.sharding.partitioning import make_mesh, replicated
 from muse_jax.training.initialization import _place_matching
 
 
-def test_weights_of_the_same_place_and_shape_are_taken_in_the_runs_dtype():
+def test_weights_with_the_same_path_and_shape_are_cast_to_the_runs_dtype():
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     params = {"a": jnp.zeros((2, 3)), "b": {"c": jnp.zeros(4)}, "d": jnp.zeros(())}
     given = {

@@ -50,7 +50,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     )  # the same batches in the same order
 
 
-def test_what_a_run_leaves(whole):
+def test_the_files_of_a_run(whole):
     workdir, state = whole
     assert int(state.step) == 6 and int(state.skipped) == 0
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()) == [
@@ -95,7 +95,7 @@ def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path):
         run(tmp_path / "other", init_from=str(tmp_path / "nothing"))
 
 
-def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_count(tmp_path):
+def test_a_non_finite_step_changes_only_the_count(tmp_path):
     class Exploding(LeastSquares):
         def loss(self, params, frozen, batch, key, step):
             loss, scalars = super().loss(params, frozen, batch, key, step)
@@ -112,8 +112,8 @@ def test_another_model_is_refused(whole):
         run(whole[0], model={"width": 3})
 
 
-def test_a_workdir_that_cannot_be_written(tmp_path):
-    # A file where a directory should be, and a file system that takes no files: also root cannot write there.
+def test_an_unwritable_workdir_is_refused(tmp_path):
+    # A file in place of a directory, and a file system without files: even root cannot write there.
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/no_such_run/here")):
         with pytest.raises(
@@ -122,13 +122,13 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             run(workdir)
 
 
-def test_data_that_ends(tmp_path):
+def test_the_end_of_the_data_is_an_error(tmp_path):
     config = make_config()
     with pytest.raises(ValueError, match="The split 'train' ended while training"):
         train(config, LeastSquares(config, train_limit=2), tmp_path)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
         assert restore_params(disk / "run", step=2)
         filler_size = (
             os.statvfs(disk).f_bavail * 4096 - 20 * 4096
-        )  # room for the curves, not for a checkpoint
+        )  # enough for the metrics, not for a checkpoint
         filler.write_bytes(bytes(filler_size))
         with pytest.raises(ValueError) as error:
             run(disk / "run", total_steps=4, preview_every=0)

@@ -32,13 +32,13 @@ def test_schedule_is_linear_then_half_a_cosine():
         assert float(schedule(step)) == pytest.approx(0.01 * cosine, abs=1e-8)
 
 
-def test_constant_schedule_stays_after_warmup_and_needs_none():
+def test_a_constant_schedule_works_with_and_without_warmup():
     schedule = make_schedule(OPTIM, total_steps=20)
     assert schedule(0) == pytest.approx(0.0025) and schedule(19) == pytest.approx(0.01)
     assert make_schedule({**OPTIM, "warmup_steps": 0}, 20)(0) == pytest.approx(0.01)
 
 
-def test_ema_is_the_formula_and_its_decay_grows():
+def test_ema_is_the_formula_with_a_growing_decay():
     ema = update_ema({"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([3.0, 6.0])}, 0.9)
     np.testing.assert_allclose(ema["a"], [0.9 * 1 + 0.1 * 3, 0.9 * 2 + 0.1 * 6], rtol=1e-6)
     assert ema_decay(0.999, 0) == pytest.approx(0.1)
@@ -47,7 +47,7 @@ def test_ema_is_the_formula_and_its_decay_grows():
     assert ema_decay(0.0, 5) == 0.0
 
 
-def test_weight_decay_leaves_out_norms_biases_and_tables():
+def test_norms_biases_and_embeddings_are_not_decayed():
     matrix, vector = np.ones((2, 2)), np.ones(2)
     stacked = np.ones((3, 2))  # a bias of three scanned layers has two axes too
     params = {
@@ -86,7 +86,7 @@ def test_adamw_step_is_the_formula():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    # Adam does not see the scale of its gradients, so the clipping shows in what its first moment holds.
+    # Adam's step does not depend on the scale of gradients, but its first moment does.
     optimizer = make_optimizer({**OPTIM, "grad_clip": 1.0}, 10)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     _, state = optimizer.update(
@@ -96,7 +96,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.1 * 3 / 5, 0.1 * 4 / 5], rtol=1e-5)
 
 
-def test_a_discriminator_s_gradient_is_clipped_apart_from_all_others():
+def test_the_gradient_of_a_discriminator_is_clipped_separately():
     optimizer = make_optimizer({**OPTIM, "grad_clip": 1.0}, 10)
     params = {"generator": {"a": jnp.zeros(1), "b": jnp.zeros(1)}, "discriminator": {"a": jnp.zeros(1)}}
     grads = {"generator": {"a": jnp.array([0.3]), "b": jnp.array([0.4])}}
@@ -104,12 +104,12 @@ def test_a_discriminator_s_gradient_is_clipped_apart_from_all_others():
     _, state = optimizer.update(grads, optimizer.init(params), params)
     moments = optax.tree_utils.tree_get(state, "mu")
     generator = [moments["generator"]["a"][0], moments["generator"]["b"][0]]
-    np.testing.assert_allclose(generator, [0.1 * 0.3, 0.1 * 0.4], rtol=1e-5)  # a norm of 0.5 is left alone
+    np.testing.assert_allclose(generator, [0.1 * 0.3, 0.1 * 0.4], rtol=1e-5)  # a norm of 0.5 is not clipped
     np.testing.assert_allclose(moments["discriminator"]["a"], [-0.1], rtol=1e-5)
 
 
 def run(optim, params, grads):
-    """The weights after one step a tree of `grads`."""
+    """The weights after one step for each tree of `grads`."""
     optimizer = make_optimizer(optim, 10)
     step = jax.jit(optimizer.update)
     state = optimizer.init(params)
@@ -132,7 +132,7 @@ def clipped(grads, limit):
 @pytest.mark.parametrize("b1", [0.0, 0.9])
 def test_adafactor_steps_are_the_formula(b1):
     """Shazeer & Stern, algorithm 4 with decay 1 - t^-0.8; then momentum, weight decay and schedule."""
-    shapes = {"kernel": (128, 200), "bias": (130,)}  # only the kernel has two axes of 128 and more
+    shapes = {"kernel": (128, 200), "bias": (130,)}  # only the kernel has two axes of at least 128
     optim = {**OPTIM, "name": "adafactor", "b1": b1, "weight_decay": 0.1, "grad_clip": 3.0}
     params, grads = drawn(0, shapes), [drawn(step, shapes) for step in (1, 2, 3)]
     grads[1] = jax.tree.map(lambda leaf: 5 * leaf, grads[1])  # an update above 1 is clipped
@@ -168,7 +168,7 @@ def test_adafactor_keeps_rows_and_columns_of_second_moments():
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 1000  # not 32768
 
 
-def test_adam_takes_no_decay_and_its_own_betas():
+def test_adam_has_its_betas_and_no_decay():
     optim = {**OPTIM, "name": "adam", "b1": 0.0, "b2": 0.5, "eps": 0.1}
     params, grads = drawn(0, {"kernel": (3, 4)}), [drawn(step, {"kernel": (3, 4)}) for step in (1, 2, 3)]
     expected, second = params["kernel"].astype(np.float64), 0.0

@@ -28,7 +28,7 @@ class Two:
         return self.drawn
 
 
-def test_after_the_last_batch_every_call_ends_at_once():
+def test_every_call_after_the_last_batch_raises():
     batches = Prefetch(Two(), current_mesh())
     assert [int(batch["x"][0, 0]) for batch in batches] == [1, 2]
     ended = []

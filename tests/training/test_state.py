@@ -1,4 +1,4 @@
-"""The training step: gradients in parts are those of the whole batch."""
+"""The training step: accumulated gradients equal those of the whole batch."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ KEY = jax.random.key(3)
 
 def batch():
     rng = np.random.default_rng(0)
-    masked = rng.random((8, 5)) < rng.random((8, 1))  # as many as chance has it, in each row
+    masked = rng.random((8, 5)) < rng.random((8, 1))  # a random number in each row
     masked[:, 0] = True
     return {"x": rng.normal(size=(8, 5)).astype(np.float32), "masked": masked}
 
@@ -32,7 +32,7 @@ def masked_loss(params, batch, key):
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
-def test_parts_of_a_batch_weigh_as_much_as_they_have_masked(parts):
+def test_microbatches_are_weighted_by_their_masked_tokens(parts):
     params = {"scale": jnp.arange(5.0), "shift": jnp.float32(0.3)}
     loss, scalars, grads = accumulated_gradients(masked_loss, params, batch(), KEY, parts)
     (whole, _), whole_grads = jax.value_and_grad(masked_loss, has_aux=True)(params, batch(), KEY)
@@ -43,7 +43,7 @@ def test_parts_of_a_batch_weigh_as_much_as_they_have_masked(parts):
     np.testing.assert_allclose(scalars["share"], np.average(by_part, weights=counts), rtol=1e-6)
 
 
-def test_each_part_has_draws_of_its_own():
+def test_each_microbatch_has_its_own_key():
     def loss(params, batch, key):
         return jnp.mean(batch["x"] * params * jax.random.normal(key, batch["x"].shape)), {}
 
@@ -60,7 +60,7 @@ class Noiseless(LeastSquares):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_a_step_in_parts_is_the_step_of_the_whole_batch(name):
+def test_an_accumulated_step_equals_that_of_the_whole_batch(name):
     def step(accumulate):
         config = make_config(optim__accumulate=accumulate, optim__name=name)
         task, optimizer = Noiseless(config), make_optimizer(config.optim, 10)
@@ -71,6 +71,6 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(name):
 
     (whole, scalars), (parts, scalars_of_parts) = step(1), step(4)
     close(scalars_of_parts, scalars)
-    # An optimizer divides a gradient by its size: where that is near zero, rounding shows.
+    # Optimizers divide a gradient by its size, which amplifies rounding errors of small ones.
     for left, right in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)

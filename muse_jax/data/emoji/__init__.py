@@ -1,4 +1,4 @@
-"""The emoji data set: one picture a (concept, style) pair, drawn from four freely licensed vector sets."""
+"""The data set "emoji": one image per (concept, style) pair, from four freely licensed vector sets."""
 
 from muse_jax.data.emoji.artwork import PACKAGES, STYLES, Artwork, load_artworks, render_png
 from muse_jax.data.emoji.splits import SPLITS, assign_splits

@@ -1,8 +1,8 @@
-"""Reads the vector sets, gives every drawing its concept's one name, and renders it.
+"""Emoji drawings: read from vector sets, named by a common concept and rendered.
 
-Each npm package of `PACKAGES` holds one JSON of SVG bodies keyed by name, and most hold a table from code
-point to name. The concept is the label that emojibase gives the code point, so it is the same in every style;
-a set without code points (emojione) is joined by its names and their aliases.
+Each npm package of `PACKAGES` contains a JSON file of SVG bodies by name, and most contain a table from code
+points to names. The concept is emojibase's label of the code point, so that it is the same in all styles. A
+set without code points (emojione) is matched by its names and their aliases.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PACKAGES: tuple[str, ...] = (*STYLES.values(), LABELS)
 
 _SKIN_TONES = frozenset(["1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"])
 SKIN_TONE_NAME = re.compile(r"-skin-tone|-tone\d|-(medium-)?(light|dark|medium)$")
-_COMPONENT_GROUP = 2  # skin tones and hair colours, which are not pictures by themselves
+_COMPONENT_GROUP = 2  # skin tones and hair colours, which are no emoji by themselves
 
 
 @dataclasses.dataclass(frozen=True)
 class Artwork:
-    """One drawing of one concept in one style; `name` is "style/key-in-the-set"."""
+    """A drawing of a concept in a style; `name` is "style/key-in-the-set"."""
 
     name: str
     concept: str
@@ -45,6 +45,8 @@ class Artwork:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
+    """Name, slug, tags and group of an emoji in emojibase."""
+
     concept: str
     slug: str
     tags: tuple[str, ...]
@@ -52,13 +54,13 @@ class Label:
 
 
 def tarball_name(package: str) -> str:
-    """The file that `npm pack` writes for "@scope/name@version" or "name@version"."""
+    """File name that `npm pack` gives to "@scope/name@version" or "name@version"."""
     name, version = package.rsplit("@", 1)
     return f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
 
 
 def concept_name(label: str) -> str:
-    """A label as plain lower-case words: "flag: Côte d’Ivoire" -> "flag of cote d'ivoire"."""
+    """Normalises a label to plain lower-case words: "flag: Côte d’Ivoire" -> "flag of cote d'ivoire"."""
     text = unicodedata.normalize("NFKD", label.replace("’", "'")).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"^flag: ", "flag of ", text)
     text = re.sub(r": (?=[a-z ]*(hair|beard|bald))", " with ", text)
@@ -72,7 +74,7 @@ def concept_name(label: str) -> str:
 
 
 def slug(text: str) -> str:
-    """The part of a name that the sets agree on: words, without "and" and without the forms of "flag for"."""
+    """Normalises a name to the form that all sets share: its words without "and" and "flag for"."""
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", text.replace("'", "").replace("’", "").replace(".", "")).strip("-")
     words = re.sub(r"^(flag-for-)?flag-(for-)?", "flag-", words)
@@ -80,7 +82,7 @@ def slug(text: str) -> str:
 
 
 def _bare(hexcode: str) -> str:
-    """A sequence of code points without its variation selectors."""
+    """Removes variation selectors from a sequence of code points."""
     return "-".join(point for point in hexcode.lower().split("-") if point != "fe0f")
 
 
@@ -97,6 +99,7 @@ def _read_json(tarball: Path, member: str, default: Any = None) -> Any:
 
 
 def read_labels(tarball: Path) -> dict[str, Label]:
+    """Labels by code points, without skin tones and hair colours."""
     groups = _read_json(tarball, "meta/groups.json")["groups"]
     labels = {}
     for entry in _read_json(tarball, "en/data.json"):
@@ -112,7 +115,7 @@ def read_labels(tarball: Path) -> dict[str, Label]:
 
 
 def svg_document(icon_set: dict, name: str) -> str | None:
-    """The drawing `name` as a whole SVG document, following an alias and its mirroring; None if absent."""
+    """The drawing `name` as an SVG document, with aliases and their mirroring resolved; None if absent."""
     alias = icon_set.get("aliases", {}).get(name, {})
     icon = icon_set["icons"].get(alias.get("parent", name))
     if icon is None:
@@ -129,7 +132,7 @@ def svg_document(icon_set: dict, name: str) -> str | None:
 
 
 def names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
-    """(name in the set) -> code points, skin tones left out."""
+    """Name in the set -> code points, without skin tones."""
     names: dict[str, str] = {}
     for hexcode in sorted(codes):
         if _SKIN_TONES.isdisjoint(hexcode.lower().split("-")):
@@ -138,7 +141,7 @@ def names_by_code(icon_set: dict, codes: dict[str, str]) -> dict[str, str]:
 
 
 def known_slugs(labels: dict[str, Label], sets: Iterable[tuple[dict, dict[str, str]]]) -> dict[str, str]:
-    """Every name by which a concept is known -> code points: labels first, then names, then aliases."""
+    """Slug of every label, name and alias -> code points; labels take precedence, then names."""
     slugs = {label.slug: code for code, label in sorted(labels.items())}
     sets = list(sets)
     for _, names in sets:
@@ -152,7 +155,7 @@ def known_slugs(labels: dict[str, Label], sets: Iterable[tuple[dict, dict[str, s
 
 
 def names_by_slug(icon_set: dict, slugs: dict[str, str]) -> dict[str, str]:
-    """As `names_by_code`, for a set without code points: by a name or one of its aliases."""
+    """Like `names_by_code`, for a set without code points: matched by a name or one of its aliases."""
     aliases: dict[str, list[str]] = {}
     for alias, target in icon_set.get("aliases", {}).items():
         aliases.setdefault(target["parent"], []).append(alias)
@@ -168,13 +171,13 @@ def names_by_slug(icon_set: dict, slugs: dict[str, str]) -> dict[str, str]:
 
 
 def load_artworks(downloads: str | Path, styles: Iterable[str] = tuple(STYLES)) -> list[Artwork]:
-    """Every distinct drawing of `styles` in a folder of the tarballs, sorted by concept and style.
+    """All distinct drawings of `styles` in a folder of tarballs, sorted by concept and style.
 
-    A drawing that a set uses for several concepts is kept once, under the shortest of their names, so that a
-    picture has one caption and is in one split.
+    A drawing that a set uses for several concepts is kept once, under the shortest of their names, so that
+    each image has one caption and belongs to one split.
 
     Raises:
-      ValueError: a tarball is missing, or is not the package it should be.
+      ValueError: a tarball is missing or has unexpected contents.
     """
     downloads = Path(downloads)
     styles = list(styles)
@@ -218,7 +221,7 @@ def _one_style(style: str, icon_set: dict, names: dict[str, str], labels: dict[s
 
 
 def render_png(svg: str, size: int) -> bytes:
-    """The drawing on white as an RGB PNG of `size` x `size` pixels, centred if it is not square.
+    """Renders a drawing on white as an RGB PNG of `size` x `size` pixels, centred if it is not square.
 
     Raises:
       ValueError: the SVG cannot be parsed.

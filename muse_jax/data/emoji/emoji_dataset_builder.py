@@ -1,4 +1,4 @@
-"""The TFDS builder `emoji`. Stored as array_record, it is built and read without TensorFlow."""
+"""TFDS builder of the data set `emoji`, stored as array_record: no TensorFlow is needed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from muse_jax.data.emoji.artwork import PACKAGES, load_artworks, render_png
 from muse_jax.data.emoji.splits import SPLITS, assign_splits
 
 _DESCRIPTION = """Emoji of four vector sets (Noto, Twemoji, Fluent flat, EmojiOne 2), without skin tones, on
-white. Each picture is one (concept, style) pair; `heldout_pairs` holds pairs whose concept is in `train` in
-another style and `heldout_concepts` holds concepts that are nowhere else."""
+white. Each image is one (concept, style) pair. `heldout_pairs` has pairs whose concept is in `train` in
+another style, and `heldout_concepts` has concepts that are in no other split."""
 
 
 class EmojiConfig(tfds.core.BuilderConfig):
-    """The pictures' side in pixels."""
+    """A size of the images, given by their side in pixels."""
 
     def __init__(self, size: int):
         super().__init__(name=f"px{size}", description=f"{size} x {size} pixels")
@@ -24,7 +24,7 @@ class EmojiConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Draws the pictures from the npm tarballs in the manual download folder."""
+    """Renders the images from the npm tarballs in the manual download folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

@@ -1,4 +1,4 @@
-"""Which (concept, style) pair is trained on and which is held out: a function of the names alone."""
+"""Splits of (concept, style) pairs into training and held-out ones, as a function of their names."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterable
 
 SPLITS = ("train", "heldout_pairs", "heldout_concepts")
 HELDOUT_CONCEPTS = 0.04
-# Of a concept's styles all but one may be held out; with 2.8 styles a concept this is 10 % of all pairs.
+# All styles of a concept but one may be held out; with 2.8 styles per concept this is 10 % of all pairs.
 HELDOUT_PAIRS = 0.155
 
 
 def uniform(*words: str) -> float:
-    """A number in [0, 1) that depends on the words only."""
+    """Hashes words to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big") / 2**64
 
 
 def is_heldout_concept(concept: str) -> bool:
-    """Whether a concept is held out whole, in every data set that has it."""
+    """True if a concept is held out in all styles and data sets."""
     return uniform("concept", concept) < HELDOUT_CONCEPTS
 
 
 def assign_splits(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(concept, style) -> one of `SPLITS`, whatever the order of `pairs`.
+    """Assigns each (concept, style) to one of `SPLITS`, independently of the order of `pairs`.
 
-    Whole concepts go to `heldout_concepts`. Of the others, one style (the first by hash) is always trained on
-    and each further one may go to `heldout_pairs`: every held-out pair has its concept in `train` in another
-    style.
+    Some concepts go to `heldout_concepts` in all styles. For any other concept, one style (the first by hash)
+    is in `train` and each further one may be in `heldout_pairs`, so that the concept of every held-out pair
+    is trained in another style.
     """
     styles = defaultdict(set)
     for concept, style in pairs:

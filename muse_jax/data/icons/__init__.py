@@ -1,4 +1,4 @@
-"""The icons data set: coloured drawings in many styles, and drawings of one colour, composed when read."""
+"""The data set "icons": images composed on reading from coloured and single-colour drawings."""
 
 from muse_jax.data.icons.drawings import Drawing, load_drawings
 from muse_jax.data.icons.palette import BACKGROUNDS, FOREGROUNDS

@@ -1,4 +1,4 @@
-"""Attribution of the icon sets, generated from what the icon package says of them."""
+"""Attribution of the icon sets, generated from the metadata of the icon package."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ nothing else was changed.
 
 
 def attribution(collections: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text for NOTICE: title, author, source and licence of every set of `SETS`.
+    """Text for NOTICE: title, author, source and licence of each set in `SETS`.
 
     Args:
-      collections: prefix -> what `collections.json` of the icon package says.
+      collections: prefix -> entry of the icon package's `collections.json`.
 
     Raises:
-      ValueError: a set is unknown to the package.
+      ValueError: the package does not have a set.
     """
     entries = []
     for prefix in sorted({icon_set.prefix for icon_set in SETS}):

@@ -1,6 +1,7 @@
-"""Composes images from stored drawings: colours, sizes, places, pairs and numbers, each with its captions.
+"""Composition of images from stored drawings, with captions: single icons, pairs, several copies and art.
 
-Everything follows from the drawings and the generator. The canvas has the drawings' own size, `SIZE` pixels.
+The result is a function of the drawings and the generator. Images have the size of the drawings, `SIZE`
+pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from muse_jax.data.icons import palette, phrases
 from muse_jax.data.icons.rendering import MARGIN, SIZE
 from muse_jax.data.icons.splits import heldout
 
-# The longer side of an icon in pixels: from, to (exclusive).
+# Range of the longer side of an icon in pixels, the upper bound exclusive.
 SIZES = {"small": (36, 48), "": (64, 80), "large": (106, SIZE - 2 * MARGIN + 1)}
 PLACES = {
     "left": (-1, 0),
@@ -32,7 +33,7 @@ PLACES = {
 }
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 COUNTS = (2, 3, 4)
-# Centres of the copies, in parts of the side, and the largest side of a copy.
+# Centers of the copies and largest side of a copy, as fractions of the image's side.
 LAYOUTS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], float], ...]] = {
     2: (
         (((0.27, 0.5), (0.73, 0.5)), 0.36),
@@ -50,7 +51,7 @@ LAYOUTS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], float], ...]] = 
     ),
 }
 PAIR_SHARE, COUNT_SHARE = 0.25, 0.2
-_EDGE = 3  # pixels that stay free around an icon
+_EDGE = 3  # pixels between an icon and the edge of the image
 _UNFLIPPED = re.compile(
     r"flag|hand|finger|thumb|left|right|facing|o'clock|thirty|calendar|abc|clock|watch|pinch"
 )
@@ -58,7 +59,7 @@ _UNFLIPPED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A drawing of one colour: `alpha` is a grey PIL image of `SIZE` pixels, the rest as in `Rendering`."""
+    """A single-colour drawing: `alpha` is a grey PIL image of `SIZE` pixels; the rest as in `Rendering`."""
 
     alpha: Image.Image
     name: str
@@ -72,7 +73,7 @@ def _pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
 
 
 def _stamp(canvas: Image.Image, mask: Mask, colour: palette.Colour, x: float, y: float, side: float) -> None:
-    """Paints a mask whose longer side is `side` pixels with its middle at (x, y)."""
+    """Paints a mask with center (x, y), scaled so that its longer side is `side` pixels."""
     whole = max(1, round(side * SIZE / (SIZE - 2 * MARGIN)))
     alpha = mask.alpha if whole == SIZE else mask.alpha.resize((whole, whole), Image.Resampling.BILINEAR)
     canvas.paste(colour, (round(x - whole / 2), round(y - whole / 2)), alpha)
@@ -83,29 +84,32 @@ def _canvas(background: str, rng: np.random.Generator) -> Image.Image:
 
 
 def _background(rng: np.random.Generator, allowed: Sequence[str]) -> str:
-    """White three times out of ten, else any."""
+    """White with probability 0.3 if allowed, else any allowed background."""
     return "white" if "white" in allowed and rng.random() < 0.3 else _pick(rng, allowed)
 
 
 def trained_colours(concept: str) -> list[str]:
-    """The foregrounds in which a concept is trained: all but one."""
+    """The foreground colours in which a concept is trained: all but one."""
     return [name for name in palette.FOREGROUNDS if name != heldout_colour(concept)]
 
 
 def heldout_colour(concept: str) -> str:
+    """The foreground colour in which a concept is never trained."""
     return heldout("colour", concept, tuple(palette.FOREGROUNDS))
 
 
 def heldout_relation(concept: str) -> str:
+    """The relation to a second icon in which a concept is never trained."""
     return heldout("relation", concept, tuple(RELATIONS))
 
 
 def heldout_count(concept: str) -> int:
+    """The number of copies in which a concept is never trained."""
     return heldout("count", concept, COUNTS)
 
 
 def compose_single(mask: Mask, colour: str, rng: np.random.Generator) -> dict[str, Any]:
-    """One icon in `colour`: size, place and background are drawn."""
+    """One icon in `colour` with a random size, position and background."""
     size = _pick(rng, ("small", "", "", "large"))
     place = _pick(rng, tuple(PLACES)) if size == "small" else _pick(rng, tuple(PLACES)[:5])
     if size == "large" or rng.random() < 0.3:
@@ -139,7 +143,7 @@ def compose_single(mask: Mask, colour: str, rng: np.random.Generator) -> dict[st
 def compose_pair(
     first: Mask, colour: str, relation: str, second: Mask, second_colour: str, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Two icons in two colours, the first `relation` ("left of", ...) the second."""
+    """Two icons in two colours; `relation` ("left of", ...) is that of the first to the second."""
     allowed = [
         name for name in palette.BACKGROUNDS_FOR[colour] if name in palette.BACKGROUNDS_FOR[second_colour]
     ]
@@ -175,7 +179,7 @@ def compose_pair(
 
 
 def compose_count(mask: Mask, colour: str, count: int, rng: np.random.Generator) -> dict[str, Any]:
-    """`count` equal icons in one colour."""
+    """`count` copies of an icon in one colour."""
     background = _background(rng, palette.BACKGROUNDS_FOR[colour])
     image = _canvas(background, rng)
     centres, largest = _pick(rng, LAYOUTS[count])
@@ -200,7 +204,7 @@ def compose_count(mask: Mask, colour: str, count: int, rng: np.random.Generator)
 def compose_art(
     image: Image.Image, concept: str, style: str, tags: Sequence[str], plain: bool, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """A coloured RGBA drawing on a background, smaller, moved, mirrored; as it is and on white if `plain`."""
+    """A coloured RGBA drawing on a background: scaled, shifted and mirrored at random unless `plain`."""
     background = "white" if plain or rng.random() < 0.5 else _pick(rng, tuple(palette.BACKGROUNDS))
     canvas = Image.new("RGB", (SIZE, SIZE), palette.BACKGROUNDS[background])
     left = top = 0

@@ -1,4 +1,4 @@
-"""Reads the drawings of the icon sets, with the concept, style and weight of each."""
+"""Drawings of the icon sets, with their concept, style and weight."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FLUENT_COLOUR_NAME = re.compile(r"(.+)-(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One drawing of a concept.
+    """A drawing of a concept.
 
     Attributes:
       name: "set/key-in-the-set".
       concept: a lower-case noun phrase, the same in every set.
-      style: of a coloured drawing one of `STYLES`, of one in a single colour its weight, "" for none.
-      coloured: whether the drawing has colours of its own.
+      style: one of `STYLES` for a coloured drawing; the weight of a single-colour drawing, or "".
+      coloured: True if the drawing has colours of its own.
       tags: other words for an emoji.
       body: the SVG elements.
       box: left, top, width and height of the drawing's area.
@@ -50,7 +50,7 @@ class Drawing:
 
 
 def load_drawings(downloads: str | Path) -> list[Drawing]:
-    """The drawings in a folder of the tarballs, in the order of the sets.
+    """All drawings in a folder of tarballs, in the order of the sets.
 
     Raises:
       ValueError: a tarball or a set in it is missing.
@@ -73,13 +73,13 @@ def load_drawings(downloads: str | Path) -> list[Drawing]:
 
 
 def read_collections(downloads: str | Path) -> dict[str, Any]:
-    """Title, authors and licence of every set, by prefix."""
+    """Title, authors and licence of each set, by prefix."""
     tarball = Path(downloads) / tarball_name(ICONS)
     return _read_members(tarball, ["collections.json"])["collections.json"]
 
 
 def _read_members(tarball: Path, members: list[str]) -> dict[str, Any]:
-    """Contents of JSON files in a tarball, in one pass."""
+    """Reads JSON files of a tarball in one pass."""
     wanted = {f"package/{member}": member for member in members}
     contents = {}
     with tarfile.open(tarball) as archive:
@@ -112,7 +112,7 @@ def _name_all(sets: dict[str, dict[str, Any]], labels: dict[str, Label]) -> list
 def _emoji_drawings(
     icon_set: IconSet, content: dict[str, Any], names: dict[str, str], labels: dict[str, Label]
 ) -> Iterable[Drawing]:
-    """The first drawing of each emoji that the set has, without skin tones."""
+    """The first drawing of each emoji of a set, without skin tones."""
     seen = set()
     for name, code in sorted(names.items()):
         label = labels.get(code)

@@ -1,4 +1,4 @@
-"""The TFDS builder `icons`. Stored as array_record, it is built and read without TensorFlow."""
+"""TFDS builder of the data set `icons`, stored as array_record: no TensorFlow is needed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from muse_jax.data.icons.rendering import SIZE, Rendering, drop_near_equal, rend
 from muse_jax.data.icons.sets import PACKAGES, SETS
 from muse_jax.data.icons.splits import STORED_SPLITS
 
-_DESCRIPTION = f"""Icons and emoji of {len(SETS)} vector sets. `art` holds coloured drawings as RGBA, split
-by (concept, style) as the data set `emoji` is. `masks` holds drawings of one colour as alpha masks, in
-weights such as "thin"; `muse_jax.data.icons.IconsSource` composes images and captions from both."""
+_DESCRIPTION = f"""Icons and emoji of {len(SETS)} vector sets. `art` has coloured drawings as RGBA, split
+by (concept, style) like the data set `emoji`. `masks` has single-colour drawings as alpha masks, in weights
+such as "thin". `muse_jax.data.icons.IconsSource` composes images and captions from both."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -66,7 +66,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def split_renderings(renderings: list[Rendering]) -> dict[str, list[Rendering]]:
-    """Renderings by stored split."""
+    """Groups renderings by stored split."""
     drawings = [rendering.drawing for rendering in renderings]
     pairs = assign_splits((drawing.concept, drawing.style) for drawing in drawings if drawing.coloured)
     members = defaultdict(list)

@@ -1,7 +1,7 @@
-"""From the name of a drawing to its concept: one plain lower-case noun phrase, the same in every set.
+"""Concepts of drawings: plain lower-case noun phrases, the same in all sets.
 
-Names of interfaces ("align-left"), letters, numbers, currencies, arrows and brands give no concept: they
-have a word of left_out.txt. What remains is kept if its set names things (`IconSet.trusted`) or if two
+Names from user interfaces ("align-left"), letters, numbers, currencies, arrows and brands are excluded by the
+words in left_out.txt. Any other name is kept if its set names things only (`IconSet.trusted`) or if two
 families of sets have it.
 """
 
@@ -50,7 +50,7 @@ SYNONYMS = {
     "wastebasket": "trash can",
 }
 
-# Basic shapes stand for themselves; in "heart-circle" they are a frame.
+# Basic shapes are concepts by themselves, but frames in names such as "heart-circle".
 _SHAPES = frozenset(
     ("circle", "square", "triangle", "rectangle", "hexagon", "octagon", "pentagon", "rhombus", "oval")
 )
@@ -60,7 +60,7 @@ _COUNTING = frozenset(
     + ("alt", "alternate", "minimalistic")
 )
 
-# Words that sets put in front of a name to sort it: "animal-donkey".
+# Category prefixes of names, such as "animal-donkey".
 _CATEGORIES = frozenset(("animal", "food", "fruit", "sport", "tool", "weather"))
 
 _LEFT_OUT = frozenset(resources.files(__package__).joinpath("left_out.txt").read_text().split())
@@ -74,7 +74,7 @@ _CLOCK_TIME = re.compile(r"o'clock|-thirty|thirty$")
 
 
 def split_suffix(name: str, icon_set: IconSet) -> tuple[str, str | None]:
-    """A name without its suffix, and the style or weight that the suffix means (None: left out)."""
+    """Splits a name into stem and the style or weight of its suffix (None: the drawing is left out)."""
     suffixes = sorted(icon_set.styles, key=len, reverse=True)
     for suffix in suffixes:
         if suffix and name.endswith(f"-{suffix}"):
@@ -100,9 +100,9 @@ def plain_concept(name: str) -> str | None:
 
 
 def emoji_concept(label: str, coloured: bool) -> str | None:
-    """The concept of an emoji's label, or None where the emoji shows letters, arrows and the like.
+    """The concept of an emoji's label, or None for letters, arrows and similar symbols.
 
-    Flags and clock times are kept in colour only.
+    Flags and clock times are kept only if they are coloured.
     """
     if _LEFT_OUT_OF_EMOJI.search(label):
         return None
@@ -112,11 +112,11 @@ def emoji_concept(label: str, coloured: bool) -> str | None:
 
 
 def agreed_concepts(named: Iterable[tuple[IconSet, str]], brands: Iterable[str]) -> set[str]:
-    """The concepts to keep: names of trusted sets, and names of two families that are no brand.
+    """The concepts to keep: those of trusted sets, and those of two families that are not brands.
 
     Args:
-      named: (set, concept) of every drawing.
-      brands: names of the drawings of sets of logos.
+      named: (set, concept) of each drawing.
+      brands: names of the drawings in sets of logos.
     """
     families, trusted = defaultdict(set), set()
     for icon_set, concept in named:

@@ -1,7 +1,7 @@
-"""The named colours of composed icons, and which of them can be told apart.
+"""Named colours of composed icons, and combinations of them that can be told apart.
 
-Colours are sRGB triples of 0 to 255. Every two foregrounds, and every two backgrounds, are far enough apart
-to be told from each other after a change of `JITTER` in each channel.
+Colours are sRGB triples of 0 to 255. Any two foregrounds and any two backgrounds remain distinguishable after
+a change of `JITTER` in each channel.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def distance(first: Colour, second: Colour) -> float:
     return float(np.linalg.norm(np.subtract(first, second)))
 
 
-# Foreground -> backgrounds it stands out from; foreground -> foregrounds that do not pass for it.
+# Foreground -> backgrounds with sufficient contrast, and foreground -> distinguishable foregrounds.
 BACKGROUNDS_FOR: dict[str, tuple[str, ...]] = {
     name: tuple(other for other, shade in BACKGROUNDS.items() if distance(colour, shade) > _CONTRAST)
     for name, colour in FOREGROUNDS.items()
@@ -57,7 +57,7 @@ PARTNERS_FOR: dict[str, tuple[str, ...]] = {
 
 
 def jittered(colour: Colour, rng: np.random.Generator) -> Colour:
-    """A shade near `colour`: up to `JITTER` more or less in each channel; pure white stays."""
+    """A random shade of `colour`: each channel changes by up to `JITTER`; pure white does not change."""
     if colour == (255, 255, 255):
         return colour
     red, green, blue = (

@@ -1,4 +1,4 @@
-"""What composed icons are called: captions that say exactly what is in the image."""
+"""Captions of composed icons, which describe exactly what the image shows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _words(*words: str) -> str:
 
 
 def icon_phrase(concept: str, colour: str, weight: str = "", size: str = "") -> str:
-    """Such as "a small thin green key icon"."""
+    """Describes an icon: "a small thin green key icon"."""
     return with_article(_words(size, WEIGHT_WORDS.get(weight, weight), colour, concept, "icon"))
 
 
 def art_captions(concept: str, style: str, tags: Sequence[str], background: str) -> list[str]:
-    """Captions of a coloured drawing, the plain one first; a white background goes without saying."""
+    """Captions of a coloured drawing, the plain one first; a white background is not mentioned."""
     noun = "emoji" if style in EMOJI_STYLES else "icon"
     behind = "" if background == "white" else f"on a {background} background"
     plain = _words(f"{with_article(f'{style} {noun}')} of {with_article(concept)}", behind)
@@ -56,7 +56,7 @@ def art_captions(concept: str, style: str, tags: Sequence[str], background: str)
 def single_captions(
     concept: str, colour: str, weight: str, size: str, position: str, background: str
 ) -> list[str]:
-    """Captions of one icon, the plain one first; size and position are "" where they go without saying."""
+    """Captions of one icon, the plain one first; a size or position of "" is not mentioned."""
     icon = icon_phrase(concept, colour, weight, size)
     where = POSITION_PHRASES.get(position, "")
     behind = f"on a {background} background"
@@ -71,7 +71,7 @@ def single_captions(
 
 
 def pair_captions(first: tuple[str, str, str], relation: str, second: tuple[str, str, str], background: str):
-    """Captions of two icons, each a (concept, colour, weight), the plain one first."""
+    """Captions of two icons, given as (concept, colour, weight), the plain one first."""
     behind = f"on a {background} background"
     one, other = icon_phrase(*first), icon_phrase(*second)
     brief_one, brief_other = (with_article(f"{colour} {concept}") for concept, colour, _ in (first, second))

@@ -1,4 +1,4 @@
-"""Renders drawings at one size, filling the square, and finds those that look the same."""
+"""Rendering of drawings at a common size, and removal of near-duplicates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from muse_jax.data.icons.drawings import Drawing
 SIZE = 128
 MARGIN = 4
 _GIST = 16
-# Root mean square difference of two gists, in levels of 255: below it two drawings are one.
+# Two drawings are duplicates if the root mean square difference of their gists (0 to 255) is below this.
 NEAR = 7.0
-_BLOCK = 1024  # rows of the matrix of distances that are held at a time
-_CHUNK = 64  # drawings that a process renders at a time
+_BLOCK = 1024  # rows of the distance matrix computed at a time
+_CHUNK = 64  # drawings rendered by a process at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Rendering:
     """A drawing as pixels.
 
     Attributes:
-      drawing: what was rendered.
-      png: `SIZE` pixels a side; RGBA of a coloured drawing, grey (0) and alpha of one in a single colour.
-      gist: the image on white at 16x16 pixels, flat: what near-equal drawings have in common.
-      parts: how many pieces of one colour stay apart when gaps under a tenth of the side are closed; 1 for a
+      drawing: the rendered drawing.
+      png: `SIZE` x `SIZE` pixels, RGBA for a coloured drawing, grey (0) and alpha for a single-colour one.
+      gist: flattened thumbnail of 16x16 pixels on white, to find near-duplicates.
+      parts: number of connected components after closing gaps of less than a tenth of the side; 1 for a
         coloured drawing.
     """
 
@@ -44,7 +44,7 @@ class Rendering:
 
 
 def _rasterize(drawing: Drawing, size: int) -> Image.Image:
-    """The drawing's own box, centred in a transparent square of `size` pixels."""
+    """Renders the drawing's box, centred in a transparent square of `size` pixels."""
     import resvg_py
 
     left, top, width, height = drawing.box
@@ -57,7 +57,7 @@ def _rasterize(drawing: Drawing, size: int) -> Image.Image:
 
 
 def render(drawing: Drawing) -> Rendering | None:
-    """The drawing centred, its longer side `SIZE - 2 * MARGIN` pixels; None if nothing can be seen.
+    """Renders a drawing centred, with a longer side of `SIZE - 2 * MARGIN` pixels; None if it is invisible.
 
     Raises:
       ValueError: the SVG cannot be parsed.
@@ -91,13 +91,13 @@ def _rendering(drawing: Drawing, image: Image.Image) -> Rendering:
 
 
 def _opaque(alpha: Image.Image) -> Image.Image:
-    """An alpha channel whose most opaque pixel is opaque, so that the drawing's colour can be seen."""
+    """Scales an alpha channel so that its maximum is fully opaque."""
     highest = int(np.asarray(alpha).max())
     return alpha.point([min(255, round(level * 255 / highest)) for level in range(256)])
 
 
 def count_parts(alpha: UInt8[np.ndarray, "height width"], gap: int) -> int:
-    """Pieces of an image that are at least `gap` pixels apart, by rows or columns or diagonally."""
+    """Number of components of an image that are at least `gap` pixels apart, also diagonally."""
     from scipy import ndimage
 
     closed = ndimage.maximum_filter(alpha > 96, size=gap)
@@ -109,7 +109,7 @@ def _render_all(drawings: Sequence[Drawing]) -> list[Rendering]:
 
 
 def render_all(drawings: Sequence[Drawing], processes: int | None = None) -> list[Rendering]:
-    """Renders drawings in several processes, by default one for each core; their order stays."""
+    """Renders drawings in parallel, by default with one process per core; the order is kept."""
     chunks = [drawings[start : start + _CHUNK] for start in range(0, len(drawings), _CHUNK)]
     processes = max(1, min(processes or os.cpu_count() or 1, len(chunks)))
     renderings: list[Rendering] = []
@@ -129,10 +129,10 @@ def _kin(rendering: Rendering) -> tuple[str, str]:
 
 
 def drop_near_equal(renderings: Sequence[Rendering], near: float = NEAR) -> list[Rendering]:
-    """Keeps the first of renderings that look the same.
+    """Removes near-duplicates of earlier renderings.
 
-    Coloured ones are compared with each other, and so are those of one colour; weights of the same icon in
-    the same set may be alike.
+    Coloured and single-colour drawings are compared separately. Different weights of an icon in the same set
+    may look alike.
     """
     kept = []
     for coloured in (True, False):
@@ -143,7 +143,7 @@ def drop_near_equal(renderings: Sequence[Rendering], near: float = NEAR) -> list
 
 
 def _near_earlier(group: Sequence[Rendering], near: float) -> np.ndarray:
-    """Whether each rendering is near an earlier one that is kept."""
+    """Mask of the renderings that are near-duplicates of earlier ones that are kept."""
     dropped = np.zeros(len(group), bool)
     if not group:
         return dropped

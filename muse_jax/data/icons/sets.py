@@ -1,7 +1,7 @@
-"""The icon sets that are used, and what the suffixes of their names mean.
+"""The icon sets of the data set, and the meaning of the suffixes of their names.
 
-The two kinds of sets are coloured ones, each a style of its own or two ("plump", "plump flat"), and sets of
-one colour, whose drawings are stored as masks and coloured when they are read.
+Coloured sets have one or two styles of their own ("plump", "plump flat"). Drawings of single-colour sets are
+stored as masks and coloured on reading.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ PACKAGES: tuple[str, ...] = (ICONS, LABELS)
 
 @dataclasses.dataclass(frozen=True)
 class IconSet:
-    """One set of the icon package.
+    """A set of the icon package.
 
     Attributes:
       prefix: the set's name in the package.
       styles: suffix of a drawing's name ("" for none) -> style of a coloured drawing, or weight ("thin",
-        "light", "bold", "solid", "outline", "duotone", "pixel" or "" for none) of a drawing of one colour.
-        Drawings with a suffix that is mapped to None are left out.
-      coloured: whether the drawings have colours of their own.
-      emoji: whether the names are those of emoji, which are replaced by the labels that Unicode gives them.
-      trusted: whether every name stands for a thing; other names are kept if a second family of sets has
-        them.
-      family: sets of one author, which count once when names are compared; the prefix by default.
+        "light", "bold", "solid", "outline", "duotone", "pixel" or "" for none) of a single-colour drawing.
+        Drawings whose suffix maps to None are left out.
+      coloured: True if the drawings have colours of their own.
+      emoji: True if the names are those of emoji, which are replaced by Unicode's labels.
+      trusted: True if every name is that of a thing. Names of other sets are kept only if a second family of
+        sets has them.
+      family: the author's sets, which count as one when names are compared; by default the prefix.
     """
 
     prefix: str
@@ -52,7 +52,7 @@ def _named(prefix: str) -> IconSet:
     return IconSet(prefix, {"": ""}, trusted=True)
 
 
-# Where two sets hold the same drawing, the one in the earlier set is kept.
+# If two sets have the same drawing, that of the earlier set is kept.
 SETS: tuple[IconSet, ...] = (
     _emoji("noto", "noto"),
     _emoji("twemoji", "twemoji"),
@@ -175,7 +175,7 @@ SETS: tuple[IconSet, ...] = (
     ),
 )
 
-# Sets of logos: what they are named after is left out of the other sets too.
+# Sets of logos: their names are also left out of the other sets.
 BRAND_SETS: tuple[str, ...] = ("simple-icons", "logos", "fa7-brands", "bxl", "cib", "streamline-logos")
 
 STYLES: tuple[str, ...] = tuple(

@@ -1,4 +1,4 @@
-"""The source `icons`: stored drawings, composed to images and captions when they are read."""
+"""The source `icons`: images and captions composed from stored drawings on reading."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _ART = {
 class IconsSource:
     """Random access to composed icons.
 
-    Record `i` is composed from drawing `i % n` of the n drawings of the split, and everything else is drawn
-    from a generator that is seeded by `i`: the same record at each reading, and another image of the
-    drawing at `i + n`. The first image of a coloured drawing is the drawing itself on white.
+    Record `i` is composed from drawing `i % n` of the n drawings of the split with a generator seeded by `i`.
+    Reading it again gives the same record, and record `i + n` is another image of the same drawing. The first
+    image of a coloured drawing is the drawing itself on white.
 
-    A record has "image" uint8 (128, 128, 3), "captions" with the one that says all first (for other splits
-    than "train" that one only), "concept", "name", "kind" ("art", "single", "pair", "count") and what is
-    true of the image: "style" or "weight", "background", "foreground", "size", "position", "count",
-    "relation", "second_concept", "second_foreground", as far as the kind has them.
+    A record has "image" uint8 (128, 128, 3), "captions" (the most complete one first; only that one in splits
+    other than "train"), "concept", "name", "kind" ("art", "single", "pair" or "count") and the attributes of
+    its kind: "style" or "weight", "background", "foreground", "size", "position", "count", "relation",
+    "second_concept", "second_foreground".
 
     Args:
-      builder: the TFDS builder `icons`, built.
+      builder: the TFDS builder `icons`, already built.
       split: one of `SPLITS`.
-      compositions: images of each drawing, at least 1.
+      compositions: number of images per drawing, at least 1.
     """
 
     fields = ("image",)
@@ -97,7 +97,7 @@ class IconsSource:
         return colours[int(rng.integers(len(colours)))]
 
     def _count(self, mask: Mask, rng: np.random.Generator) -> dict[str, Any]:
-        while mask.parts > 1:  # copies of a drawing in pieces could not be counted: another takes its place
+        while mask.parts > 1:  # copies of a drawing in several parts could not be counted
             mask = self._any_mask(rng)
         count = compose.heldout_count(mask.concept)
         if self.split == "train":
@@ -133,7 +133,7 @@ class IconsSource:
 
 
 class _ParsedOnce:
-    """Stored records, which are kept after the first reading, with their images still encoded (2 kB each)."""
+    """Cache of parsed records, whose images remain encoded (2 kB each)."""
 
     def __init__(self, records: Sequence[dict[str, Any]]):
         self._records = records
