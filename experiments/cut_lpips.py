@@ -15,7 +15,7 @@ from muse_jax.checkpointing.safetensors import weights_to_bytes
 from muse_jax.tokenizers.lpips import load_lpips
 
 STAGES = flags.DEFINE_integer("stages", 3, "Stages of VGG-16 to keep.", lower_bound=1, upper_bound=5)
-OUT = flags.DEFINE_string("out", None, "The safetensors file to write.")
+OUT = flags.DEFINE_string("out", None, "The safetensors file to write.", required=True)
 
 
 def main() -> None:
@@ -26,5 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["out"])
     apps.run(main)

@@ -22,7 +22,9 @@ RUN = flags.DEFINE_multi_string("run", [], "The workdir of a run; repeat it for 
 TOKENIZER = flags.DEFINE_multi_string(
     "tokenizer", [], "KEY=DIR: in place of the tokenizer that the config key KEY of a run names."
 )
-OUT = flags.DEFINE_string("out", None, "The directory to write; for a tokenizer alone, the file.")
+OUT = flags.DEFINE_string(
+    "out", None, "The directory to write; for a tokenizer alone, the file.", required=True
+)
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "Type of the stored weights.")
 
 
@@ -68,5 +70,4 @@ def _parse(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["out"])
     apps.run(main, stopped="Stopped; nothing was written.")

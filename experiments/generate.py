@@ -24,7 +24,7 @@ from experiments.demo import DEMO, LEGEND
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for several images.")
 DEMO_FLAG = flags.DEFINE_bool("demo", False, "Generate the eight prompts that come with the program.")
 MODEL = flags.DEFINE_string("model", "icons", "A packaged checkpoint or a directory.")
-OUT = flags.DEFINE_string("out", None, "The image file to write, such as heart.png.")
+OUT = flags.DEFINE_string("out", None, "The image file to write, such as heart.png.", required=True)
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "Text to guide away from.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Images of each prompt.", lower_bound=1)
 SAMPLING = flags.DEFINE_string(
@@ -90,5 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["out"])
     apps.run(main, stopped="Stopped; nothing was written.")

@@ -29,7 +29,7 @@ SIZES = flags.DEFINE_multi_integer("size", [128], "Sides of the images in pixels
 SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs", "heldout_concepts"], "Which splits.")
 CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions an image; 1 gives the plain one.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "Where the images go.")
+OUT = flags.DEFINE_string("out", None, "Where the images go.", required=True)
 _CHUNK = 256  # images a worker makes at a time
 
 _worker: dict[str, Any] = {}
@@ -90,5 +90,4 @@ def _store(rows: range) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["out"])
     apps.run(main)

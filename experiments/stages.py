@@ -12,7 +12,7 @@ from experiments import apps, pictures
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for more rows.")
 MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a directory.")
-OUT = flags.DEFINE_string("out", None, "The image file to write, such as stages.png.")
+OUT = flags.DEFINE_string("out", None, "The image file to write, such as stages.png.", required=True)
 SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
 
 
@@ -46,5 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["out"])
     apps.run(main, stopped="Stopped; nothing was written.")

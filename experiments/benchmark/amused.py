@@ -82,7 +82,11 @@ def conditions(batch: int, text_dim: int) -> tuple[np.ndarray, np.ndarray, np.nd
     """Random text states, pooled embeddings and micro-conditions: the unconditional half first."""
     draw = np.random.default_rng(0).standard_normal
     text = draw((2 * batch, _TEXT_LENGTH, text_dim), np.float32)
-    return text, draw((2 * batch, text_dim), np.float32), np.tile(np.float32(_MICRO), (2 * batch, 1))
+    return (
+        text,
+        draw((2 * batch, text_dim), np.float32),
+        np.tile(np.array(_MICRO, np.float32), (2 * batch, 1)),
+    )
 
 
 def make_peer(torch: Any, diffusers: Any, model: Any, inputs: tuple[np.ndarray, ...]) -> Callable[[int], Any]:

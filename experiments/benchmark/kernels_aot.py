@@ -36,7 +36,8 @@ def tpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
                 )
                 continue
             cost = [f"{program.cost.get(name, 0.0) / 1e9:.2f}" for name in ("flops", "bytes accessed")]
-            memory = f"{f'{program.temporary_bytes / 2**20:.1f} MiB'} | {_mib(program.output_bytes)}"
+            sizes = program.temporary_bytes, program.output_bytes
+            memory = " | ".join(f"{size / 2**20:.1f} MiB" for size in sizes)
             print(f"| {label} | {topology} | {memory} | {' | '.join(cost)} |", flush=True)
 
     print("\n| program | form | chip | temporaries | results | GFLOP | GB accessed |")

@@ -16,7 +16,7 @@ EMBED_STD = 0.02
 
 
 @jax.custom_vjp
-def project(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs *outputs"]) -> Float[Array, "..."]:
+def project(x: Float[Array, "... inputs"], kernel: Float[Array, " inputs *outputs"]) -> Float[Array, "..."]:
     """`x @ kernel`, with a gradient that transposes the narrower factor of the kernel's gradient.
 
     JAX's own gradient always transposes the output's cotangent. XLA on CPU fuses that transpose with whatever

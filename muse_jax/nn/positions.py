@@ -42,7 +42,7 @@ class TokenGrid(nn.Module):
 
     def setup(self):
         normal = nn.initializers.normal(EMBED_STD)
-        table = (self.vocab_size + 1, self.width)
+        table: tuple[int, ...] = (self.vocab_size + 1, self.width)
         names: tuple[str | None, ...] = ("vocab", "embed")
         if self.groups > 1:
             table, names = (self.groups, *table), (None, *names)

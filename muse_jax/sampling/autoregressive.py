@@ -31,7 +31,7 @@ class Sampling:
     """Keep so many of the most probable tokens; 0: all."""
     top_p: Float[Array, ""] | float | None = None
     """Keep the fewest that have this probability together; None: all."""
-    clusters: Int[Array, "codes"] | None = None
+    clusters: Int[Array, " codes"] | None = None
     """Of each code its cluster, for cluster sampling; None: codes are drawn one by one."""
     num_clusters: int = struct.field(pytree_node=False, default=0)
     top_clusters: int = struct.field(pytree_node=False, default=0)
@@ -70,7 +70,7 @@ class AutoregressiveState:
     step: Int[Array, ""]
     tokens: Int[Array, "batch n"]
     """Those given, and those drawn so far."""
-    ended: Bool[Array, "batch"]
+    ended: Bool[Array, " batch"]
     """Whether `end_id` was drawn: then it is all that follows."""
     cache: Any
 

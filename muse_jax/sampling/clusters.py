@@ -12,7 +12,7 @@ from muse_jax.sampling.logits import apply_temperature, gumbel_argmax, top_k_fil
 
 
 def cluster_log_probs(
-    logits: Float[Array, "... codes"], clusters: Int[Array, "codes"], num_clusters: int
+    logits: Float[Array, "... codes"], clusters: Int[Array, " codes"], num_clusters: int
 ) -> Float[Array, "... clusters"]:
     """Log of the summed softmax of the codes in each cluster; -inf for one without any."""
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
@@ -24,7 +24,7 @@ def cluster_log_probs(
 def sample_by_cluster(
     key: Array,
     logits: Float[Array, "... codes"],
-    clusters: Int[Array, "codes"],
+    clusters: Int[Array, " codes"],
     *,
     num_clusters: int,
     top_clusters: int,

@@ -56,13 +56,13 @@ class Tokenizer(Protocol):
         ...
 
 
-def flat_tokens(ids: Int[Array, "b *grid_and_groups"]) -> Int[Array, "b n"]:
+def flat_tokens(ids: Int[Array, " b *grid_and_groups"]) -> Int[Array, "b n"]:
     """Codes as a sequence in raster order, the groups of a position side by side."""
     return ids.reshape(len(ids), -1)
 
 
 def token_grid(
     tokens: Int[Array, "b n"], grid: tuple[int, ...], groups: int
-) -> Int[Array, "b *grid_and_groups"]:
+) -> Int[Array, " b *grid_and_groups"]:
     """Inverse of `flat_tokens`: codes as a tokenizer decodes them."""
     return tokens.reshape(len(tokens), *grid, *(() if groups == 1 else (groups,)))

@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b"]:
+    def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, " b"]:
         x = rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
         x = nn.leaky_relu(conv(self.filters[0], 1, self.dtype)(x), 0.2)
         for width, next_width in zip(self.filters, self.filters[1:]):
@@ -61,12 +61,12 @@ class Discriminator(nn.Module):
         return nn.Dense(1, dtype=jnp.float32)(x)[:, 0]
 
 
-def generator_loss(fake_logits: Float[Array, "b"]) -> Float[Array, ""]:
+def generator_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
     """Non-saturating: mean softplus(-D(fake))."""
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
-def discriminator_loss(real_logits: Float[Array, "b"], fake_logits: Float[Array, "b"]) -> Float[Array, ""]:
+def discriminator_loss(real_logits: Float[Array, " b"], fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
     """Non-saturating: mean softplus(-D(real)) + softplus(D(fake))."""
     return jnp.mean(jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits))
 

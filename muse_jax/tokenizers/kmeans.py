@@ -11,7 +11,9 @@ from muse_jax.tokenizers.quantizer import squared_distances
 _BLOCK = 1024  # vectors at a time: all distances at once would be (vectors, clusters)
 
 
-def nearest_centres(vectors: Float[Array, "n dim"], centres: Float[Array, "clusters dim"]) -> Int[Array, "n"]:
+def nearest_centres(
+    vectors: Float[Array, "n dim"], centres: Float[Array, "clusters dim"]
+) -> Int[Array, " n"]:
     """Row numbers of the nearest centres."""
     nearest = lambda vector: jnp.argmin(squared_distances(vector[None], centres)[0])  # noqa: E731
     return jax.lax.map(nearest, vectors, batch_size=_BLOCK).astype(jnp.int32)
@@ -20,7 +22,7 @@ def nearest_centres(vectors: Float[Array, "n dim"], centres: Float[Array, "clust
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def kmeans(
     vectors: Float[Array, "n dim"], num_clusters: int, key: Array, num_steps: int = 50
-) -> tuple[Float[Array, "clusters dim"], Int[Array, "n"]]:
+) -> tuple[Float[Array, "clusters dim"], Int[Array, " n"]]:
     """Lloyd's K-means from k-means++ seeds: centres, and the nearest centre of each vector.
 
     A cluster that loses all its vectors keeps its centre.

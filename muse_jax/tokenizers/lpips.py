@@ -15,7 +15,7 @@ def lpips(
     images: Float[Array, "batch height width 3"],
     targets: Float[Array, "batch height width 3"],
     dtype: Any = jnp.float32,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """The distance of images in [-1, 1] to their targets (Zhang et al., CVPR 2018, eq. 1), float32.
 
     Args:

@@ -54,7 +54,7 @@ def entropy_loss(distances: Float[Array, "n codes"], temperature: float) -> Floa
 
 def code_histogram(
     ids: Int[Array, "..."], codebook_size: int, groups: int = 1
-) -> Float[Array, "codes"] | Float[Array, "groups codes"]:
+) -> Float[Array, " codes"] | Float[Array, "groups codes"]:
     """The share of `ids` that each code has; sums to 1. Of several groups, the last axis, one each."""
     if groups == 1:
         return jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
@@ -76,7 +76,7 @@ def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
 
 
 def restart_dead_codes(
-    codebook: Float[Array, "codes dim"], ids: Int[Array, "n"], vectors: Float[Array, "n dim"], key: Array
+    codebook: Float[Array, "codes dim"], ids: Int[Array, " n"], vectors: Float[Array, "n dim"], key: Array
 ) -> Float[Array, "codes dim"]:
     """The codebook with a random one of `vectors` in place of each code that is not in `ids`.
 

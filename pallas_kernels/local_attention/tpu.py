@@ -111,7 +111,7 @@ def _forward_kernel(query_ref, key_refs, value_refs, extra_refs, out_ref, lse_re
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(w.sum(axis=1, keepdims=True) for w in weights)
     out = sum(product(w.astype(v.dtype), v, COLUMNS_BY_ROWS) for w, v in zip(weights, values))
-    out_ref[...] = (out / total).astype(out_ref.dtype).reshape(out_ref.shape)
+    out_ref[...] = jnp.divide(out, total).astype(out_ref.dtype).reshape(out_ref.shape)
     lse_ref[...] = (top + jnp.log(total)).reshape(lse_ref.shape)
 
 

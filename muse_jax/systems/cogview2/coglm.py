@@ -186,9 +186,9 @@ class CogLM(CogLMBase):
 
     def extend(
         self,
-        token: Int[Array, "batch"],
-        slot: Int[Array, "batch"],
-        rank: Int[Array, "batch"],
+        token: Int[Array, " batch"],
+        slot: Int[Array, " batch"],
+        rank: Int[Array, " batch"],
         cache: KVCache,
     ) -> tuple[Float[Array, "batch width"], KVCache]:
         """`hidden` of one more token of each sample, at `slot` and of rank `rank`, and the cache with it.

@@ -237,7 +237,7 @@ class CogView2Pipeline(Pipeline):
         )
         return self.text_pieces.decode(pieces, there)
 
-    def score(self, images: Images, prompts: Sequence[str]) -> Float[np.ndarray, "batch"]:
+    def score(self, images: Images, prompts: Sequence[str]) -> Float[np.ndarray, " batch"]:
         """Perplexity of each prompt given its image: the lower, the better they fit (CogView2, 3.4).
 
         Args:

@@ -143,7 +143,7 @@ def caption(
 @partial(jax.jit, static_argnames=("modules",))
 def score(
     modules: Modules, params: dict[str, Any], text: Text, images: UInt8[Array, "batch height width 3"]
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Perplexity of each text given its image."""
     return jnp.exp(
         _cross_entropy(modules, params, text, _tokenize(modules, params, images, modules.coarse.grid))
@@ -169,7 +169,7 @@ def _draw_coarse(modules, params, text, draws, key, progress, **region) -> Int[A
     )
 
 
-def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> Float[Array, "batch"]:
+def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> Float[Array, " batch"]:
     return caption_cross_entropy(
         modules.coarse, params["coarse"], modules.vocabulary, text.ids, text.mask, tokens
     )

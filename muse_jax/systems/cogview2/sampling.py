@@ -116,7 +116,7 @@ def caption_cross_entropy(
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Mean `-log p` in nats of a caption's pieces given the image; `exp` of it is the perplexity.
 
     CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption. The

@@ -170,7 +170,7 @@ def _sequence(vocabulary, text, text_ranks, text_loss, image, image_ranks, image
     )
 
 
-def select(kind: Int[Array, "batch"], sequences: tuple[Sequence, ...]) -> Sequence:
+def select(kind: Int[Array, " batch"], sequences: tuple[Sequence, ...]) -> Sequence:
     """Of each sample the sequence that `kind` numbers."""
     pick = lambda *leaves: jnp.stack(leaves)[kind, jnp.arange(len(kind))]  # noqa: E731
     return jax.tree.map(pick, *sequences)

@@ -189,7 +189,7 @@ class IterativeSuperResTask(_SuperResTask):
         return self.network.init(key, tokens, text, text == 0, method="hidden")["params"]
 
     def losses(
-        self, params: Any, frozen: Any, batch: Batch, turn: Int[Array, "b"], key: Array | None
+        self, params: Any, frozen: Any, batch: Batch, turn: Int[Array, " b"], key: Array | None
     ) -> tuple[Array, Array]:
         """Cross-entropy of each fine token, and which of them each sample's turn masks."""
         _, fine, text, text_mask = self.inputs(frozen, batch)

@@ -266,7 +266,7 @@ class VQGANDecoderTask(VQGANTask):
         return {**super().frozen_shapes(), "generator": generator}
 
 
-def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, "b"]:
+def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
     """Peak signal-to-noise ratio of each image in dB, for values in [-1, 1]."""
     error = jnp.mean((jnp.clip(reconstruction, -1, 1) - images) ** 2, axis=(1, 2, 3))
     return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
