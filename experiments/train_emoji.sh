@@ -38,4 +38,4 @@ features base "${low[@]}"
 train base "${low[@]}" --config.data.features="$runs/features/base" "${base[@]}"
 features superres "${both[@]}"
 train superres "${both[@]}" --config.data.features="$runs/features/superres" "${superres[@]}"
-"$python" -m experiments.export --base="$runs/base" --superres="$runs/superres" --out=muse_jax/checkpoints/emoji
+"$python" -m experiments.export --run="$runs/base" --run="$runs/superres" --out=muse_jax/checkpoints/emoji

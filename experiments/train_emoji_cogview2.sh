@@ -39,5 +39,5 @@ train coglm coglm "${coglm[@]}"
 features coglm_direct coglm192 "${over[@]}" --config.coglm="$runs/coglm"
 train coglm_direct coglm192 --config.coglm="$runs/coglm" --config.init_from="$runs/coglm" "${fine[@]}"
 train coglm_iterative coglm192 --config.init_from="$runs/coglm" "${fine[@]}"
-"$python" -m experiments.export --coglm="$runs/coglm" --direct="$runs/coglm_direct" \
-  --iterative="$runs/coglm_iterative" --out=muse_jax/checkpoints/emoji-cogview2
+"$python" -m experiments.export --run="$runs/coglm" --run="$runs/coglm_direct" \
+  --run="$runs/coglm_iterative" --out=muse_jax/checkpoints/emoji-cogview2

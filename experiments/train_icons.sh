@@ -43,7 +43,7 @@ case $device in
     vqgan+=(--config.model.filters=8 --config.model.decoder_filters=4 --config.data.batch_size=4)
     transformer+=(--config.model.width=32 --config.model.heads=2 --config.model.mlp_dim=32)
     transformer+=(--config.model.depth=2 --config.data.batch_size=4)
-    transformer+=(--config.decoding.num_steps=2)
+    transformer+=(--config.sampling.num_steps=2)
     for stage in vqgan transformer; do
       declare -n flags=$stage
       flags+=(--config.log_every=5 --config.eval_batches=1 --config.preview_every=0)
@@ -67,12 +67,12 @@ export_() { JAX_PLATFORMS=cpu nice "$python" -m experiments.export "$@" >/dev/nu
 # Whatever can be used of what has been trained so far.
 export_all() {
   if has_weights superres; then
-    export_ --base="$runs/base" --superres="$runs/superres" --out="$out" && rm -rf "$out-base"
+    export_ --run="$runs/base" --run="$runs/superres" --out="$out" && rm -rf "$out-base"
   elif has_weights base; then
-    export_ --base="$runs/base" --out="$out-base"
+    export_ --run="$runs/base" --out="$out-base"
   fi
 }
-export_tokenizer() { export_ --tokenizer="$runs/$1" --out="$out/$2.safetensors"; }
+export_tokenizer() { export_ --run="$runs/$1" --out="$out/$2.safetensors"; }
 
 mkdir -p "$runs" "$out"
 splits=train,heldout_pairs,heldout_concepts

@@ -19,7 +19,7 @@ from muse_jax.sharding.partitioning import (
     replicated,
     tree_shardings,
 )
-from muse_jax.training.state import Task
+from muse_jax.training.task import Task
 
 
 def evaluate_run(

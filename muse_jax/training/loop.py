@@ -22,7 +22,8 @@ from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.preemption import Stopped, StopSignals, hold_workdir
 from muse_jax.training.prefetch import Prefetch
 from muse_jax.training.profiling import Clock, ProfileWindow, Throughput, Watchdog
-from muse_jax.training.state import Task, TrainState, create_state, jit_train_step, make_train_step
+from muse_jax.training.state import TrainState, create_state, jit_train_step, make_train_step
+from muse_jax.training.task import Task
 
 
 def train(config: Any, task: Task, workdir: str | Path) -> TrainState:

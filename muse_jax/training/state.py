@@ -1,8 +1,8 @@
 """Training state and training step."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,65 +14,7 @@ from jax.sharding import Mesh
 
 from muse_jax.sharding.partitioning import batch_sharding, like_params, put_tree, replicated, tree_shardings
 from muse_jax.training.optimizers import ema_decay, update_ema
-
-
-class Task(Protocol):
-    """The loop's view of a task. `init`, `loss`, `evaluate` and `preview` are pure, traced functions."""
-
-    def init(self, key: jax.Array) -> Any:
-        """Fresh parameters; leaves may carry logical axis names."""
-
-    def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
-        """`params` of `init(key)` with the values that depend on data. Called once per run, not traced."""
-
-    def frozen(self) -> Any:
-        """Weights that are used but not trained; {} if there are none."""
-
-    def frozen_shapes(self) -> Any:
-        """The shapes of `frozen()`, without reading weights; leaves may carry logical axis names."""
-
-    def loss(
-        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """The scalar to minimise, and scalars to log.
-
-        An optional scalar "weight" is not logged: it is the number of items (masked tokens, for instance)
-        that the others are means over, if it differs between batches.
-        """
-
-    def after_update(
-        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array, step: Any
-    ) -> Any:
-        """The parameters after an update, with changes that no gradient makes. Traced, once per step."""
-
-    def evaluate(
-        self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array
-    ) -> dict[str, tuple[Any, Any]]:
-        """Scores of each example of a batch: name -> (sums (b, ...), weights (b,)).
-
-        A score over a split is the total of its sums divided by the total of its weights. The weights are
-        the number of masked tokens for a mean over these, or 1 for a mean over examples. `keys` (b,) seed
-        random draws and depend only on each example's "index".
-        """
-
-    def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The scalars to report, from the scores over a split. Not traced."""
-
-    def preview(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        """Named media to look at: images, videos or audio, see `muse_jax.media.as_medium`."""
-
-    def make_loader(self, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
-        """Endless training batches as dicts of numpy arrays.
-
-        The loader has `get_state()`, whose result can be stored as JSON, and `set_state(state)`.
-        """
-
-    def eval_loader(self, split: str) -> Iterator[Mapping[str, Any]]:
-        """One pass over a split for evaluation, in batches of equal size, the same at each call.
-
-        Each batch has "index", the number of each example in its split, and "example_mask", which is False
-        for examples that only pad the last batch.
-        """
+from muse_jax.training.task import Task
 
 
 @struct.dataclass

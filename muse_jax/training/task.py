@@ -24,7 +24,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Task:
-    """Base of the tasks: their config and their batches."""
+    """Base of the training tasks: what is learned, and from which batches.
+
+    A subclass defines `init`, `loss`, `evaluate` and `preview`, which are pure functions and get traced. What
+    it does not override has no effect.
+    """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {}
     """Config keys that this task reads beside those of all tasks, with their defaults."""
@@ -59,31 +63,68 @@ class Task:
         """The stage of its system that it trains."""
         return find_system(self.config.system).stage_of(self.config.task)
 
+    def init(self, key: jax.Array) -> Any:
+        """Fresh parameters; leaves may carry logical axis names. Traced."""
+        raise NotImplementedError
+
     def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
-        """The parameters as they are."""
+        """`params` of `init(key)` with the values that depend on data. Called once per run, not traced."""
         return params
+
+    def frozen(self) -> Any:
+        """Weights that are used but not trained."""
+        return {}
+
+    def frozen_shapes(self) -> Any:
+        """The shapes of `frozen()`, without reading weights; leaves may carry logical axis names."""
+        return {}
+
+    def loss(
+        self, params: Any, frozen: Any, batch: Batch, key: jax.Array, step: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The scalar to minimise, and scalars to log. Traced.
+
+        An optional scalar "weight" is not logged: it is the number of items (masked tokens, for instance)
+        that the others are means over, if it differs between batches.
+        """
+        raise NotImplementedError
 
     def after_update(self, params: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> Any:
-        """The parameters as they are."""
+        """The parameters after an update, with changes that no gradient makes. Traced, once per step."""
         return params
 
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> dict[str, Sums]:
+        """Scores of each example of a batch: name -> (sums (b, ...), weights (b,)). Traced.
+
+        A score over a split is the total of its sums divided by the total of its weights. The weights are
+        the number of masked tokens for a mean over these, or 1 for a mean over examples. `keys` (b,) seed
+        random draws and depend only on each example's "index".
+        """
+        raise NotImplementedError
+
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The means as they are."""
+        """The scalars to report, from the scores over a split. Not traced."""
         return scores
 
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
+        """Named media to look at: images, videos or audio, see `muse_jax.media.as_medium`. Traced."""
+        return {}
+
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
-        """This process's rows of batches of `split`, with `get_state` and `set_state`.
+        """This process's rows of the batches of a split, as dicts of numpy arrays.
 
         The training split repeats without end, shuffled and augmented; any other is read as for evaluation.
+        The loader has `get_state()`, whose result can be stored as JSON, and `set_state(state)`.
         """
         if split != self.config.data.split:
             return self.eval_loader(split)
         return self.read(split, seed, process_rows(self.config.data.batch_size))
 
     def eval_loader(self, split: str) -> Iterator[Batch]:
-        """This process's rows of one pass over `split`, without augmentation, with plain captions.
+        """This process's rows of one pass over a split, without augmentation, with plain captions.
 
-        The order is shuffled, the same each time. `example_mask` is False where the last batch is filled up.
+        Batches have equal size and are the same at each call. Each has "index", the number of each example in
+        its split, and "example_mask", which is False for examples that only pad the last batch.
         """
         rows = process_rows(self.config.data.batch_size)
         return self.read(split, 0, rows, augment="none", caption=PLAIN_CAPTIONS, num_epochs=1)

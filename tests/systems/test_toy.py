@@ -1,0 +1,89 @@
+"""A system of another package goes through every command, and nothing here knows it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.planning.programs import planned, trace_generate, trace_train
+from muse_jax import load_pipeline
+from muse_jax.checkpointing.source import open_source
+from muse_jax.sharding.partitioning import one_device_mesh
+from muse_jax.system import make_task
+from muse_jax.training import default_config, evaluate_run, train, validate_config
+from tests.toy.pipeline import ToyPipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def config(pictures, tokenizer):
+    config = default_config("tests.toy", "bag_of_words")
+    config.tokenizer, config.model = tokenizer, {"vocab_size": 16, "grid": (4, 4)}
+    config.data.update(source=f"folder:{pictures}", eval_split="train", batch_size=4, image_size=32)
+    config.optim.update(lr=1e-2, warmup_steps=1)
+    config.update(total_steps=3, log_every=1, eval_every=3, preview_every=3, checkpoint_every=3)
+    return validate_config(config)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """The workdir of a run of the toy system."""
+    workdir = tmp_path_factory.mktemp("toy")
+    train(config, make_task(config), workdir)
+    return workdir
+
+
+def test_it_is_trained_and_evaluated(config, run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert list((run / "previews").iterdir())
+    result, _ = evaluate_run(config, make_task(config), run)
+    assert result["examples"] == 8 and 0 < result["scores"]["cross_entropy"] < np.log(16) + 0.5
+
+
+def test_it_is_exported_loaded_and_generates(run, tmp_path):
+    pipe = ToyPipeline.from_sources({"base": open_source(run)})
+    pipe.save_pretrained(tmp_path, "float32")
+    loaded = load_pipeline(tmp_path)
+    assert type(loaded) is ToyPipeline and loaded.base.network == pipe.base.network
+    images = loaded.generate(["color number 3"], num_samples=2, seed=1, temperature=0.5)
+    assert images.shape == (1, 2, 32, 32, 3) and images.dtype == np.uint8
+    same = pipe.generate(["color number 3"], num_samples=2, seed=1, temperature=0.5)
+    np.testing.assert_array_equal(images, same)
+
+
+def test_it_is_planned(config):
+    with planned(config, lambda name: None) as described:
+        step = trace_train(described, one_device_mesh())
+        program = trace_generate(described, None, one_device_mesh())
+    assert step.flops > 0 and step.frozen > 0 and program.parameters > step.parameters
+    assert program.lower().as_text().startswith("module @jit_generate")
+
+
+@pytest.mark.slow
+def test_every_command_takes_it(pictures, tmp_path):
+    """The real commands on the config file, from training to an image."""
+
+    def command(program, *arguments):
+        line = [sys.executable, "-m", f"experiments.{program}", *arguments]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    data = [f"--config.data.source=folder:{pictures}", "--config.data.eval_split=train"]
+    config = ["--config=tests/toy/config.py", *data]
+    command("train", *config, f"--workdir={tmp_path}/run")
+    command("evaluate", f"--workdir={tmp_path}/run")
+    command("prepare_features", *config, f"--out={tmp_path}/features", "--splits=train")
+    command("train", *config, f"--workdir={tmp_path}/again", f"--config.data.features={tmp_path}/features")
+    command("export", f"--run={tmp_path}/run", f"--out={tmp_path}/model")
+    command("generate", f"--model={tmp_path}/model", "--prompt=color", f"--out={tmp_path}/image.png")
+    assert Image.open(tmp_path / "image.png").size == (64, 64)
+    command("plan", *config, "--topology=v5e:2x2", f"--out={tmp_path}/plans.jsonl")
+    plan = json.loads((tmp_path / "plans.jsonl").read_text())
+    assert plan["program"] == "train"
