@@ -22,10 +22,10 @@ from experiments import apps
 from muse_jax.sharding import distributed
 from muse_jax.training import default_config, evaluate_run, load_config, validate_config
 
-WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
+WORKDIR = flags.DEFINE_string(
     "workdir", "", "The workdir of a run; its config.json is used where --config is not given."
 )
-MODEL: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
+MODEL = flags.DEFINE_string(
     "model", "", "In place of --workdir: a packaged checkpoint, or the directory of one."
 )
 SOURCE = flags.DEFINE_string("source", "", "Data source of the captions, instead of config.data.source.")

@@ -15,9 +15,7 @@ from experiments import apps
 from muse_jax.sharding import distributed
 from muse_jax.training import Stopped, train, validate_config
 
-WORKDIR: flags.FlagHolder[str] = flags.DEFINE_string(  # type: ignore[assignment]
-    "workdir", "", "Where checkpoints, curves and previews go."
-)
+WORKDIR = flags.DEFINE_string("workdir", "", "Where checkpoints, curves and previews go.")
 
 
 def main() -> None:

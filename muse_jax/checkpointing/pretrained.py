@@ -110,7 +110,7 @@ def _section(stage: Stage, stored: Any) -> dict[str, Any] | None:
 
 def fields_of(module: nn.Module) -> dict[str, Any]:
     """The fields that `module_from` rebuilds a module from, as JSON can hold them."""
-    names = [field.name for field in dataclasses.fields(module) if field.name not in _NOT_STORED]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(module) if field.name not in _NOT_STORED]
     values = {name: getattr(module, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -37,12 +37,12 @@ class Embedder:
 
 
 def _inception(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
-    return inception.InceptionV3().apply({"params": params}, (images - 128) / 128)  # type: ignore[return-value]
+    return inception.InceptionV3().apply({"params": params}, (images - 128) / 128)
 
 
 def _efficientnet_lite0(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
     network = efficientnet_lite.EfficientNetLite0()
-    return network.apply({"params": params}, images / 127.5 - 1)  # type: ignore[return-value]
+    return network.apply({"params": params}, images / 127.5 - 1)
 
 
 # ViT-L/14 at 336 px, by which the CMMD is defined.

@@ -78,6 +78,6 @@ def perceptual_loss(
         if upsample > 1:
             batch, height, width, channels = x.shape
             x = jax.image.resize(x, (batch, height * upsample, width * upsample, channels), "bilinear")
-        return EfficientNetLite0().apply({"params": params}, x, taps=taps)  # type: ignore[return-value]
+        return EfficientNetLite0().apply({"params": params}, x, taps=taps)
 
     return perceptual_distance(maps(images), maps(targets)).mean()
