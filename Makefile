@@ -21,7 +21,7 @@ CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__ve
 .PHONY: demo lint test test-all kernels mutants gpu-compiler data emoji icons clean
 
 demo: $(VENV)/.core
-	$(RUN) -m experiments.generate --demo --out=pictures/demo.png
+	$(RUN) -m experiments.generate --demo --out=images/demo.png
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .
@@ -73,4 +73,4 @@ $(VENV)/.test: $(VENV)/.core
 	touch $@
 
 clean:
-	rm -rf $(VENV) pictures
+	rm -rf $(VENV) images

@@ -2,7 +2,7 @@ r"""Generates images from prompts.
 
 python -m experiments.generate --prompt="a noto emoji of a red heart" --out=heart.png
 python -m experiments.generate --prompt="a noto emoji of a cat face" --prompt="..." --grid=2 --out=grid.png
-python -m experiments.generate --demo --out=pictures/demo.png
+python -m experiments.generate --demo --out=images/demo.png
 
 python -m experiments.generate --prompt="a red heart" --model=DIR --num_samples=4 --out=four.png \
     --sampling=num_candidates=16,temperature=0.8
@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from experiments import apps, pictures
+from experiments import apps, image_grid
 from experiments.demo import DEMO, LEGEND
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for several images.")
@@ -45,7 +45,7 @@ def main() -> None:
     if DEMO_FLAG.value == bool(PROMPT.value):
         raise ValueError('Give either --prompt="..." (once or several times) or --demo.')
     prompts = [prompt for prompt, _ in DEMO] if DEMO_FLAG.value else list(PROMPT.value)
-    out = pictures.check_output(OUT.value)
+    out = image_grid.check_output(OUT.value)
     import jax
     import jax.numpy as jnp
 
@@ -82,10 +82,10 @@ def main() -> None:
         captions = [caption for caption in captions for _ in range(NUM_SAMPLES.value)]
         images = images.reshape(-1, *images.shape[2:])
     if len(images) == 1:
-        picture = pictures.Image.fromarray(images[0])
+        image = image_grid.Image.fromarray(images[0])
     else:
-        picture = pictures.captioned_grid(images, captions, GRID.value, LEGEND if DEMO_FLAG.value else "")
-    pictures.save_picture(picture, out)
+        image = image_grid.captioned_grid(images, captions, GRID.value, LEGEND if DEMO_FLAG.value else "")
+    image_grid.save_image(image, out)
     print(f"Written to {out}")
 
 

@@ -4,10 +4,10 @@ import numpy as np
 from absl import flags
 
 from experiments import apps
-from experiments.pictures import captioned_grid, check_output, save_picture
+from experiments.image_grid import captioned_grid, check_output, save_image
 from muse_jax.data import load_source
 
-_OUT = flags.DEFINE_string("out", "pictures/icons.png", "Where the sheet goes.")
+_OUT = flags.DEFINE_string("out", "images/icons.png", "Where the sheet goes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where the icons data is built.")
 _SPLIT = flags.DEFINE_string("split", "train", "Which split.")
 _IMAGES = flags.DEFINE_integer("images", 24, "How many images.", lower_bound=1)
@@ -23,7 +23,7 @@ def main() -> None:
     records = [source[int(index)] for index in chosen]
     images = np.stack([record["image"] for record in records])
     sheet = captioned_grid(images, [record["captions"][0] for record in records], _COLUMNS.value)
-    save_picture(sheet.quantize(256), out)
+    save_image(sheet.quantize(256), out)
     print(f"{len(records)} icons are in {out}")
 
 

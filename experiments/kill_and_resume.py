@@ -2,7 +2,7 @@
 
 python -m experiments.kill_and_resume --runs=20
 
-A small VQGAN is trained on pictures of random colours, once without a break and then once a run: the run is
+A small VQGAN is trained on images of random colours, once without a break and then once a run: the run is
 killed with SIGKILL, the same command goes on with it, and its last checkpoint (weights, averages, moments,
 position of the data) must be that of the run that was left alone.
 """
@@ -42,8 +42,8 @@ def main() -> None:
         importlib.import_module(package)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(KEEP.value or temporary).absolute()
-        make_pictures(folder / "pictures")
-        config = make_config(folder / "pictures")
+        make_images(folder / "images")
+        config = make_config(folder / "images")
         jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         finish(start(config, folder / "cold"))  # compiles
@@ -67,8 +67,8 @@ def main() -> None:
             raise SystemExit(1)
 
 
-def make_pictures(folder: Path) -> None:
-    """Sixteen pictures of one colour each."""
+def make_images(folder: Path) -> None:
+    """Sixteen images of one colour each."""
     folder.mkdir(parents=True, exist_ok=True)
     colours = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
     for index, colour in enumerate(colours):
@@ -77,10 +77,10 @@ def make_pictures(folder: Path) -> None:
     (folder / "captions.jsonl").write_text("\n".join(lines))
 
 
-def make_config(pictures: Path) -> Any:
+def make_config(images: Path) -> Any:
     """The smoke test's, with many checkpoints, random flips and a reading thread."""
     config = apps.load_config_file(str(SMOKE))
-    config.data.update(source=f"folder:{pictures}", augment="flip", workers=1)
+    config.data.update(source=f"folder:{images}", augment="flip", workers=1)
     config.update(total_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY, log_every=10)
     return validate_config(config)
 

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from absl import flags
 
-from experiments import apps, pictures
+from experiments import apps, image_grid
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for more rows.")
 MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a directory.")
@@ -20,7 +20,7 @@ def main() -> None:
     """Generates each prompt once a stage from one seed, so that each stage continues the one before."""
     if not PROMPT.value:
         raise ValueError('Give --prompt="...", once or several times.')
-    out = pictures.check_output(OUT.value)
+    out = image_grid.check_output(OUT.value)
     from muse_jax import CogView2Pipeline
 
     pipe = CogView2Pipeline.from_pretrained(MODEL.value)
@@ -40,8 +40,8 @@ def main() -> None:
     captions = [
         f"{title}: {prompt}" if title == "coarse" else title for prompt in PROMPT.value for title in titles
     ]
-    sheet = pictures.captioned_grid(rows.reshape(-1, *rows.shape[2:]), captions, columns=len(titles))
-    pictures.save_picture(sheet, out)
+    sheet = image_grid.captioned_grid(rows.reshape(-1, *rows.shape[2:]), captions, columns=len(titles))
+    image_grid.save_image(sheet, out)
     print(f"Written to {out}")
 
 

@@ -2,7 +2,7 @@
 
 python -m experiments.train_text_pieces --source=emoji --pieces=1000 --out=runs/text_pieces/emoji.model
 
-A data set's captions are the plain form and draws of the caption template, `--captions` a picture.
+A data set's captions are the plain form and draws of the caption template, `--captions` an image.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from muse_jax.text import train_text_pieces
 SOURCE = flags.DEFINE_string("source", "emoji", "The data set, named as in a config's data.source.")
 SPLIT = flags.DEFINE_string("split", "train", "Its split.")
 PIECES = flags.DEFINE_integer("pieces", 1000, "How many pieces, the unknown one included.", lower_bound=2)
-CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions a picture.", lower_bound=1)
+CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions an image.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 
 

@@ -25,7 +25,7 @@ from pallas_kernels.local_attention import tuning
 from pallas_kernels.local_attention.arg_specs import CASES, Case
 
 _OUT = flags.DEFINE_string("out", str(tuning.TABLE), "Where the table goes.")
-_BATCH = flags.DEFINE_integer("batch", 4, "Pictures at a time.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed runs of each candidate, of which the median counts.")
 
 Step = Callable[..., Any]

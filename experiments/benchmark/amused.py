@@ -2,7 +2,7 @@
 
 Both draw a 16x16 grid of tokens (256 pixels) from nothing in `--steps` steps with guidance 10, so that the
 network runs on twice the batch. The peer is diffusers' own loop: `UVit2DModel` and
-`AmusedScheduler`. Ours is `masked_decode` on `UVit2D`. Two things are computed here once a picture and there
+`AmusedScheduler`. Ours is `masked_decode` on `UVit2D`. Two things are computed here once an image and there
 once a step, since the text does not change: the text's keys and values, and the gains of the adaptive norms.
 Guidance is mixed before the output matrix here and after it there; the logits are the same.
 
@@ -29,7 +29,7 @@ from muse_jax.systems.amused.uvit import UVit2D
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where both run.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and activations of both.")
 _COMPILE = flags.DEFINE_bool("compile", None, "torch.compile for the peer; by default on cuda alone.")
-_BATCH = flags.DEFINE_integer("batch", 2, "Pictures at a time.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 2, "Images at a time.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "Decoding steps.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
 _SMALL = flags.DEFINE_bool("small", False, "A tiny network: whether the script works, not how fast.")

@@ -6,7 +6,7 @@ have a turn, in as many passes as there are turns; the other draws every token o
     python -m experiments.benchmark.lopar --grid=60                       # random weights: the time alone
     python -m experiments.benchmark.lopar --iterative=runs/coglm_iterative --autoregressive=runs/coglm_fine
 
-With two runs the loss is measured too, on real pictures of `--split`: the mean of -log p over the tokens
+With two runs the loss is measured too, on real images of `--split`: the mean of -log p over the tokens
 that have a turn, by LoPAR given what earlier turns drew, and token by token given all that came before in
 raster order. A run token by token over the fine grid is trained by
 
@@ -42,10 +42,10 @@ _AUTOREGRESSIVE = flags.DEFINE_string("autoregressive", "", "Workdir of a coglm 
 _GRID = flags.DEFINE_integer("grid", 24, "Side of the fine grid, of random weights.", lower_bound=6)
 _WIDTH = flags.DEFINE_integer("width", 256, "Of random networks.", lower_bound=16)
 _DEPTH = flags.DEFINE_integer("layers", 6, "Of random networks.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 4, "Pictures at a time.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "heldout_pairs", "Where the loss is measured.")
-_PICTURES = flags.DEFINE_integer("pictures", 64, "Of the split, for the loss.", lower_bound=1)
+_PICTURES = flags.DEFINE_integer("images", 64, "Of the split, for the loss.", lower_bound=1)
 
 _CODES = 4096  # of random networks, with 1,000 text pieces and the special tokens
 _TOP_K = 40
@@ -177,7 +177,7 @@ def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
         batches += 1
     lopar, by_token, every = sums / batches
     share = float(np.mean(turns >= 1))
-    print(f"loss on {batches * _BATCH.value} pictures of {features}, tokens that have a turn ({share:.0%}):")
+    print(f"loss on {batches * _BATCH.value} images of {features}, tokens that have a turn ({share:.0%}):")
     print(f"  LoPAR           {lopar:.3f} nats a token")
     print(f"  token by token  {by_token:.3f} nats a token ({every:.3f} over all tokens)", flush=True)
 

@@ -99,7 +99,7 @@ def plan_generate(
     find_config: FindConfig,
     code_seconds: float = math.inf,
 ) -> Plan:
-    """The pipeline's program from text to `config.data.batch_size` pictures, all steps of all stages.
+    """The pipeline's program from text to `config.data.batch_size` images, all steps of all stages.
 
     `superres` is the second stage's config, or None.
     """

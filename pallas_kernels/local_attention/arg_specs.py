@@ -50,7 +50,7 @@ CASES = (
     Case("60x60, window 9x9, dim 96", (60, 60), (9, 9), dim=96),
     Case("60x60, window 9x9, dim 128", (60, 60), (9, 9), dim=128),
     Case("60x60, window 9x9, causal", (60, 60), (9, 9), causal=True),
-    # CogView2's iterative super-resolution sees its text; the direct one the picture that it enlarges.
+    # CogView2's iterative super-resolution sees its text; the direct one the image that it enlarges.
     Case("60x60, window 9x5, 16 text", (60, 60), (9, 5), extra=16),
     Case("60x60, window 9x5 and 20x20, 5x5", (60, 60), (9, 5), coarse_grid=(20, 20), coarse_window=(5, 5)),
     Case("60x60 on 20x20, window 5x5", (60, 60), (5, 5), key_grid=(20, 20)),

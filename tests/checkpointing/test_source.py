@@ -13,7 +13,7 @@ from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.cogview2.pipeline import CogView2Pipeline
 from muse_jax.systems.muse.pipeline import MusePipeline
 from muse_jax.training import validate_config
-from tests.systems.conftest import pictures, save_untrained, tokenizer  # noqa: F401
+from tests.systems.conftest import image_folder, save_untrained, tokenizer  # noqa: F401
 from tests.systems.muse.test_tasks import base_config, superres_config
 from tests.systems.test_features import retrain
 
@@ -23,15 +23,15 @@ def same(tree, other, atol=0.0):
 
 
 @pytest.fixture(scope="module")
-def runs(pictures, tokenizer, tmp_path_factory):  # noqa: F811
+def runs(image_folder, tokenizer, tmp_path_factory):  # noqa: F811
     """Workdirs of a base and a superres run, and their weights."""
     folder = tmp_path_factory.mktemp("stages")
-    base = base_config(pictures, tokenizer)
+    base = base_config(image_folder, tokenizer)
     base.model = {**base.model.to_dict(), "grid": (2, 2)}
     base.data.image_size = 16
     weights = {
         "base": save_untrained(base, folder / "base"),
-        "superres": save_untrained(superres_config(pictures, tokenizer), folder / "superres"),
+        "superres": save_untrained(superres_config(image_folder, tokenizer), folder / "superres"),
     }
     return folder, weights
 

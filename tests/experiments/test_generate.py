@@ -1,4 +1,4 @@
-"""The command that draws pictures, on a tiny checkpoint; the pictures of it; the demo's prompts."""
+"""The command that draws images, on a tiny checkpoint; the images of it; the demo's prompts."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 from experiments.apps import parse_mesh
 from experiments.check_sharding import free_port
 from experiments.demo import DEMO
-from experiments.pictures import captioned_grid, check_output
+from experiments.image_grid import captioned_grid, check_output
 from muse_jax.data.icons.compose import heldout_colour
 from tests.systems.cogview2.tiny import tiny_cogview2
 from tests.systems.muse.tiny import tiny_pipeline
@@ -26,7 +26,7 @@ def run(*arguments):
 
 def test_command_draws_what_the_pipeline_draws(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "model", "float32")
-    out, options = tmp_path / "pictures" / "dog.png", ["--seed=3", "--sampling=num_steps=2"]
+    out, options = tmp_path / "images" / "dog.png", ["--seed=3", "--sampling=num_steps=2"]
     done = run("--prompt=a dog", f"--model={tmp_path}/model", f"--out={out}", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"Written to {out}\n")
@@ -83,7 +83,7 @@ class TestCogView2:
         assert "num_steps is 3, but this CogView2Pipeline has no such sampling parameter" in done.stderr
 
     @pytest.mark.slow
-    def test_command_draws_every_picture_that_is_kept(self, model, tmp_path):
+    def test_command_draws_every_image_that_is_kept(self, model, tmp_path):
         out = tmp_path / "bee.png"
         options = ["--seed=3", "--sampling=num_candidates=3", "--num_samples=2", "--grid=2"]
         done = run("--prompt=a bee", f"--model={model}", f"--out={out}", *options)
@@ -102,7 +102,7 @@ def test_an_unwritable_place_is_told_before_the_model_is_loaded(tmp_path):
 
 
 def test_outputs_that_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"is no picture's name: let it end in \.png"):
+    with pytest.raises(ValueError, match=r"is no image's name: let it end in \.png"):
         check_output(tmp_path / "dog.txt")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match="is a directory"):
@@ -111,7 +111,7 @@ def test_outputs_that_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("count, columns, across, down", [(5, 0, 4, 2), (5, 2, 2, 3), (2, 9, 2, 1)])
-def test_grid_shows_every_picture_and_its_caption(count, columns, across, down):
+def test_grid_shows_every_image_and_its_caption(count, columns, across, down):
     colours = np.array([[i * 40, 90, 200 - i * 30] for i in range(count)], np.uint8)
     images = np.broadcast_to(colours[:, None, None], (count, 32, 32, 3))
     sheet = np.asarray(captioned_grid(images, ["a caption of many long words"] * count, columns, "legend"))
@@ -120,7 +120,7 @@ def test_grid_shows_every_picture_and_its_caption(count, columns, across, down):
     assert [len(pixels) for pixels in shown] == [side * side] * count
     corners = [tuple(pixels.min(0)) for pixels in shown]
     assert len({x for _, x in corners}) == across and len({y for y, _ in corners}) == down
-    for y, x in corners:  # ink under each picture, and two lines of it
+    for y, x in corners:  # ink under each image, and two lines of it
         caption = sheet[y + side : y + side + 42, x : x + side]
         assert (caption[:20] < 128).any() and (caption[22:] < 128).any()
 

@@ -12,13 +12,13 @@ from muse_jax.data import load_source
 from muse_jax.media.image import to_unit_range
 from muse_jax.system import make_task
 from muse_jax.training import validate_config
-from tests.systems.conftest import pictures, tokenizer  # noqa: F401
+from tests.systems.conftest import image_folder, tokenizer  # noqa: F401
 from tests.systems.muse.test_tasks import base_config, superres_config
 
 
 @pytest.fixture(scope="module")
-def task(pictures, tokenizer):  # noqa: F811
-    return make_task(validate_config(superres_config(pictures, tokenizer)))
+def task(image_folder, tokenizer):  # noqa: F811
+    return make_task(validate_config(superres_config(image_folder, tokenizer)))
 
 
 def test_tokens_of_both_sizes_are_in_the_order_of_the_source(task):
@@ -91,8 +91,8 @@ def test_variants_are_all_images_again_differently_augmented():
     assert 0 < flipped.sum() < 60 and len({tuple(variant) for variant in flipped.tolist()}) > 1
 
 
-def test_a_run_on_stored_ids_has_the_loss_of_one_on_images(pictures, tokenizer, tmp_path):  # noqa: F811
-    config = base_config(pictures, tokenizer)
+def test_a_run_on_stored_ids_has_the_loss_of_one_on_images(image_folder, tokenizer, tmp_path):  # noqa: F811
+    config = base_config(image_folder, tokenizer)
     config.data.text_features = "ids"
     task = make_task(validate_config(config))
     assert store(task, "train", f"{tmp_path}/train", captions=1, variants=2) == 16

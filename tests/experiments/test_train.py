@@ -1,4 +1,4 @@
-"""The command line: it trains on a folder of pictures, goes on, and says in one sentence what is wrong."""
+"""The command line: it trains on a folder of images, goes on, and says in one sentence what is wrong."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def command(program, *arguments):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Eight pictures of one colour each, for training, and four to score."""
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    """Eight images of one colour each, for training, and four to score."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     lines = []
     for index in range(12):
@@ -41,12 +41,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_it_trains_goes_on_traces_steps_and_scores(pictures, tmp_path):
+def test_it_trains_goes_on_traces_steps_and_scores(image_folder, tmp_path):
     workdir = tmp_path / "run"
     arguments = [
         f"--config={CONFIG}",
         f"--workdir={workdir}",
-        f"--config.data.source=folder:{pictures}",
+        f"--config.data.source=folder:{image_folder}",
         "--config.data.eval_split=test",
     ]
     first = command("train", *arguments, "--config.total_steps=2")
@@ -91,9 +91,9 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_a_mistake_is_one_sentence(pictures, tmp_path):
+def test_a_mistake_is_one_sentence(image_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    common = [f"--config={CONFIG}", "--workdir=run", f"--config.data.source=folder:{pictures}"]
+    common = [f"--config={CONFIG}", "--workdir=run", f"--config.data.source=folder:{image_folder}"]
     commands = []
     for (mistake,), _ in MISTAKES:
         mistake = mistake.replace("FILE", str(tmp_path / "file"))

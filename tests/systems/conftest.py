@@ -1,4 +1,4 @@
-"""A folder of captioned pictures, and the workdir of a tiny tokenizer over them."""
+"""A folder of captioned images, and the workdir of a tiny tokenizer over them."""
 
 import json
 
@@ -23,7 +23,7 @@ MODEL = {
     "embed_dim": 4,
 }
 SYSTEM_OF = {task: system for system in ("vqgan", "muse", "cogview2") for task in find_system(system).tasks}
-PIECES = 40  # of text, that the pictures' captions give
+PIECES = 40  # of text, that the images' captions give
 
 
 def tiny_config(task, folder):
@@ -34,8 +34,8 @@ def tiny_config(task, folder):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     with open(folder / "captions.jsonl", "w") as lines:
         for i in range(8):
@@ -60,9 +60,9 @@ def save_untrained(config, workdir):
 
 
 @pytest.fixture(scope="session")
-def tokenizer(pictures, tmp_path_factory):
+def tokenizer(image_folder, tmp_path_factory):
     """Workdir of a tiny f8 tokenizer."""
-    config = tiny_config("vqgan", pictures)
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     workdir = tmp_path_factory.mktemp("runs") / "vqgan"
     save_untrained(config, workdir)
@@ -70,12 +70,12 @@ def tokenizer(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def coglm_config(pictures, tokenizer, tmp_path_factory):
+def coglm_config(image_folder, tokenizer, tmp_path_factory):
     """Of a CogLM on that tokenizer and PIECES pieces of text; it lacks the model."""
     file = tmp_path_factory.mktemp("pieces") / "tiny.model"
-    lines = (pictures / "captions.jsonl").read_text().splitlines()
+    lines = (image_folder / "captions.jsonl").read_text().splitlines()
     train_text_pieces([json.loads(line)["caption"] for line in lines] * 4, file, PIECES)
-    config = tiny_config("coglm", pictures)
+    config = tiny_config("coglm", image_folder)
     config.loss = {"patch": 2}
     config.tokenizer, config.text_pieces = tokenizer, str(file)
     return config

@@ -52,8 +52,10 @@ def retrain(workdir, part):
     checkpoints.close()
 
 
-def test_features_of_a_tokenizer_that_was_retrained_in_place_are_refused(pictures, own_tokenizer, tmp_path):
-    config = base_config(pictures, str(own_tokenizer))
+def test_features_of_a_tokenizer_retrained_in_place_are_refused(
+    image_folder, own_tokenizer, tmp_path
+):
+    config = base_config(image_folder, str(own_tokenizer))
     make_features(config, tmp_path)
     next(load(config, tmp_path))
     retrain(own_tokenizer, "encoder")
@@ -61,15 +63,17 @@ def test_features_of_a_tokenizer_that_was_retrained_in_place_are_refused(picture
         load(config, tmp_path)
 
 
-def test_features_serve_a_tokenizer_that_was_moved_or_got_another_decoder(pictures, own_tokenizer, tmp_path):
-    make_features(base_config(pictures, str(own_tokenizer)), tmp_path)
+def test_features_serve_a_tokenizer_moved_or_with_another_decoder(
+    image_folder, own_tokenizer, tmp_path
+):
+    make_features(base_config(image_folder, str(own_tokenizer)), tmp_path)
     moved = own_tokenizer.rename(tmp_path / "elsewhere")
     retrain(moved, "decoder")
-    next(load(base_config(pictures, str(moved)), tmp_path))
+    next(load(base_config(image_folder, str(moved)), tmp_path))
 
 
-def test_features_without_a_hash_are_refused(pictures, tokenizer, tmp_path):
-    config = base_config(pictures, tokenizer)
+def test_features_without_a_hash_are_refused(image_folder, tokenizer, tmp_path):
+    config = base_config(image_folder, tokenizer)
     make_features(config, tmp_path)
     meta = tmp_path / "train" / "meta.json"
     stored = json.loads(meta.read_text())
@@ -79,8 +83,8 @@ def test_features_without_a_hash_are_refused(pictures, tokenizer, tmp_path):
         load(config, tmp_path)
 
 
-def test_features_of_another_text_encoder_are_refused(pictures, tokenizer, tmp_path):
-    config = base_config(pictures, tokenizer)
+def test_features_of_another_text_encoder_are_refused(image_folder, tokenizer, tmp_path):
+    config = base_config(image_folder, tokenizer)
     make_features(config, tmp_path)
     meta = tmp_path / "train" / "meta.json"
     meta.write_text(meta.read_text().replace('"minilm",', '"t5:xl",').replace(_hash_of_text(meta), "0" * 64))
@@ -102,15 +106,15 @@ def _hash_of_text(meta):
         ({"tokens": np.zeros((4, 64), np.uint8)}, r"tokens of shape \(64,\) .* wants \(16,\)"),
     ],
 )
-def test_features_of_other_shapes_are_refused(pictures, tokenizer, tmp_path, arrays, message):
-    config = base_config(pictures, tokenizer)
+def test_features_of_other_shapes_are_refused(image_folder, tokenizer, tmp_path, arrays, message):
+    config = base_config(image_folder, tokenizer)
     make_features(config, tmp_path, **arrays)
     with pytest.raises(ValueError, match=message):
         load(config, tmp_path)
 
 
-def test_states_where_the_config_reads_ids_are_refused(pictures, tokenizer, tmp_path):
-    config = base_config(pictures, tokenizer)
+def test_states_where_the_config_reads_ids_are_refused(image_folder, tokenizer, tmp_path):
+    config = base_config(image_folder, tokenizer)
     make_features(config, tmp_path)
     config.data.text_features = "ids"
     with pytest.raises(ValueError, match="lack 'caption_ids', .* set config.data.text_features"):
@@ -118,9 +122,9 @@ def test_states_where_the_config_reads_ids_are_refused(pictures, tokenizer, tmp_
 
 
 @pytest.mark.parametrize("stored", ["none", "flip"])
-def test_an_augmentation_that_the_features_do_not_have_is_refused(monkeypatch, pictures, stored):
+def test_an_augmentation_that_the_features_do_not_have_is_refused(monkeypatch, image_folder, stored):
     source = SimpleNamespace(meta={"augment": stored})
-    config = tiny_config("vqgan", pictures)
+    config = tiny_config("vqgan", image_folder)
     config.model, config.data.features = MODEL, "stored"
     monkeypatch.setattr(task_module, "load_source", lambda *_: source)
     monkeypatch.setattr(task_module, "make_loader", lambda source, **options: options["augment"])
@@ -135,8 +139,8 @@ def test_an_augmentation_that_the_features_do_not_have_is_refused(monkeypatch, p
 
 
 @pytest.mark.parametrize("kind", ["states", "ids"])
-def test_a_step_on_features_has_the_arguments_that_were_announced(pictures, tokenizer, kind):
-    config = base_config(pictures, tokenizer)
+def test_a_step_on_features_has_the_arguments_that_were_announced(image_folder, tokenizer, kind):
+    config = base_config(image_folder, tokenizer)
     config.data.features, config.data.text_features = "anywhere", kind
     task = make_task(validate_config(config))
     shapes = task.batch_shapes()

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def config(pictures, tokenizer):
+def config(image_folder, tokenizer):
     config = default_config("tests.toy", "bag_of_words")
     config.tokenizer, config.model = tokenizer, {"vocab_size": 16, "grid": (4, 4)}
-    config.data.update(source=f"folder:{pictures}", eval_split="train", batch_size=4, image_size=32)
+    config.data.update(source=f"folder:{image_folder}", eval_split="train", batch_size=4, image_size=32)
     config.optim.update(lr=1e-2, warmup_steps=1)
     config.update(total_steps=3, log_every=1, eval_every=3, preview_every=3, checkpoint_every=3)
     return validate_config(config)
@@ -67,7 +67,7 @@ def test_it_is_planned(config):
 
 
 @pytest.mark.slow
-def test_every_command_takes_it(pictures, tmp_path):
+def test_every_command_takes_it(image_folder, tmp_path):
     """The real commands on the config file, from training to an image."""
 
     def command(program, *arguments):
@@ -75,7 +75,7 @@ def test_every_command_takes_it(pictures, tmp_path):
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    data = [f"--config.data.source=folder:{pictures}", "--config.data.eval_split=train"]
+    data = [f"--config.data.source=folder:{image_folder}", "--config.data.eval_split=train"]
     config = ["--config=tests/toy/config.py", *data]
     command("train", *config, f"--workdir={tmp_path}/run")
     command("evaluate", f"--workdir={tmp_path}/run")

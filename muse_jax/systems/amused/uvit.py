@@ -2,7 +2,7 @@
 
 It is split where parallel decoding allows it. The text, its pooled embedding and the micro-conditions do not
 change from step to step, and nothing in the network that reads them reads the tokens before it. So
-`condition` computes, once a picture, every key, value and adaptive gain of every layer, and `hidden` and
+`condition` computes, once an image, every key, value and adaptive gain of every layer, and `hidden` and
 `logits` do what is left for each step. `__call__` does all of it.
 """
 
@@ -262,7 +262,7 @@ class UVit2D(nn.Module):
       codebook_size: the codes that logits are over.
       grid: height and width of the token grid.
       resample: halve the grid before the transformer and double it after (the 512-pixel model).
-      num_micro: how many micro-conditions (width, height, crop x, crop y, aesthetic score) a picture has.
+      num_micro: how many micro-conditions (width, height, crop x, crop y, aesthetic score) an image has.
       dtype: of the activations; parameters are float32.
     """
 
@@ -344,7 +344,7 @@ class UVit2D(nn.Module):
         """What the layers take from CLIP's last-but-one states and pooled embedding, and from `micro`."""
         if micro.shape[-1] != self.num_micro:
             raise ValueError(
-                f"The model has {self.num_micro} micro-conditions a picture, not {micro.shape[-1]}."
+                f"The model has {self.num_micro} micro-conditions an image, not {micro.shape[-1]}."
             )
         states = self.text_norm(self.text_proj(text))
         angles = sinusoids(micro, self.micro_dim).reshape(micro.shape[0], -1)

@@ -15,7 +15,7 @@ from muse_jax.sharding.partitioning import on_mesh, one_device_mesh
 from muse_jax.text import load_text_encoder
 from muse_jax.training import validate_config
 from tests.systems.cogview2.test_tasks import MODEL as COGLM
-from tests.systems.conftest import coglm_config, pictures, save_untrained, tiny_config, tokenizer  # noqa: F401
+from tests.systems.conftest import coglm_config, image_folder, save_untrained, tiny_config, tokenizer  # noqa: F401
 from tests.systems.muse.test_tasks import base_config
 
 
@@ -64,11 +64,11 @@ def test_a_tokenizer_that_is_not_trained_is_described_by_the_config_of_its_name(
 
 
 def test_a_plan_of_generating_is_of_the_program_that_the_pipeline_runs(
-    pictures,  # noqa: F811
+    image_folder,  # noqa: F811
     tokenizer,  # noqa: F811
     tmp_path,
 ):
-    config = base_config(pictures, tokenizer)
+    config = base_config(image_folder, tokenizer)
     save_untrained(config, tmp_path / "base")
     mesh = one_device_mesh()
     with planned(validate_config(config), lambda name: None) as described:
@@ -89,7 +89,7 @@ def test_cogview2s_program_is_traced_without_weights_or_pieces(coglm_config):  #
     assert traced.lower().as_text().startswith("module @jit_generate")
 
 
-def test_a_config_that_no_pipeline_starts_from_is_refused(pictures):  # noqa: F811
-    config = validate_config(tiny_config("vqgan", pictures))
+def test_a_config_that_no_pipeline_starts_from_is_refused(image_folder):  # noqa: F811
+    config = validate_config(tiny_config("vqgan", image_folder))
     with pytest.raises(ValueError, match="system is 'vqgan', which generates nothing"):
         trace_generate(config, None, one_device_mesh())

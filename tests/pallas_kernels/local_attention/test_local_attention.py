@@ -39,7 +39,7 @@ def test_extra_keys_are_visible_without_a_mask():
     np.testing.assert_array_equal(out, masked)
 
 
-def test_direct_superres_reads_the_coarse_picture_in_the_same_softmax():
+def test_direct_superres_reads_the_coarse_image_in_the_same_softmax():
     query, key, value = (_normal(seed, 54) for seed in range(3))
     coarse = LocalKeys(_normal(3, 6), _normal(4, 6), (2, 3), (3, 3))
     call = {"grid": (6, 9), "window": (3, 5), "coarse": coarse}

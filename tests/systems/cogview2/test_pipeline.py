@@ -31,7 +31,7 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def pictures(pipe):
+def generated(pipe):
     """All three candidates of each prompt."""
     return pipe.generate(PROMPTS, num_samples=3)
 
@@ -61,14 +61,14 @@ def drawing(pipe, text_weight):
     return {"sampling": sampling, "text_weight": np.float32(text_weight)}
 
 
-def assert_same_pictures(a, b):
+def assert_same_images(a, b):
     """Equal but for the rounding of a float next to a half."""
     assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
     assert np.abs(a.astype(int) - b).max() <= 1
 
 
 class TestGenerate:
-    def test_keeps_the_best_of_what_its_parts_draw_and_score(self, pipe, pictures):
+    def test_keeps_the_best_of_what_its_parts_draw_and_score(self, pipe, generated):
         texts = [np.repeat(part, 3, axis=0) for part in pipe.text_pieces.encode(PROMPTS)]
         key = jax.random.split(jax.random.key(0))[0]
         tokens = jitted(draw_image)(*texts, key, **drawing(pipe, 0.5))
@@ -76,25 +76,25 @@ class TestGenerate:
         order = scores.argsort(axis=1)
         assert len(np.unique(scores)) == 6 and order.tolist() != [[0, 1, 2]] * 2
         drawn = decode(pipe, tokens).reshape(2, 3, 12, 12, 3)
-        assert_same_pictures(pictures, np.take_along_axis(drawn, order[..., None, None, None], axis=1))
+        assert_same_images(generated, np.take_along_axis(drawn, order[..., None, None, None], axis=1))
 
-    def test_one_sample_is_the_best_and_has_no_axis_of_its_own(self, pipe, pictures):
+    def test_one_sample_is_the_best_and_has_no_axis_of_its_own(self, pipe, generated):
         best = pipe.generate(PROMPTS)
         assert best.shape == (2, *pipe.image_size, 3) == (2, 12, 12, 3)
-        assert_same_pictures(best, pictures[:, 0])
+        assert_same_images(best, generated[:, 0])
 
-    def test_prompts_of_other_lengths_seeds_and_scales_compile_nothing(self, pipe, pictures, compilations):
+    def test_prompts_of_other_lengths_seeds_and_scales_compile_nothing(self, pipe, generated, compilations):
         steps = []
         other = pipe.generate(
             ["", "a deed"], num_samples=3, seed=7, temperature=1, text_weight=2, progress=steps.append
         )
-        assert compilations == [] and (other != pictures).mean() > 0.2
+        assert compilations == [] and (other != generated).mean() > 0.2
         told = [(step.stage, step.step, step.num_steps) for step in steps]
         assert told == [("coarse", t, 9) for t in range(1, 10)] and pipe.count_steps() == 9
-        np.testing.assert_array_equal(pipe.generate(PROMPTS, num_samples=3), pictures)
+        np.testing.assert_array_equal(pipe.generate(PROMPTS, num_samples=3), generated)
 
-    def test_the_pictures_of_a_prompt_do_not_hang_on_the_other_prompts(self, pipe, pictures):
-        assert_same_pictures(pipe.generate([PROMPTS[0], "a cab"], num_samples=3)[:1], pictures[:1])
+    def test_the_images_of_a_prompt_do_not_depend_on_the_other_prompts(self, pipe, generated):
+        assert_same_images(pipe.generate([PROMPTS[0], "a cab"], num_samples=3)[:1], generated[:1])
 
 
 class TestInfill:
@@ -102,8 +102,8 @@ class TestInfill:
     MASK = np.zeros((12, 12), bool)
     MASK[5:9, 1:4] = True
 
-    def test_draws_the_touched_tokens_and_keeps_every_pixel_outside_the_mask(self, pipe, pictures):
-        images = pictures[:, 0]
+    def test_draws_the_touched_tokens_and_keeps_every_pixel_outside_the_mask(self, pipe, generated):
+        images = generated[:, 0]
         drawn = np.tile(np.array([0, 0, 0, 1, 0, 0, 1, 0, 0], bool), (2, 1))
         key = jax.random.split(jax.random.key(4))[0]
         given = encode(pipe, images)
@@ -112,7 +112,7 @@ class TestInfill:
         )
         out = pipe.inpaint(images, self.MASK, PROMPTS, seed=4)
         np.testing.assert_array_equal(out[:, ~self.MASK], images[:, ~self.MASK])
-        assert_same_pictures(out, np.where(self.MASK[..., None], decode(pipe, tokens), images))
+        assert_same_images(out, np.where(self.MASK[..., None], decode(pipe, tokens), images))
         assert np.any(out != images)
 
 
@@ -122,7 +122,7 @@ class TestSuperResolution:
         return whole_cogview2()
 
     def by_hand(self, whole, text, images, seed):
-        """Fine pictures of coarse ones, from the parts."""
+        """Fine images of coarse ones, from the parts."""
 
         @jax.jit
         def fine(ids, mask, tokens, keys, weights):
@@ -144,11 +144,11 @@ class TestSuperResolution:
         tokens = encode(whole, images)
         return decode(whole, fine(*whole.text_pieces.encode(text), tokens, keys, weights), 6)
 
-    def test_equals_its_parts_put_together_by_hand(self, whole, pictures):
-        images = pictures[:, 0]
+    def test_equals_its_parts_put_together_by_hand(self, whole, generated):
+        images = generated[:, 0]
         finer = whole.super_resolve(images, PROMPTS, seed=5)
         assert finer.shape == (2, *whole.image_size, 3) == (2, 24, 24, 3)
-        assert_same_pictures(finer, self.by_hand(whole, PROMPTS, images, 5))
+        assert_same_images(finer, self.by_hand(whole, PROMPTS, images, 5))
 
     @pytest.mark.slow
     def test_generation_ends_with_it(self, whole, pipe):
@@ -249,16 +249,16 @@ class TestSuperResolution:
 
 
 class TestReading:
-    def test_a_score_is_the_perplexity_of_the_prompt_given_the_picture(self, pipe, pictures):
-        images = pictures[0, :2]
+    def test_a_score_is_the_perplexity_of_the_prompt_given_the_image(self, pipe, generated):
+        images = generated[0, :2]
         expected = jitted(caption_cross_entropy)(*pipe.text_pieces.encode(PROMPTS), encode(pipe, images))
         got = pipe.score(images, PROMPTS)
         np.testing.assert_allclose(got, np.exp(expected), rtol=1e-4)
-        # A picture twice as large is read as the means over its squares.
+        # An image twice as large is read as the means over its squares.
         np.testing.assert_allclose(pipe.score(images.repeat(2, 1).repeat(2, 2), PROMPTS), got, rtol=1e-4)
 
-    def test_a_caption_is_what_coglm_draws_from_the_picture(self, pipe, pictures):
-        images = pictures[:, 0]
+    def test_a_caption_is_what_coglm_draws_from_the_image(self, pipe, generated):
+        images = generated[:, 0]
         draw = jitted(draw_caption)(encode(pipe, images), jax.random.key(0), sampling=Sampling(np.float32(0)))
         captions = pipe.caption(images)
         assert captions == pipe.text_pieces.decode(*map(np.asarray, draw))
@@ -273,12 +273,12 @@ def saved(tmp_path_factory):
 
 
 class TestCheckpoint:
-    def test_everything_comes_back(self, pipe, pictures, saved):
+    def test_everything_comes_back(self, pipe, generated, saved):
         names = {"config.json", "coglm.safetensors", "vqgan.safetensors", "text.model", "clusters.npz"}
         assert {path.name for path in saved.iterdir()} == names
         loaded = load_pipeline(saved)
         assert isinstance(loaded, CogView2Pipeline) and loaded.coarse.sampling == pipe.coarse.sampling
-        np.testing.assert_array_equal(loaded.generate(PROMPTS, num_samples=3), pictures)
+        np.testing.assert_array_equal(loaded.generate(PROMPTS, num_samples=3), generated)
 
     def test_stored_in_half(self, pipe, tmp_path):
         sizes = pipe.save_pretrained(tmp_path)
@@ -361,7 +361,7 @@ class TestBadInput:
             pipe.generate(prompts, **options)
         assert "\n" not in str(caught.value)
 
-    def test_pictures_and_masks(self, pipe):
+    def test_images_and_masks(self, pipe):
         with pytest.raises(ValueError, match=r"mask must be bool of shape .* given bool of shape \(8, 12\)"):
             pipe.inpaint(IMAGES, np.zeros((8, 12), bool), ["a"])
         with pytest.raises(ValueError, match="prompts must be 1 strings, one for each image, given 2"):

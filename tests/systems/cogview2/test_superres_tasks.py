@@ -81,8 +81,8 @@ def test_preview_and_scores(config, coglm, name):
     task = make_task(checked)
     params, frozen = nn.unbox(jax.jit(task.init)(jax.random.key(0))), task.frozen()
     batch = next(task.make_loader("train", 0))
-    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
-    assert pictures.shape == (8, 64, 64, 3) and pictures.dtype == jnp.uint8
+    images = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
+    assert images.shape == (8, 64, 64, 3) and images.dtype == jnp.uint8
     keys = jax.random.split(jax.random.key(0), 4)
     for sums, weights in jax.jit(task.evaluate)(params, frozen, batch, keys).values():
         np.testing.assert_allclose(sums / weights, np.log(COGLM["vocab_size"]), rtol=0.1)

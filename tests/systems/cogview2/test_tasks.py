@@ -62,7 +62,7 @@ def test_every_batch_has_the_kinds_shares(ready):
         assert kind.count(1) == 6 and kind.count(-1) == 14  # 30 % of 20
 
 
-def test_stored_features_are_read_in_place_of_pictures(ready):
+def test_stored_features_are_read_in_place_of_images(ready):
     task, _, frozen, batch = ready
     features = jax.jit(task.features)(frozen, batch["image"])
     assert features["tokens"].shape == (4, 16) and len(np.unique(features["tokens"])) > 1
@@ -89,8 +89,8 @@ def test_preview_and_scores_with_cluster_sampling(config, ready):
     frozen = task.frozen()
     described = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(task.frozen_shapes()))
     assert described == jax.tree.map(np.shape, frozen)
-    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
-    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+    images = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
+    assert images.shape == (8, 32, 32, 3) and images.dtype == jnp.uint8
     scores = jax.jit(task.evaluate)(params, frozen, batch, jax.random.split(jax.random.key(0), 4))
     for name in ("image_cross_entropy", "text_cross_entropy"):
         sums, weights = scores[name]

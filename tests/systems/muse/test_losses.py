@@ -34,16 +34,16 @@ def batch(name, tokens=TOKENS, low=OTHER_TOKENS):
     return {"tokens": low[:, :4], "superres_tokens": tokens, **text}
 
 
-def make(name, pictures, tokenizer, **loss):
-    config = (base_config if name == "base" else superres_config)(pictures, tokenizer)
+def make(name, image_folder, tokenizer, **loss):
+    config = (base_config if name == "base" else superres_config)(image_folder, tokenizer)
     config.loss = loss
     return make_task(validate_config(config))
 
 
 @pytest.fixture(scope="module", params=["base", "superres"])
-def probed(request, pictures, tokenizer):
+def probed(request, image_folder, tokenizer):
     """The task, weights, and its loss and evaluation with the calls of the network, under `MASKED`."""
-    task = make(request.param, pictures, tokenizer, label_smoothing=0.1, text_dropout=0.5)
+    task = make(request.param, image_folder, tokenizer, label_smoothing=0.1, text_dropout=0.5)
     params = random_params(task.init)
     patch = pytest.MonkeyPatch()
     masks = {8: MASKED, 1: MASKED[3:4]}
@@ -124,9 +124,9 @@ def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(pro
 
 
 @pytest.mark.parametrize("name", ["base", pytest.param("superres", marks=pytest.mark.slow)])
-def test_a_short_run_learns_eight_examples_by_heart(pictures, tokenizer, name):
+def test_a_short_run_learns_eight_examples_by_heart(image_folder, tokenizer, name):
     """Random tokens, so that only the caption can tell what is masked."""
-    task = make(name, pictures, tokenizer, label_smoothing=0.0, text_dropout=0.0)
+    task = make(name, image_folder, tokenizer, label_smoothing=0.0, text_dropout=0.0)
     losses = train_on(task, NULL, batch(name), steps=400)["loss"]
     assert losses[:10].mean() > 2.5  # log(16) = 2.77
     assert losses[-50:].mean() < 0.3

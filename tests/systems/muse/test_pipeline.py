@@ -21,7 +21,7 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def pictures(pipe):
+def generated(pipe):
     return pipe.generate(PROMPTS)
 
 
@@ -85,25 +85,25 @@ HAND |= {"order": "confidence"}
 HAND |= {f"superres_{name}": value for name, value in HAND.items() if name != "negative_prompt"}
 
 
-def assert_same_pictures(a, b):
+def assert_same_images(a, b):
     """Equal but for the rounding of a float next to a half."""
     assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
     assert np.abs(a.astype(int) - b).max() <= 1
 
 
 class TestGenerate:
-    def test_gives_uint8_pictures_of_the_size_it_tells(self, pipe, pictures):
-        assert pictures.dtype == np.uint8 and pictures.shape == (2, *pipe.image_size, 3) == (2, 32, 32, 3)
+    def test_gives_uint8_images_of_the_size_it_tells(self, pipe, generated):
+        assert generated.dtype == np.uint8 and generated.shape == (2, *pipe.image_size, 3) == (2, 32, 32, 3)
 
     def test_equals_its_parts_put_together_by_hand(self, pipe, by_hand):
         tokens, high = np.full((2, BASE_CELLS), 16), np.full((2, HIGH_CELLS), 24)
-        assert_same_pictures(pipe.generate(PROMPTS, seed=5, **HAND), by_hand(5, tokens, high))
+        assert_same_images(pipe.generate(PROMPTS, seed=5, **HAND), by_hand(5, tokens, high))
 
-    def test_same_seed_same_pictures_other_seed_others(self, pipe, pictures):
-        np.testing.assert_array_equal(pipe.generate(PROMPTS, seed=0), pictures)
-        assert (pipe.generate(PROMPTS, seed=1) != pictures).mean() > 0.2
+    def test_same_seed_same_images_other_seed_others(self, pipe, generated):
+        np.testing.assert_array_equal(pipe.generate(PROMPTS, seed=0), generated)
+        assert (pipe.generate(PROMPTS, seed=1) != generated).mean() > 0.2
 
-    def test_one_compilation_a_shape(self, pipe, pictures, compilations):
+    def test_one_compilation_a_shape(self, pipe, generated, compilations):
         heard = []
         pipe.generate(["x", "y"], negative_prompt="red", temperature=0.5, superres_guidance_scale=1, seed=9)
         pipe.generate(["x", "y"], guidance_scale=7, temperature=0, seed=2**32 - 1, progress=heard.append)
@@ -113,38 +113,38 @@ class TestGenerate:
         assert len(compilations) == 1
         pipe.generate(["z"], seed=4)
         assert len(compilations) == 1
-        # Picture 0 hangs on its own prompt, the seed and 0, not on how many others there are.
-        assert_same_pictures(alone, pictures[:1])
+        # Image 0 hangs on its own prompt, the seed and 0, not on how many others there are.
+        assert_same_images(alone, generated[:1])
 
-    def test_picture_does_not_hang_on_the_other_prompts(self, pipe, pictures):
+    def test_image_does_not_hang_on_the_other_prompts(self, pipe, generated):
         other = pipe.generate([PROMPTS[0], "a green tree"])
-        assert_same_pictures(other[:1], pictures[:1])
-        assert (other[1] != pictures[1]).mean() > 0.05
+        assert_same_images(other[:1], generated[:1])
+        assert (other[1] != generated[1]).mean() > 0.05
 
-    def test_progress_hears_every_step_in_order(self, pipe, pictures):
+    def test_progress_hears_every_step_in_order(self, pipe, generated):
         steps = []
         again = pipe.generate(PROMPTS, progress=steps.append)
         told = [(step.stage, step.step, step.num_steps) for step in steps]
         assert told == [("base", t, 3) for t in (1, 2, 3)] + [("superres", t, 2) for t in (1, 2)]
         assert len(steps) == pipe.count_steps()
-        np.testing.assert_array_equal(again, pictures)
+        np.testing.assert_array_equal(again, generated)
 
     def test_several_samples_of_a_prompt_have_an_axis_of_their_own(self, pipe):
         several = pipe.generate(PROMPTS[:1], num_samples=2)
         assert several.shape == (1, 2, 32, 32, 3)
-        assert_same_pictures(several[0], pipe.generate(PROMPTS[:1] * 2))
+        assert_same_images(several[0], pipe.generate(PROMPTS[:1] * 2))
 
-    def test_an_error_in_progress_is_raised(self, pipe, pictures):
+    def test_an_error_in_progress_is_raised(self, pipe, generated):
         def fail(step):
             raise RuntimeError("no more paper")
 
         with pytest.raises(RuntimeError, match="no more paper"):
             pipe.generate(PROMPTS, progress=fail)
 
-    def test_without_superres_the_base_pictures(self, pipe):
+    def test_without_superres_the_base_images(self, pipe):
         small = dataclasses.replace(pipe, superres=None)
-        pictures = small.generate(PROMPTS[:1], num_steps=2)
-        assert pictures.shape == (1, 16, 16, 3) and small.count_steps(num_steps=2) == 2
+        generated = small.generate(PROMPTS[:1], num_steps=2)
+        assert generated.shape == (1, 16, 16, 3) and small.count_steps(num_steps=2) == 2
         with pytest.raises(ValueError, match="superres_num_steps is 4, but this MusePipeline has no such"):
             small.generate(PROMPTS, superres_num_steps=4)
 
@@ -157,8 +157,8 @@ class TestInpaint:
     def options(self):
         return {"seed": 5, **HAND}
 
-    def test_equals_its_parts_put_together_by_hand(self, pipe, pictures, by_hand):
-        images = pictures.astype(np.float32) / 127.5 - 1
+    def test_equals_its_parts_put_together_by_hand(self, pipe, generated, by_hand):
+        images = generated.astype(np.float32) / 127.5 - 1
         small = (
             images[:, ::2, ::2] + images[:, 1::2, ::2] + images[:, ::2, 1::2] + images[:, 1::2, 1::2]
         ) / 4
@@ -167,20 +167,20 @@ class TestInpaint:
         high = np.array(encode(pipe.superres, images)).reshape(2, 8, 8)
         high[:, 2:6, 1:4] = 24
         drawn = by_hand(5, tokens.reshape(2, -1), high.reshape(2, -1))
-        expected = np.where(self.MASK[..., None], drawn, pictures)
-        assert_same_pictures(pipe.inpaint(pictures, self.MASK, PROMPTS, **self.options()), expected)
+        expected = np.where(self.MASK[..., None], drawn, generated)
+        assert_same_images(pipe.inpaint(generated, self.MASK, PROMPTS, **self.options()), expected)
 
-    def test_a_whole_mask_generates_and_an_empty_one_does_nothing(self, pipe, pictures):
+    def test_a_whole_mask_generates_and_an_empty_one_does_nothing(self, pipe, generated):
         everything = np.stack([np.ones((32, 32), bool), np.zeros((32, 32), bool)])
-        out = pipe.inpaint(pictures[::-1], everything, PROMPTS, **self.options())
-        assert_same_pictures(out[:1], pipe.generate(PROMPTS, **self.options())[:1])
-        np.testing.assert_array_equal(out[1], pictures[0])
+        out = pipe.inpaint(generated[::-1], everything, PROMPTS, **self.options())
+        assert_same_images(out[:1], pipe.generate(PROMPTS, **self.options())[:1])
+        np.testing.assert_array_equal(out[1], generated[0])
 
-    def test_outpaint_keeps_the_pictures_and_draws_the_border(self, pipe, pictures):
-        inner = pictures[:, 4:28, :20]
+    def test_outpaint_keeps_the_images_and_draws_the_border(self, pipe, generated):
+        inner = generated[:, 4:28, :20]
         out = pipe.outpaint(inner, (4, 4, 12, 0), PROMPTS, **self.options())
         np.testing.assert_array_equal(out[:, 4:28, 12:], inner)
-        canvas, mask = np.zeros_like(pictures), np.ones((32, 32), bool)
+        canvas, mask = np.zeros_like(generated), np.ones((32, 32), bool)
         canvas[:, 4:28, 12:], mask[4:28, 12:] = inner, False
         canvas[:, 4:28, :12] = inner[:, :, :1]
         canvas[:, :4], canvas[:, 28:] = canvas[:, 4:5], canvas[:, 27:28]
@@ -188,9 +188,9 @@ class TestInpaint:
 
 
 class TestEdit:
-    def test_equals_its_parts_put_together_by_hand(self, pipe, pictures):
+    def test_equals_its_parts_put_together_by_hand(self, pipe, generated):
         old = ["a cat", "the moon"]
-        images = pictures.astype(np.float32) / 127.5 - 1
+        images = generated.astype(np.float32) / 127.5 - 1
         small = images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
         conditions = text_states(pipe, PROMPTS), text_states(pipe, old)
 
@@ -215,7 +215,7 @@ class TestEdit:
         _, drawn, changed = edited(encode(pipe.base, small), encode(pipe.superres, images))
         assert 0 < np.mean(changed) < 1
         out = pipe.edit(
-            pictures,
+            generated,
             PROMPTS,
             old,
             num_steps=5,
@@ -226,4 +226,4 @@ class TestEdit:
             temperature=1.0,
             seed=3,
         )
-        assert_same_pictures(out, decode(pipe.superres, np.asarray(drawn)))
+        assert_same_images(out, decode(pipe.superres, np.asarray(drawn)))

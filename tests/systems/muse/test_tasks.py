@@ -29,23 +29,23 @@ SUPERRES = {
 }
 
 
-def base_config(pictures, tokenizer):
-    config = tiny_config("base", pictures)
+def base_config(image_folder, tokenizer):
+    config = tiny_config("base", image_folder)
     config.model = BASE
     config.tokenizer = tokenizer
     return config
 
 
-def superres_config(pictures, tokenizer):
-    config = tiny_config("superres", pictures)
+def superres_config(image_folder, tokenizer):
+    config = tiny_config("superres", image_folder)
     config.model = SUPERRES
     config.tokenizer = config.superres_tokenizer = tokenizer
     return config
 
 
 @pytest.fixture(scope="module")
-def base(pictures, tokenizer):
-    task = make_task(validate_config(base_config(pictures, tokenizer)))
+def base(image_folder, tokenizer):
+    task = make_task(validate_config(base_config(image_folder, tokenizer)))
     return task, nn.unbox(task.init(jax.random.key(0))), task.frozen(), next(task.make_loader("train", 0))
 
 
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
         np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
 
 
-def test_stored_features_give_the_same_loss_as_pictures_and_captions(base):
+def test_stored_features_give_the_same_loss_as_images_and_captions(base):
     task, params, frozen, batch = base
     states = task.text_encoder.apply(frozen["text"], batch["caption_ids"], batch["caption_mask"])
     stored = {
@@ -77,8 +77,8 @@ def test_stored_features_give_the_same_loss_as_pictures_and_captions(base):
     np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-3)
 
 
-def test_all_text_dropped_makes_the_caption_irrelevant(pictures, tokenizer, base):
-    config = base_config(pictures, tokenizer)
+def test_all_text_dropped_makes_the_caption_irrelevant(image_folder, tokenizer, base):
+    config = base_config(image_folder, tokenizer)
     config.loss = {"text_dropout": 1.0}
     task = make_task(validate_config(config))
     _, params, frozen, batch = base
@@ -88,14 +88,14 @@ def test_all_text_dropped_makes_the_caption_irrelevant(pictures, tokenizer, base
     assert first == loss(params, frozen, other, jax.random.key(1), 0)[0]
 
 
-def test_the_superres_task_reads_both_sizes_of_the_same_picture(pictures, tokenizer):
-    task = make_task(validate_config(superres_config(pictures, tokenizer)))
+def test_the_superres_task_reads_both_sizes_of_the_same_image(image_folder, tokenizer):
+    task = make_task(validate_config(superres_config(image_folder, tokenizer)))
     params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
     batch = next(task.make_loader("train", 0))
     features = task.features(frozen, batch["image"])
     assert features["tokens"].shape == (4, 4) and features["superres_tokens"].shape == (4, 16)
-    pictures = jax.jit(task.preview)(params, frozen, batch, jax.random.key(1))["samples"]
-    assert pictures.shape == (8, 32, 32, 3) and pictures.dtype == jnp.uint8
+    images = jax.jit(task.preview)(params, frozen, batch, jax.random.key(1))["samples"]
+    assert images.shape == (8, 32, 32, 3) and images.dtype == jnp.uint8
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_the_superres_task_reads_both_sizes_of_the_same_picture(pictures, tokeni
         ({"widht": 16}, "did you mean model.width"),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused_in_one_sentence(pictures, tokenizer, change, message):
-    config = base_config(pictures, tokenizer)
+def test_a_network_that_does_not_fit_is_refused_in_one_sentence(image_folder, tokenizer, change, message):
+    config = base_config(image_folder, tokenizer)
     config.model = {**BASE, **change}
     with pytest.raises(ValueError, match=message):
         make_task(validate_config(config))
 
 
-def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(pictures):
-    config = base_config(pictures, "runs/nowhere")
+def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(image_folder):
+    config = base_config(image_folder, "runs/nowhere")
     with pytest.raises(ValueError, match="config.tokenizer is 'runs/nowhere', where nothing was trained"):
         make_task(validate_config(config))
 
@@ -148,10 +148,10 @@ for axis in ("data", "fsdp", "tensor"):
 """
 
 
-def test_the_null_text_of_t5_is_encoded_in_shards_on_every_axis_of_a_mesh(pictures, tokenizer, tmp_path):
+def test_the_null_text_of_t5_is_encoded_in_shards_on_every_axis_of_a_mesh(image_folder, tokenizer, tmp_path):
     t5_files.write_safetensors(tmp_path, t5_files.random_weights())
     t5_files.write_sentencepiece(tmp_path)
-    config = base_config(pictures, tokenizer)
+    config = base_config(image_folder, tokenizer)
     config.model = {**BASE, "text_dim": t5_files.WIDTH}
     config.data.text_encoder = f"t5:{tmp_path}"
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -171,8 +171,8 @@ def test_the_null_text_of_t5_is_encoded_in_shards_on_every_axis_of_a_mesh(pictur
         np.testing.assert_allclose(np.array(null_text)[mask], expected, atol=1e-5)
 
 
-def test_a_share_of_the_low_tokens_is_wrong_in_training(pictures, tokenizer):
-    config = superres_config(pictures, tokenizer)
+def test_a_share_of_the_low_tokens_is_wrong_in_training(image_folder, tokenizer):
+    config = superres_config(image_folder, tokenizer)
     config.loss = {"low_noise": 0.5}
     task = make_task(validate_config(config))
     low = jnp.full((400, 4), 3)

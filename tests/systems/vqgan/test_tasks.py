@@ -62,9 +62,9 @@ MOVES = {
 
 
 @pytest.fixture(scope="module")
-def probed(pictures):
+def probed(image_folder):
     """The task with all terms, its parameters, and at a step the values and gradients of loss and terms."""
-    config = tiny_config("vqgan", pictures)
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config.discriminator = {"filters": (4, 8), "patch": 4}
     config.loss = {**WEIGHTS, "adversarial_start": 5}
@@ -192,8 +192,8 @@ def test_psnr_of_a_known_error():
     np.testing.assert_allclose(psnr(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
 
 
-def test_usage_is_of_the_whole_split_and_not_of_a_batch(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_usage_is_of_the_whole_split_and_not_of_a_batch(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     task = make_task(validate_config(config))
     one, other = code_histogram(jnp.array([0, 1]), 4), code_histogram(jnp.array([2, 2]), 4)
@@ -203,8 +203,8 @@ def test_usage_is_of_the_whole_split_and_not_of_a_batch(pictures):
     np.testing.assert_allclose(scores["perplexity"], np.exp(0.5 * np.log(4) + 0.5 * np.log(2)), rtol=1e-5)
 
 
-def test_without_a_perceptual_weight_its_network_is_not_loaded(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_without_a_perceptual_weight_its_network_is_not_loaded(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config.loss = {"perceptual": 0.0}
     task = make_task(validate_config(config))
@@ -213,8 +213,8 @@ def test_without_a_perceptual_weight_its_network_is_not_loaded(pictures):
     assert task.perceptual(frozen, jnp.ones((1, 8, 8, 3)), jnp.zeros((1, 8, 8, 3))) == 0
 
 
-def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(pictures, tokenizer):
-    config = tiny_config("vqgan_decoder", pictures)
+def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(image_folder, tokenizer):
+    config = tiny_config("vqgan_decoder", image_folder)
     config.model = {**TINY, "decoder_filters": 16, "decoder_res_blocks": 2}
     config.loss = {"adversarial": 0.0, "perceptual": 0.0}
     config.tokenizer = tokenizer
@@ -228,8 +228,8 @@ def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(picture
     np.testing.assert_array_equal(ids, quantized.ids)
 
 
-def test_decoder_finetuning_refuses_another_codebook(pictures, tokenizer):
-    config = tiny_config("vqgan_decoder", pictures)
+def test_decoder_finetuning_refuses_another_codebook(image_folder, tokenizer):
+    config = tiny_config("vqgan_decoder", image_folder)
     config.model = {**TINY, "codebook_size": 32}
     config.tokenizer = tokenizer
     with pytest.raises(ValueError, match="does not describe the encoder and codebook of"):
@@ -239,30 +239,30 @@ def test_decoder_finetuning_refuses_another_codebook(pictures, tokenizer):
 @pytest.mark.parametrize(
     "section, key, near", [("model", "filter", "filters"), ("loss", "perceptua", "perceptual")]
 )
-def test_an_unknown_key_is_refused_and_the_nearest_named(pictures, section, key, near):
-    config = tiny_config("vqgan", pictures)
+def test_an_unknown_key_is_refused_and_the_nearest_named(image_folder, section, key, near):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config[section][key] = 1
     with pytest.raises(ValueError, match=f"{section}.{key}.*did you mean {section}.{near}"):
         make_task(validate_config(config))
 
 
-def test_an_image_size_that_no_token_grid_fits_is_refused(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_an_image_size_that_no_token_grid_fits_is_refused(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config.data.image_size = 30
     with pytest.raises(ValueError, match="config.data.image_size is 30, but must be a multiple of 8"):
         make_task(validate_config(config))
 
 
-def local_config(pictures):
-    config = tiny_config("vqgan", pictures)
+def local_config(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = {**MODEL, "local": True, "multipliers": (1,), "patch": 8}
     return config
 
 
-def test_a_local_codebook_is_read_off_the_images_once_and_never_while_tracing(pictures, monkeypatch):
-    task = make_task(validate_config(local_config(pictures)))
+def test_a_local_codebook_is_read_off_the_images_once_and_never_while_tracing(image_folder, monkeypatch):
+    task = make_task(validate_config(local_config(image_folder)))
     reads = []
     read = lambda *arguments: reads.append(arguments) or Task.read(task, *arguments)  # noqa: E731
     monkeypatch.setattr(task, "read", read)
@@ -282,8 +282,8 @@ def test_a_local_codebook_is_read_off_the_images_once_and_never_while_tracing(pi
     )
 
 
-def test_the_loss_needs_nothing_but_its_arguments(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_the_loss_needs_nothing_but_its_arguments(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     frozen = make_task(validate_config(config)).frozen_shapes()
     task = make_task(validate_config(config))  # one that was never asked for its frozen weights
@@ -292,8 +292,8 @@ def test_the_loss_needs_nothing_but_its_arguments(pictures):
     assert loss.shape == () and "perceptual" in terms
 
 
-def test_dead_codes_restart_every_so_many_steps(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_dead_codes_restart_every_so_many_steps(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config.loss = {"perceptual": 0.0, "adversarial": 0.0, "restart_every": 3}
     task = make_task(validate_config(config))
@@ -309,8 +309,8 @@ def test_dead_codes_restart_every_so_many_steps(pictures):
     assert 0 < len(used) < 16 and set(changed) == set(range(16)) - set(used.tolist())
 
 
-def test_a_quantizer_without_a_table_has_no_codes_to_restart(pictures):
-    config = tiny_config("vqgan", pictures)
+def test_a_quantizer_without_a_table_has_no_codes_to_restart(image_folder):
+    config = tiny_config("vqgan", image_folder)
     config.model = {**MODEL, "quantizer_kind": "lfq"}
     config.loss = {"restart_every": 3}
     with pytest.raises(ValueError, match="lfq has no codes to restart"):
@@ -320,10 +320,10 @@ def test_a_quantizer_without_a_table_has_no_codes_to_restart(pictures):
 @pytest.mark.parametrize(
     "name, reached", [pytest.param("vqgan", 0.01, marks=pytest.mark.slow), ("vqgan_decoder", 0.04)]
 )
-def test_a_short_run_learns_eight_images_by_heart(pictures, tokenizer, name, reached):
+def test_a_short_run_learns_eight_images_by_heart(image_folder, tokenizer, name, reached):
     colours = np.random.default_rng(3).integers(0, 256, (8, 1, 1, 3), np.uint8)
     images = {"image": np.broadcast_to(colours, (8, 32, 32, 3))}
-    config = tiny_config(name, pictures)
+    config = tiny_config(name, image_folder)
     config.model, config.loss = TINY, {"adversarial": 0.0, "perceptual": 0.0, "entropy": 0.0}
     config.tokenizer = tokenizer if name == "vqgan_decoder" else ""
     task = make_task(validate_config(config))

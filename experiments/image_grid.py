@@ -1,4 +1,4 @@
-"""Pictures on disk: where they may be written, and a grid of them with captions."""
+"""Images on disk: where they may be written, and a grid of them with captions."""
 
 import os
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP, MARGIN, FONT_SIZE = 12, 16, 15
-CELL = 192  # pictures are enlarged by a whole number to at least this many pixels
+CELL = 192  # images are enlarged by a whole number to at least this many pixels
 INK, FAINT = (30, 30, 30), (110, 110, 110)
 
 
 def check_output(path: str | Path) -> Path:
-    """Makes the folder of `path` and proves, before any work, that a picture can be written there.
+    """Makes the folder of `path` and proves, before any work, that an image can be written there.
 
     Raises:
-      ValueError: one sentence, for an ending that is no picture's and a place that cannot be written to.
+      ValueError: one sentence, for an ending that is no image's and a place that cannot be written to.
     """
     path = Path(path)
     endings = Image.registered_extensions()
     if endings.get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"--out={path} is no picture's name: let it end in .png, .jpg or .webp.")
+        raise ValueError(f"--out={path} is no image's name: let it end in .png, .jpg or .webp.")
     if path.is_dir():
-        raise ValueError(f"--out={path} is a directory: give the name of a picture, such as {path}/out.png.")
+        raise ValueError(f"--out={path} is a directory: give the name of an image, such as {path}/out.png.")
     probe = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,8 @@ def check_output(path: str | Path) -> Path:
     return path
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes through another name, so that no half picture is left.
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes through another name, so that no half image is left.
 
     Raises:
       ValueError: one sentence, if it cannot be written.
@@ -50,18 +50,18 @@ def save_picture(image: Image.Image, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ValueError(f"The picture cannot be written to {path} ({error.strerror or error}).") from error
+        raise ValueError(f"The image cannot be written to {path} ({error.strerror or error}).") from error
 
 
 def captioned_grid(
     images: np.ndarray, captions: Sequence[str], columns: int = 0, legend: str = ""
 ) -> Image.Image:
-    """A sheet of pictures, each with its caption under it, and a line at the bottom.
+    """A sheet of images, each with its caption under it, and a line at the bottom.
 
     Args:
       images: uint8 (n, height, width, 3).
       captions: n texts; long ones are broken into lines.
-      columns: of the grid; 0 takes four, or as many as there are pictures.
+      columns: of the grid; 0 takes four, or as many as there are images.
     """
     columns = min(columns or 4, len(images))
     rows = -(-len(images) // columns)
