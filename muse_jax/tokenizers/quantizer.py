@@ -85,7 +85,7 @@ def restart_dead_codes(
     """
     used = code_histogram(ids, len(codebook)) > 0
     drawn = vectors[jax.random.randint(key, (len(codebook),), 0, len(vectors))]
-    return jnp.where(used[:, None], codebook, drawn.astype(codebook.dtype))
+    return jnp.where(used[:, None], codebook, drawn)
 
 
 class VectorQuantizer(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 
 from muse_jax.sampling import DecodeStep
 from muse_jax.sampling.autoregressive import Sampling, autoregressive_decode
+from muse_jax.sampling.clusters import sample_by_cluster
 
 VOCAB, LENGTH = 7, 8
 TABLE = np.random.default_rng(0).normal(size=(LENGTH, VOCAB, VOCAB)).astype(np.float32)
@@ -81,7 +82,7 @@ def test_one_program_serves_regions_of_all_sizes():
 
 
 def test_after_the_end_token_comes_nothing_else_and_all_ended_stops_the_loop():
-    drawn = np.tile(np.arange(LENGTH) > 0, (3, 1))
+    drawn = np.tile(np.arange(LENGTH) > 0, (3, 1)).astype(int)
     key = jax.random.key(1)
     steps = []
 
@@ -112,7 +113,7 @@ def test_after_the_end_token_comes_nothing_else_and_all_ended_stops_the_loop():
 def test_a_long_region_is_drawn_from_left_to_right():
     """Each token is the one before it plus one, but for those that are given."""
     length = 48
-    drawn = (np.arange(length) % 5 > 0)[None].astype(int)
+    drawn = (np.arange(length) % 5 > 0)[None]
     tokens = np.arange(length)[None] // 5
     expected = [0]
     for place in range(1, length):
@@ -129,17 +130,19 @@ def test_a_long_region_is_drawn_from_left_to_right():
 
 def test_reports_count_the_tokens_that_are_left_until_the_region_ends():
     heard = []
-    drawn = DRAWN[1:2]  # tokens 2, 3 and 6 of 8: read are 1, 2, 3 and 5
-    autoregressive_decode(
+    # Of the first sample tokens 2, 3 and 6 of 8: read are 1, 2, 3 and 5. The other ends after one step.
+    drawn = DRAWN[[1, 3]]
+    out = autoregressive_decode(
         next_logits,
-        jnp.zeros(1),
-        TOKENS[1:2].astype(np.int16),
+        jnp.zeros(2),
+        TOKENS[:2].astype(np.int16),
         drawn,
         jax.random.key(0),
         sampling=Sampling(),
         on_step=heard.append,
-    ).block_until_ready()
+    )
     jax.effects_barrier()
+    assert out.dtype == jnp.int32
     assert sorted(heard) == [DecodeStep("", t, 7, left) for t, left in ((1, 2), (2, 1), (3, 1), (4, 0))]
 
 
@@ -152,6 +155,23 @@ def test_sampling_filters_are_those_of_their_names():
     assert draw(top_k=2) == set(order[:2])
     assert draw(top_p=1e-6) == draw(temperature=0.0) == {order[0]}
     assert draw(temperature=50.0) == set(range(VOCAB))
+
+
+def test_sampling_by_cluster_takes_all_clusters_unless_told_how_many():
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(300, VOCAB)).astype(np.float32))
+    clusters, key = jnp.array([0, 1, 2, 0, 1, 2, 0]), jax.random.key(1)
+    sampling = Sampling(0.7, clusters=clusters, num_clusters=3, inner_temperature=0.4)
+    for top in (0, 1):
+        expected = sample_by_cluster(
+            key, logits / 0.7, clusters, num_clusters=3, top_clusters=top or 3, inner_temperature=0.4
+        )
+        np.testing.assert_array_equal(sampling.replace(top_clusters=top)(key, logits), expected)
+
+
+def test_clusters_of_another_codebook_are_refused():
+    sampling = Sampling(clusters=jnp.zeros(5, jnp.int32), num_clusters=1)
+    with pytest.raises(ValueError, match="a codebook with 5 codes, but 7 can be drawn here"):
+        sampling(jax.random.key(0), jnp.zeros((2, VOCAB)))
 
 
 def test_a_region_of_another_shape_is_refused():

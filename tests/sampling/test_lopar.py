@@ -59,7 +59,7 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
     jax.effects_barrier()
     assert len(passes) == 3 * 6 and sorted(step.step for step in steps) == sorted([1, 2, 3, 4, 5, 6] * 3)
     left = {(m, 2 * int(np.sum(m < STEPS))) for m in range(1, 7)}  # of two samples
-    assert {(step.step, step.masked) for step in steps} == left
+    assert {(step.step, step.masked) for step in steps} == left and {step.num_steps for step in steps} == {6}
 
 
 def test_tokens_that_are_kept_condition_every_turn():
@@ -123,6 +123,15 @@ def test_the_top_k_of_six_turns_is_cogview2_s_and_falls_likewise_for_others():
     assert lopar_top_k(6) == TOP_K
     assert lopar_top_k(4) == (40, 40, 20, 10)
     assert lopar_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
+
+
+def test_a_step_with_one_code_is_greedy_and_fewer_codes_than_it_keeps_are_all_kept():
+    tokens, key = jnp.zeros((1, 56), jnp.int16), jax.random.key(2)
+    logits = jax.random.normal(key, (1, 56, 5))
+    steps = np.where(np.arange(56) < 40, 2, 1)
+    drawn = lopar_decode(lambda _: logits, tokens, key, steps=steps, mask_id=MASK, top_k=(99, 1))
+    np.testing.assert_array_equal(drawn[:, :40], logits[:, :40].argmax(axis=-1))
+    assert len(np.unique(drawn[:, 40:])) == 5 and drawn.dtype == jnp.int32
 
 
 def test_a_table_of_other_turns_needs_no_sizes():

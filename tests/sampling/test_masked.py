@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from muse_jax.nn.layers import LinearLogits, unembed
 
 from muse_jax.sampling import mask_free_edit, masked_decode
 from pallas_kernels.masked_sampling.gumbel import gumbel, seed_words
@@ -204,6 +205,26 @@ def test_an_edit_redraws_its_share_and_at_least_one_token_to_the_best_code(edit_
 def test_a_share_of_nothing_or_of_more_than_all_is_refused(edit_ratio):
     with pytest.raises(ValueError, match=f"edit_ratio must be above 0 and at most 1, given {edit_ratio}"):
         mask_free_edit(network, np.zeros((2, N), int), random_key(0), mask_id=MASK, edit_ratio=edit_ratio)
+
+
+def test_an_edit_takes_logits_that_are_not_made():
+    rng = np.random.default_rng(4)
+    hidden, table, bias = (rng.normal(size=s).astype(np.float32) for s in ((2, N, 3), (VOCAB, 3), (VOCAB,)))
+
+    @jax.jit
+    def both(tokens, key):
+        linear = LinearLogits(*map(jnp.asarray, (hidden, table, bias)))
+        edit = functools.partial(mask_free_edit, tokens=tokens, key=key, mask_id=MASK, num_steps=3, share=0.5)
+        return edit(lambda *_: linear), edit(lambda *_: unembed(*linear))
+
+    edited, expected = both(np.zeros((2, N), np.int32), random_key(1))
+    np.testing.assert_array_equal(edited, expected)
+    assert len(np.unique(edited)) > 2
+
+
+def test_an_edit_refuses_a_temperature_below_zero():
+    with pytest.raises(ValueError, match="temperature must be 0 or greater, given -0.5"):
+        mask_free_edit(network, np.zeros((2, N), int), random_key(0), mask_id=MASK, temperature=-0.5)
 
 
 def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():

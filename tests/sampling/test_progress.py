@@ -49,6 +49,7 @@ def test_every_listener_hears_every_step_and_nothing_is_compiled_again():
         cascade(TOKENS, key(), 1.0, progress)
     assert TRACES == [4] and cascade._cache_size() == 1
     assert not progress_module._listeners
+    assert silent().listener == 0  # listeners are numbered from 1
 
 
 def test_none_compiles_no_callback():

@@ -15,15 +15,19 @@ from muse_jax.tokenizers.discriminator import (
 
 
 def test_blur_downsampling_is_the_binomial_filter_at_every_second_place():
-    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, 8, 7, 2)).astype(np.float32)
     taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-    padded = np.pad(x[0, :, :, 0], 1, mode="reflect")
-    expected = convolve2d(padded, taps, mode="valid")[::2, ::2]
-    np.testing.assert_allclose(blur_downsample(jnp.asarray(x))[0, :, :, 0], expected, rtol=1e-5, atol=1e-6)
+    out = blur_downsample(jnp.asarray(x))
+    assert out.shape == (2, 4, 3, 2)
+    for b, c in np.ndindex(2, 2):
+        padded = np.pad(x[b, :, :, c], 1, mode="reflect")
+        expected = convolve2d(padded, taps, mode="valid")[::2, ::2]
+        np.testing.assert_allclose(out[b, :, :, c], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_minibatch_stddev_is_zero_for_equal_samples_and_the_mean_deviation_otherwise():
     same = jnp.ones((4, 2, 2, 3))
+    assert minibatch_stddev(same).shape == (4, 2, 2, 4)
     np.testing.assert_allclose(minibatch_stddev(same)[..., 3], 1e-4, atol=1e-6)
     x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype(np.float32)
     np.testing.assert_allclose(
@@ -50,6 +54,8 @@ def test_losses_at_known_logits():
     np.testing.assert_allclose(generator_loss(zero), np.log(2), rtol=1e-6)
     np.testing.assert_allclose(discriminator_loss(large, -large), 0, atol=1e-6)
     np.testing.assert_allclose(generator_loss(-large), 30, rtol=1e-6)
+    np.testing.assert_allclose(discriminator_loss(zero, zero), 2 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(discriminator_loss(-large, large), 60, rtol=1e-6)
 
 
 def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weights():

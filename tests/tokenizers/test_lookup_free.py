@@ -13,8 +13,6 @@ from muse_jax.tokenizers.lookup_free import (
     FiniteScalarQuantizer,
     LookupFreeQuantizer,
     bit_entropy_loss,
-    digits_to_ids,
-    ids_to_digits,
 )
 
 LEVELS = (4, 3, 3, 4)
@@ -62,10 +60,14 @@ def test_fsq_has_no_losses_and_counts_its_codes(groups):
 
 
 def test_ids_that_float32_does_not_hold_are_whole():
-    digits = np.array([[1] + [0] * 24 + [1]])
-    ids = digits_to_ids(jnp.asarray(digits), (2,) * 26, 1)
-    assert ids.tolist() == [2**25 + 1]
-    np.testing.assert_array_equal(ids_to_digits(ids, (2,) * 26, 1), digits)
+    lfq, bits = LookupFreeQuantizer(26, 2**26), jnp.where(jnp.arange(26) % 25 == 0, 1.0, -1.0)
+    assert lfq.apply({}, bits, method="nearest") == 2**25 + 1
+    np.testing.assert_array_equal(lfq.apply({}, jnp.int32(2**25 + 1), method="lookup"), bits)
+    module, half = FiniteScalarQuantizer((64,) * 5, 2**30), 63 * (1 - 1e-3) / 2
+    second_lowest = math.atanh(-30.5 / half) - math.atanh(0.5 / half)
+    assert module.apply({}, jnp.array([second_lowest, -20, -20, -20, 20]), method="nearest") == 1 + 63 * 64**4
+    codes = module.apply({}, jnp.int32(1 + 63 * 64**4), method="lookup")
+    np.testing.assert_array_equal(codes, np.array([-31, -32, -32, -32, 31]) / 32)
 
 
 def test_all_levels_of_fsq_are_reached_and_zero_lies_in_the_middle():
@@ -102,13 +104,31 @@ def test_lfq_takes_signs_and_draws_vectors_to_them():
     quantized = module.apply({}, vectors())
     signs = np.where(np.asarray(vectors()) > 0, 1.0, -1.0)
     np.testing.assert_array_equal(quantized.codes, signs)
+    assert quantized.codebook_loss == 0
     np.testing.assert_allclose(quantized.commitment_loss, np.mean((signs - vectors()) ** 2), rtol=1e-5)
     weights = jax.random.normal(jax.random.key(2), (3, 5, 4))
     gradient = jax.grad(lambda v: jnp.sum(module.apply({}, v).codes * weights))(vectors())
     np.testing.assert_allclose(gradient, weights, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [3, 4])
+def test_zero_is_the_lower_bit_of_lfq():
+    module = LookupFreeQuantizer(4, 16)
+    quantized = module.apply({}, jnp.zeros((1, 4)))
+    np.testing.assert_array_equal(quantized.codes, -np.ones((1, 4)))
+    assert quantized.ids == module.apply({}, jnp.zeros((1, 4)), method="nearest") == 0
+
+
+def test_the_entropy_loss_of_sure_and_even_bits_is_minus_the_log_of_their_codes():
+    every = 10.0 * np.array(list(itertools.product([-1, 1], repeat=3)))
+    np.testing.assert_allclose(bit_entropy_loss(jnp.asarray(every), 0.01), -np.log(8), rtol=1e-5)
+    np.testing.assert_allclose(bit_entropy_loss(jnp.asarray(every[:2]), 0.01), -np.log(2), rtol=1e-5)
+
+
+def test_the_table_of_bits_is_of_unrounded_factors_on_every_platform():
+    assert "HIGHEST" in str(jax.make_jaxpr(lambda v: bit_entropy_loss(v, 1.0))(jnp.ones((2, 4))))
+
+
+@pytest.mark.parametrize("bits", [3, 6])
 def test_the_entropy_loss_of_bits_equals_that_over_all_codes(bits):
     z, temperature = 0.3 * np.asarray(vectors(bits), np.float64).reshape(-1, bits), 0.7
     codes = np.array(list(itertools.product([-1, 1], repeat=bits)))

@@ -6,7 +6,13 @@ from scipy.ndimage import gaussian_filter
 
 from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.nn.efficientnet_lite import EfficientNetLite0
-from muse_jax.tokenizers.perceptual import TAPS, load_perceptual, perceptual_loss
+from muse_jax.tokenizers.perceptual import (
+    TAPS,
+    load_perceptual,
+    perceptual_distance,
+    perceptual_loss,
+    perceptual_shapes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,39 @@ def test_is_the_sum_over_stages_of_mean_squared_differences_of_unit_channels(pic
         a, b = (m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9) for m in (a, b))
         expected += np.mean(np.sum((a - b) ** 2, axis=-1))
     np.testing.assert_allclose(loss_and_grad(picture, other)[0], expected, rtol=1e-3)
+
+
+def test_the_distance_of_each_example_is_its_own_sum_over_stages():
+    rng = np.random.default_rng(1)
+    shapes = [(2, 3, 4, 5), (2, 2, 1, 3)]
+    maps, targets = ([jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes] for _ in range(2))
+    expected = np.zeros(2)
+    for stage, target in zip(maps, targets):
+        for b, h, w in np.ndindex(stage.shape[:3]):
+            a, c = (np.asarray(x[b, h, w], np.float64) for x in (stage, target))
+            expected[b] += ((a / np.linalg.norm(a) - c / np.linalg.norm(c)) ** 2).sum() / stage[
+                b, ..., 0
+            ].size
+    np.testing.assert_allclose(perceptual_distance(maps, targets), expected, rtol=1e-4)
+
+
+def test_weights_are_those_that_the_taps_need():
+    params = load_perceptual((0, 2))
+    assert set(params) == {"stem", "block_1", "block_2"} == set(perceptual_shapes((0, 2)))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, perceptual_shapes((0, 2)))
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == shapes
+    assert set(perceptual_shapes(())) == set(load_efficientnet_lite0())
+    assert "block_11" in perceptual_shapes() and "block_12" not in perceptual_shapes()
+
+
+def test_images_are_enlarged_before_the_network():
+    images, targets = np.random.default_rng(2).uniform(-1, 1, (2, 2, 32, 40, 3)).astype(np.float32)
+    params = load_perceptual((0,))
+    enlarged = [jax.image.resize(x, (2, 64, 80, 3), "bilinear") for x in (images, targets)]
+    expected = perceptual_loss(params, *enlarged, taps=(0,))
+    loss = perceptual_loss(params, images, targets, taps=(0,), upsample=2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert abs(loss - perceptual_loss(params, images, targets, taps=(0,))) > 1e-3
 
 
 def test_grows_with_blur_and_noise_from_zero(picture, loss_and_grad):

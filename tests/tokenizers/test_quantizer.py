@@ -41,15 +41,19 @@ def test_every_vector_gets_the_code_that_a_loop_finds_nearest(normalize):
     expected = [min(range(CODES), key=lambda k: ((v - rows[k]) ** 2).sum()) for v in flat]
     quantized = module.apply(params, vectors)
     assert quantized.ids.reshape(-1).tolist() == expected
-    assert module.apply(params, vectors, method="nearest").reshape(-1).tolist() == expected
+    nearest = module.apply(params, vectors, method="nearest")
+    assert nearest.reshape(-1).tolist() == expected
+    assert quantized.ids.dtype == nearest.dtype == jnp.int32
     np.testing.assert_allclose(quantized.codes.reshape(-1, DIM), rows[expected], atol=1e-6)
 
 
-def test_commitment_and_codebook_losses_are_the_mean_squared_distance():
-    module, params, vectors = quantizer(False)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_commitment_and_codebook_losses_are_the_mean_squared_distance(normalize):
+    module, params, vectors = quantizer(normalize)
     quantized = module.apply(params, vectors)
-    rows = np.asarray(params["params"]["codebook"])
-    expected = np.mean((rows[np.asarray(quantized.ids)] - np.asarray(vectors)) ** 2)
+    rows, points = np.asarray(params["params"]["codebook"]), np.asarray(vectors)
+    rows, points = (unit(rows), unit(points)) if normalize else (rows, points)
+    expected = np.mean((rows[np.asarray(quantized.ids)] - points) ** 2)
     np.testing.assert_allclose(quantized.commitment_loss, expected, rtol=1e-5)
     np.testing.assert_allclose(quantized.codebook_loss, expected, rtol=1e-5)
 
@@ -100,6 +104,19 @@ def test_the_codebook_starts_uniform_within_the_root_of_three_over_its_size():
     assert kstest(rows, uniform(-bound, 2 * bound).cdf).pvalue > 0.01
 
 
+def test_directions_of_a_normalized_codebook_are_drawn_from_a_gaussian():
+    module = VectorQuantizer(codebook_size=512, embed_dim=8, normalize=True)
+    params = nn.unbox(module.init(jax.random.key(0), jnp.zeros((1, 8))))
+    assert kstest(np.asarray(params["params"]["codebook"]).reshape(-1), "norm").pvalue > 0.01
+
+
+def test_the_length_of_a_vector_does_not_matter_where_units_are_compared():
+    module, params, vectors = quantizer(True)
+    for scale in (1e-3, 1e8):  # at 1e8 float32 holds no difference of distances that are not of units
+        long = module.apply(params, scale * vectors, method="nearest")
+        np.testing.assert_array_equal(long, module.apply(params, vectors).ids)
+
+
 def test_the_codebook_lies_over_the_mesh_by_code_and_dimension():
     boxed = jax.eval_shape(VectorQuantizer(CODES, DIM).init, jax.random.key(0), jnp.zeros((1, DIM)))
     assert nn.get_partition_spec(boxed)["params"]["codebook"] == PartitionSpec("vocab", "embed")
@@ -123,6 +140,18 @@ def test_usage_and_perplexity_of_a_known_histogram():
     np.testing.assert_allclose(perplexity, 3, rtol=1e-4)
 
 
+def test_a_histogram_of_groups_has_a_row_each_and_its_statistics_are_means_over_them():
+    histogram = code_histogram(jnp.array([[[0, 1], [2, 1]], [[2, 1], [2, 1]]]), 3, groups=2)
+    np.testing.assert_allclose(histogram, [[1 / 4, 0, 3 / 4], [0, 1, 0]])
+    usage, perplexity = histogram_statistics(histogram)
+    np.testing.assert_allclose(usage, (2 / 3 + 1 / 3) / 2)
+    np.testing.assert_allclose(perplexity, (np.exp(entropy([1, 3])) + 1) / 2, rtol=1e-5)
+
+
+def test_squared_distances_are_of_unrounded_factors_on_every_platform():
+    assert "HIGHEST" in str(jax.make_jaxpr(squared_distances)(jnp.ones((2, 3)), jnp.ones((4, 3))))
+
+
 def test_squared_distances_equal_the_pairwise_loop():
     vectors, codes = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     expected = [[((v - c) ** 2).sum() for c in codes] for v in vectors]
@@ -140,3 +169,9 @@ def test_dead_codes_restart_at_vectors_and_used_ones_stay():
     nearest = np.abs(dead[:, None] - vectors).sum(-1).min(1)
     np.testing.assert_allclose(nearest, 0, atol=1e-5)
     assert len(np.unique(dead.round(4), axis=0)) > 1
+
+
+def test_every_vector_may_become_a_code():
+    vectors = jnp.arange(1.0, 4.0)[:, None]
+    restarted = restart_dead_codes(jnp.zeros((100, 1)), jnp.array([0]), vectors, jax.random.key(1))
+    assert set(restarted[1:, 0].tolist()) == {1.0, 2.0, 3.0} and restarted[0] == 0

@@ -14,10 +14,11 @@ import numpy as np
 from einops import rearrange
 from flax import struct
 from jaxtyping import Array, Bool, Int
+from scipy.special import pdtr
 
 SPECIAL_TOKENS = ("<pad>", "<start_of_image>", "<start_of_text>")
-_SPAN_MEAN = 3
-"""Mean length of a predicted span of text, Poisson distributed."""
+_SPAN_CDF = pdtr(np.arange(16), 3).astype(np.float32)
+"""Lengths of predicted spans of text are Poisson(3): how probable it is that one is at most 0, 1, .. 15."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +217,7 @@ def draw_spans(
     budget = jnp.maximum(share * length, 1.0)
     most = max(1, int(share * slots))
     uniform = jax.random.uniform(length_key, (batch, most))
-    spans = jnp.maximum(1, jnp.searchsorted(jnp.asarray(_POISSON), uniform))
+    spans = jnp.maximum(1, jnp.searchsorted(jnp.asarray(_SPAN_CDF), uniform))
     # Short texts have room for no more than their budget.
     spans = jnp.minimum(spans, jnp.floor(budget).astype(spans.dtype))
     total = jnp.cumsum(spans, axis=1)
@@ -233,11 +234,3 @@ def draw_spans(
         (inside >= 0) & (inside < spans[:, None, :] + extra) & kept[:, None, :], axis=-1
     )
     return covers(1) & text_mask, covers(0) & text_mask
-
-
-def _poisson_cdf(mean: float, terms: int) -> np.ndarray:
-    steps = np.concatenate([[1.0], mean / np.arange(1, terms)])
-    return np.exp(-mean) * np.cumsum(np.cumprod(steps))
-
-
-_POISSON = _poisson_cdf(_SPAN_MEAN, 16).astype(np.float32)

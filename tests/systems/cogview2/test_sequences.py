@@ -26,6 +26,7 @@ WORDS = RNG.integers(0, 10, (3, TEXT))
 MASK = np.arange(TEXT) < np.array(LENGTHS)[:, None]
 CODES = RNG.integers(0, 20, (3, IMAGE))
 REGION = RNG.random((3, IMAGE)) < 0.4
+REGION[0, 0] = True  # a run that begins with the first token
 
 
 def table(absent, context, causal, extra=()):
@@ -47,6 +48,9 @@ def table(absent, context, causal, extra=()):
 
 def check(sequence, tables, rows):
     """`rows[b]` are the queries that count: those that are there."""
+    assert sequence.loss.dtype == bool
+    for leaf in jax.tree.leaves(sequence):
+        assert leaf.shape == (3, SLOTS + 1 + IMAGE)
     seen = np.array(visible(sequence.ranks, sequence.ranks))
     for got, expected, there in zip(seen, tables, rows, strict=True):
         np.testing.assert_array_equal(got[there], expected[there])
@@ -112,11 +116,13 @@ def test_image_to_text_is_causal_in_the_text_and_in_the_patches():
         assert loss[:SLOTS].tolist() == [slot <= length for slot in range(SLOTS)]
         assert labels[: length + 1].tolist() == [*(WORDS[b, :length] + 20), VOCABULARY.pad]
         assert sequence.tokens[b, 0] == VOCABULARY.start_of_text
+        image_loss = REGION[b] & np.roll(REGION[b], -1)
+        assert loss[SLOTS:].tolist() == [False, *image_loss]
 
 
 def test_text_alone_sees_its_context_and_spans_causally():
-    inside = np.array([[0, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
-    loss = np.array([[0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    inside = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    loss = np.array([[1, 0, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
     sequence = text_only(VOCABULARY, WORDS, MASK, IMAGE, inside, loss)
     tables, rows = [], []
     for length, region in zip(LENGTHS, inside):
@@ -126,9 +132,10 @@ def test_text_alone_sees_its_context_and_spans_causally():
         tables.append(table(absent, [slot for slot in text if slot not in causal], causal))
         rows.append(text)
     check(sequence, tables, rows)
-    assert np.argwhere(sequence.loss).tolist() == [[0, 1], [1, 0]]
-    assert sequence.labels[0, 1] == WORDS[0, 2] + 20
-    assert set(np.array(sequence.tokens)[:, START + 1 :].ravel()) == {VOCABULARY.pad}
+    assert np.argwhere(sequence.loss).tolist() == [[0, 0], [0, 3], [1, 0]]
+    np.testing.assert_array_equal(sequence.labels[0, [0, 3]], WORDS[0, [1, 4]] + 20)
+    for tokens, length in zip(np.array(sequence.tokens), LENGTHS):
+        assert set(tokens[[*range(length, SLOTS), *range(START + 1, START + 1 + IMAGE)]]) == {VOCABULARY.pad}
 
 
 def test_select_takes_each_sample_from_the_kind_that_is_drawn_for_it():
@@ -178,5 +185,18 @@ def test_spans_predict_at_most_their_share_and_never_touch(slots):
         long = lengths > 60
         assert np.mean(loss[long].sum(axis=1) / lengths[long]) > 0.1
         # Runs of predictions are Poisson(3) long, but for those that no longer fit.
-        runs = (loss & ~np.pad(loss, ((0, 0), (1, 0)))[:, :-1])[long].sum()
+        before, after = (
+            np.pad(loss, ((0, 0), pad))[:, cut] for pad, cut in (((1, 0), np.s_[:-1]), ((0, 1), np.s_[1:]))
+        )
+        runs = (loss & ~before)[long].sum()
         assert 2.2 < loss[long].sum() / runs < 3.3
+        alone = (loss & ~before & ~after)[long].sum() / runs
+        assert 0.15 < alone < 0.35  # exp(-3) (1 + 3) = 0.2, and a little more as they are the ones that fit
+
+
+def test_spans_lie_anywhere_in_a_text():
+    there = np.tile(np.arange(110) < 20, (400, 1))
+    region, loss = (np.array(a) for a in draw_spans(jax.random.key(2), there))
+    predicted = loss.sum(axis=0)[:19]  # of the next piece
+    assert predicted.min() > 0.3 * predicted.mean() and predicted.max() < 1.6 * predicted.mean()
+    assert not loss[:, 19:].any() and region[:, 0].any() and region[:, 19].any()
