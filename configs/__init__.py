@@ -1,0 +1,1 @@
+"""Configs, one folder a system or checkpoint, one file a stage."""

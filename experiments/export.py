@@ -1,7 +1,7 @@
-"""Writes the networks of trained runs as a pretrained directory, which a pipeline's `from_pretrained` reads.
+r"""Writes the networks of trained runs as a pretrained directory, which a pipeline's `from_pretrained` reads.
 
 python -m experiments.export --run=runs/base --run=runs/superres --out=muse_jax/checkpoints/emoji
-python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs/coglm_iterative \\
+python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs/coglm_iterative \
     --out=muse_jax/checkpoints/emoji-cogview2
 python -m experiments.export --run=runs/vqgan64 --out=vqgan64.safetensors
 
@@ -41,7 +41,8 @@ def main() -> None:
                 f"is of {system.name!r}: give runs of one system."
             )
     if system.pipeline is None:
-        return write_tokenizer(sources[0])
+        write_tokenizer(sources[0])
+        return
     stages = {stage: source for source in sources for stage in source.stages}
     pipe = system.pipeline.from_sources(stages, tokenizers=dict(map(_parse, TOKENIZER.value)))
     sizes = pipe.save_pretrained(OUT.value, DTYPE.value)

@@ -65,7 +65,8 @@ SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
 def main() -> None:
     """Checks the flags, plans, prints and writes."""
     if ALL.value:
-        return plan_all()
+        plan_all()
+        return
     if not flags.FLAGS.config or not TOPOLOGY.value:
         raise ValueError(
             "Give --config=FILE and --topology=POD, for instance configs/muse/base_3b.py and v5e:16x16."

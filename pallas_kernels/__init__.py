@@ -1,0 +1,1 @@
+"""Kernels in Pallas for TPU and GPU, each with an XLA form and a plain reference."""

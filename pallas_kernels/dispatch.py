@@ -9,7 +9,7 @@ IMPLEMENTATIONS = ("reference", "xla", "tpu", "gpu")
 
 
 def current_platform() -> str:
-    """ "cpu", "tpu" or "gpu": of the devices of the mesh that is set, or else JAX's default."""
+    """The platform of the mesh that is set, or else JAX's default one: "cpu", "tpu" or "gpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
     return "gpu" if platform in ("cuda", "rocm") else platform

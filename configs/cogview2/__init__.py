@@ -1,0 +1,1 @@
+"""CogView2 at the paper's sizes."""

@@ -1,0 +1,1 @@
+"""The stages of the shipped checkpoints "emoji" and "emoji-cogview2"."""

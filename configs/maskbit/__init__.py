@@ -1,0 +1,1 @@
+"""VQGAN+ and MaskBit's tokenizers and generators at the paper's sizes."""

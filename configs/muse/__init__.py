@@ -1,0 +1,1 @@
+"""Muse at the paper's sizes."""

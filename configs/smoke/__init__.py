@@ -1,0 +1,1 @@
+"""Configs that train in seconds, for tests."""

@@ -90,7 +90,7 @@ def conditions(batch: int, text_dim: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def make_peer(torch: Any, diffusers: Any, model: Any, inputs: tuple[np.ndarray, ...]) -> Callable[[int], Any]:
-    """diffusers' decoding: a function of a seed that returns int tokens (batch, height, width)."""
+    """Decoding by diffusers: a function of a seed that returns int tokens (batch, height, width)."""
     device, dtype, steps = _DEVICE.value, getattr(torch, _DTYPE.value), _STEPS.value
     text, pooled, micro = (torch.from_numpy(x).to(device, dtype) for x in inputs)
     mask_id = model.config.vocab_size - 1
@@ -170,6 +170,7 @@ def machine() -> str:
 
 
 def main() -> None:
+    """Compares the logits, then times both decoders."""
     torch, diffusers = import_peer()
     if _DEVICE.value == "cuda" and not (torch.cuda.is_available() and jax.default_backend() == "gpu"):
         raise ValueError(

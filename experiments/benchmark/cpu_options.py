@@ -30,7 +30,8 @@ def main() -> None:
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, for instance configs/emoji/vqgan64.py.")
     if ANSWER.value:
-        return answer()
+        answer()
+        return
     processes = {name: start(options) for name, options in (("default", ""), ("options", apps.CPU_OPTIONS))}
     blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
     for block in range(1 + max(1, STEPS.value // BLOCK.value)):

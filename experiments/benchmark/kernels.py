@@ -67,6 +67,7 @@ class Run(NamedTuple):
 
 
 def jax_run(function: Callable, *arguments: Any) -> Run:
+    """Compiles a JAX function for its arguments; the bytes are its temporaries and results."""
     compiled = jax.jit(function).lower(*arguments).compile()
     memory: Any = compiled.memory_analysis()
     needed = memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -74,6 +75,7 @@ def jax_run(function: Callable, *arguments: Any) -> Run:
 
 
 def torch_run(function: Callable[[], Any]) -> Run:
+    """Warms a PyTorch function up; the bytes are the peak that one more call allocates on the GPU."""
     import torch
 
     def call() -> Any:
@@ -109,6 +111,7 @@ def measure(runs: dict[str, Run]) -> dict[str, float]:
 
 
 def random_arguments(case: Case, dtype: Any) -> list[Any]:
+    """Normal arrays for a case's arguments, its dense mask, and a cotangent of the output."""
     structs = case.arguments(dtype=dtype)
     leaves, tree = jax.tree.flatten((*structs, structs[0]))
     keys = jax.random.split(jax.random.key(0), len(leaves))
@@ -307,6 +310,7 @@ def _device_name() -> str:
 
 
 def main() -> None:
+    """Prints the tables of the chosen platform."""
     cases: tuple[Case, ...] = _SMALL_CASES if _SMALL.value else CASES
     cases = tuple(case for case in cases if not _CASES.value or case.name in _CASES.value)
     if _PLATFORM.value != "here":
@@ -316,7 +320,8 @@ def main() -> None:
         vocabs, rows = ((512,), 64) if _SMALL.value else (_VOCABS, 65_536)
         draws = [(rows, _WIDTH, vocab) for vocab in vocabs]
         tables = {"tpu-aot": kernels_aot.tpu_tables, "gpu-aot": kernels_aot.gpu_tables}
-        return tables[_PLATFORM.value](cases, draws, jnp.dtype(_DTYPE.value or "bfloat16"))
+        tables[_PLATFORM.value](cases, draws, jnp.dtype(_DTYPE.value or "bfloat16"))
+        return
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(_DTYPE.value or ("float32" if on_cpu else "bfloat16"))

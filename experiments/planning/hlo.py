@@ -50,6 +50,8 @@ class Collective:
 
 @dataclass
 class Instruction:
+    """One line of a computation: what `op` makes of its arguments, and the shape of the result."""
+
     name: str
     shape: str
     op: str

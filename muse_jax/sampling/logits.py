@@ -14,7 +14,7 @@ _LEAST_TEMPERATURE = 1e-6
 def apply_temperature(
     logits: Float[Array, "... vocab"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "... vocab"]:
-    """logits / temperature in float32; a temperature of 0 is taken as 1e-6, which makes sampling greedy."""
+    """Logits / temperature in float32; a temperature of 0 is taken as 1e-6, which makes sampling greedy."""
     return logits.astype(jnp.float32) / jnp.maximum(temperature, _LEAST_TEMPERATURE)
 
 

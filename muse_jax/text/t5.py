@@ -65,8 +65,11 @@ class T5Config:
 
 
 def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "query key"]:
-    """The bucket of each (query, key) pair, in both directions (section 2.1): near distances have one each,
-    far ones share buckets that grow with the logarithm, and all beyond `max_distance` share the last."""
+    """The bucket of each (query, key) pair, in both directions (section 2.1).
+
+    Near distances have one each, far ones share buckets that grow with the logarithm, and all beyond
+    `max_distance` share the last.
+    """
     half = buckets // 2
     exact = half // 2
     offset = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]  # key minus query
@@ -97,6 +100,8 @@ def _dense(features: int, names: tuple[str, str], std: float, dtype: Any, name: 
 
 
 class T5Attention(nn.Module):
+    """Self-attention with a bias for each relative position, without the usual scale of the logits."""
+
     config: T5Config
     dtype: Any
 
@@ -118,6 +123,8 @@ class T5Attention(nn.Module):
 
 
 class GatedMlp(nn.Module):
+    """Feed-forward layer gated by GELU (T5 v1.1)."""
+
     config: T5Config
     dtype: Any
 

@@ -33,6 +33,7 @@ def three_axes(sizes: tuple[int, ...], fill: int = 1) -> Axes:
 
 
 def round_up(size: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
@@ -160,6 +161,7 @@ def box_starts(box: Sequence[Span], step: Sequence[Scalar]) -> list[Scalar]:
 
 
 def box_sizes(box: Sequence[Span]) -> Axes:
+    """The number of places of a box along each axis."""
     return tuple(span.size for span in box)
 
 

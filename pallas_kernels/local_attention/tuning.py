@@ -21,7 +21,7 @@ Settings = dict[str, int]
 
 @functools.cache
 def read_table() -> dict[str, dict[str, dict[str, Settings]]]:
-    """platform -> device kind -> kernel -> settings."""
+    """The table of settings: platform -> device kind -> kernel -> settings."""
     return json.loads(TABLE.read_text(encoding="utf-8"))
 
 

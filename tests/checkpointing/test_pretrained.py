@@ -50,7 +50,7 @@ class TestOtherFiles:
     WEIGHTS = {"base": {"a": np.zeros(2, np.float32)}}
 
     @pytest.mark.parametrize(
-        ("stored", "message"),
+        "stored, message",
         [
             ('{"task": "vqgan", "model": {"filters": 8}}', "is the workdir of a run: give another directory"),
             ('{"model_type": "t5"}', "holds a config.json of something else: give another directory"),

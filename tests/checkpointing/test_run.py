@@ -56,12 +56,8 @@ def test_a_checkpoint_of_another_config_is_refused_and_not_quarantined(whole):
 
 
 def test_a_full_disk_is_recognised_by_number_or_text():
-    try:
-        try:
-            raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
-        except ValueError as error:
-            raise RuntimeError("the save failed") from error
-    except RuntimeError as error:
-        assert is_disk_full(error)
+    failed = RuntimeError("the save failed")
+    failed.__cause__ = ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+    assert is_disk_full(failed)
     assert is_disk_full(OSError(28, "No space left on device"))
     assert not is_disk_full(OSError(13, "Permission denied"))

@@ -28,7 +28,7 @@ def test_values_outside_the_range_are_clipped():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "values"),
+    "dtype, values",
     [
         (np.uint8, [0, 128, 192]),
         (np.int16, [-32768, 0, 16384]),

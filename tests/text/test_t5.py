@@ -109,7 +109,7 @@ def test_equals_transformers_on_its_own_random_weights(directory):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    sizes = dict(vocab_size=128, d_model=64, d_kv=16, d_ff=96, num_heads=4, num_layers=3)
+    sizes = {"vocab_size": 128, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_heads": 4, "num_layers": 3}
     config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu", dropout_rate=0.0)
     model = transformers.T5EncoderModel(config).eval()
     with torch.no_grad():

@@ -23,7 +23,7 @@ def test_missing_keys_get_their_defaults_and_given_ones_stay():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    "given, message",
     [
         ({"optim": {"weigth_decay": 0.1}}, "'optim.weigth_decay': did you mean optim.weight_decay?"),
         ({"totl_steps": 3}, "'totl_steps': did you mean total_steps?"),
@@ -79,7 +79,7 @@ def test_a_mistake_is_refused_in_one_sentence(given, message):
 
 
 @pytest.mark.parametrize(
-    ("given", "key", "choice"),
+    "given, key, choice",
     [
         ({"optim": {"name": "adam", "weight_decay": 0.1}}, "optim.weight_decay", "optim.name='adam'"),
         ({"optim": {"name": "adafactor", "b2": 0.1}}, "optim.b2", "optim.name='adafactor'"),

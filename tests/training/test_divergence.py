@@ -51,7 +51,7 @@ def test_a_run_killed_after_a_rollback_repeats_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         (
             {"optim__max_rollbacks": 2},

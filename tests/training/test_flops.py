@@ -39,7 +39,7 @@ def test_the_cheapest_branch_of_a_condition_counts():
 
 
 @pytest.mark.parametrize(
-    ("specs", "axes"),
+    "specs, axes",
     [
         ((P("data"), P(), P("data")), {"data", "tensor"}),
         ((P("data"), P(None, "tensor"), P("data", "tensor")), {"data", "tensor"}),

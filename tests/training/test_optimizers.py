@@ -69,7 +69,7 @@ def test_adamw_step_is_the_formula():
     grads = {"kernel": jnp.array([[0.5, -0.2]]), "bias": jnp.array([4.0])}
     optimizer = make_optimizer(optim, 10)
     state = optimizer.init(params)
-    first, second = {name: 0.0 for name in params}, {name: 0.0 for name in params}
+    first, second = dict.fromkeys(params, 0.0), dict.fromkeys(params, 0.0)
     expected = {name: np.asarray(value, np.float64) for name, value in params.items()}
     for step in range(1, 4):
         updates, state = optimizer.update(grads, state, params)

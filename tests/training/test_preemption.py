@@ -54,9 +54,10 @@ def test_a_signal_at_a_non_finite_step_saves_too(monkeypatch, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
         beat(self, step)
 
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
+    with monkeypatch.context() as patched:
         patched.setattr(Watchdog, "beat", kill)
-        train(config, poisoned(3)(config), tmp_path / "killed")
+        with pytest.raises(Stopped):
+            train(config, poisoned(3)(config), tmp_path / "killed")
     assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["4"]
     assert_same(train(config, poisoned(3)(config), tmp_path / "killed"), uninterrupted)
 

@@ -64,8 +64,7 @@ class Conditioning(NamedTuple):
 def _param(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init: Any
 ) -> Array:
-    value = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
-    return value
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
 class Linear(nn.Module):

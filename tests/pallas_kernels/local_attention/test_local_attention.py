@@ -60,7 +60,7 @@ _FEW = np.zeros((1, 9, 2, 4), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         ({"window": (3, 4)}, "window is 3x4, .* use odd sizes"),
         ({"window": (0, 3)}, "window is 0x3, .* use odd sizes"),

@@ -28,7 +28,7 @@ def _check_fits(case: Case, topology: str, dtype) -> None:
 
 @needs_libtpu
 @pytest.mark.parametrize(
-    ("name", "topology"),
+    "name, topology",
     [
         ("60x60, window 9x9", "v5e"),
         ("60x60, window 9x5 and 20x20, 5x5", "v6e"),
