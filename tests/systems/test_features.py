@@ -52,9 +52,7 @@ def retrain(workdir, part):
     checkpoints.close()
 
 
-def test_features_of_a_tokenizer_retrained_in_place_are_refused(
-    image_folder, own_tokenizer, tmp_path
-):
+def test_features_of_a_tokenizer_retrained_in_place_are_refused(image_folder, own_tokenizer, tmp_path):
     config = base_config(image_folder, str(own_tokenizer))
     make_features(config, tmp_path)
     next(load(config, tmp_path))
@@ -63,9 +61,7 @@ def test_features_of_a_tokenizer_retrained_in_place_are_refused(
         load(config, tmp_path)
 
 
-def test_features_serve_a_tokenizer_moved_or_with_another_decoder(
-    image_folder, own_tokenizer, tmp_path
-):
+def test_features_serve_a_tokenizer_moved_or_with_another_decoder(image_folder, own_tokenizer, tmp_path):
     make_features(base_config(image_folder, str(own_tokenizer)), tmp_path)
     moved = own_tokenizer.rename(tmp_path / "elsewhere")
     retrain(moved, "decoder")
