@@ -22,7 +22,7 @@ from flax.core import meta
 from experiments import apps
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.sampling import draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 
 _GRID = flags.DEFINE_integer("grid", 8, "Side of the image's token grid.", lower_bound=1)
@@ -83,7 +83,8 @@ def make_cached(network: CogLM) -> Any:
     @jax.jit
     def run(params, text, mask):
         key, greedy = jax.random.key(0), Sampling(0.0)
-        return draw_image(network, params, _VOCABULARY, text, mask, key, sampling=greedy, text_weight=0.0)
+        model = BoundCogLM(network, params, _VOCABULARY)
+        return draw_image(model, text, mask, key, sampling=greedy, text_weight=0.0)
 
     return run
 

@@ -28,7 +28,7 @@ from experiments import apps
 from muse_jax.data import load_source
 from muse_jax.sampling import Sampling, step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.sampling import draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 from muse_jax.systems.cogview2.superres import IterativeSuperRes
 from muse_jax.systems.cogview2.superres_sampling import redraw_fine
@@ -113,15 +113,15 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
 
     @jax.jit
     def lopar(params, text, key):
-        return redraw_fine(iterative, params, vocabulary, text, text >= 0, start, key, steps=turns)
+        model = BoundCogLM(iterative, params, vocabulary)
+        return redraw_fine(model, text, text >= 0, start, key, steps=turns)
 
     @jax.jit
     def by_token(params, text, key):
         text = text[:, : autoregressive.text_pieces]
         sampling = Sampling(1.0, top_k=_TOP_K)
-        return draw_image(
-            autoregressive, params, vocabulary, text, text >= 0, key, sampling=sampling, text_weight=0.0
-        )
+        model = BoundCogLM(autoregressive, params, vocabulary)
+        return draw_image(model, text, text >= 0, key, sampling=sampling, text_weight=0.0)
 
     runs = {"LoPAR": (lopar, fine_params), "token by token": (by_token, params)}
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -58,3 +58,27 @@ def output_bias(module: nn.Module, vocab_size: int, groups: int) -> Array:
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, (*names, "vocab"))
     bias: Any = module.param("bias", zeros, (*shape, vocab_size))
     return bias
+
+
+class TiedHead(nn.Module):
+    """Base of networks whose output table is their token embedding without its mask row.
+
+    Subclasses have `hidden(*inputs)`, the features that the table is multiplied with, and, from `setup`,
+    `embedding` (a `TokenGrid`) and `bias` (`output_bias`), for the fields `vocab_size` and `groups`.
+    """
+
+    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
+        """The output table and the output bias, of each group."""
+        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
+
+    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits from `hidden`."""
+        return unembed(hidden, *self.output_embedding())
+
+    def linear_logits(self, *inputs: Array) -> LinearLogits | Float[Array, "batch tokens vocab"]:
+        """The logits of the inputs of `hidden`, without the last product: samplers stream the vocabulary.
+
+        The small vocabularies of several groups are multiplied out.
+        """
+        hidden = self.hidden(*inputs)
+        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())

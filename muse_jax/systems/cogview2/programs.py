@@ -19,7 +19,7 @@ from muse_jax.sampling import Progress, Sampling, step_table, tile_steps
 from muse_jax.sampling.params import LoparSampling
 from muse_jax.systems.base import cells_under
 from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary
 from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes, join_params
 from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
@@ -130,9 +130,7 @@ def caption(
 ) -> tuple[Int[Array, "batch text"], Bool[Array, "batch text"]]:
     """Text pieces of captions of the images, and where there are any."""
     return draw_caption(
-        modules.coarse,
-        params["coarse"],
-        modules.vocabulary,
+        BoundCogLM(modules.coarse, params["coarse"], modules.vocabulary),
         _tokenize(modules, params, images, modules.coarse.grid),
         jax.random.key(seed),
         sampling=sampling,
@@ -156,9 +154,7 @@ def _repeat(text: Text, times: int) -> Text:
 
 def _draw_coarse(modules, params, text, draws, key, progress, **region) -> Int[Array, "batch tokens"]:
     return draw_image(
-        modules.coarse,
-        params["coarse"],
-        modules.vocabulary,
+        BoundCogLM(modules.coarse, params["coarse"], modules.vocabulary),
         text.ids,
         text.mask,
         key,
@@ -171,7 +167,7 @@ def _draw_coarse(modules, params, text, draws, key, progress, **region) -> Int[A
 
 def _cross_entropy(modules: Modules, params: Any, text: Text, tokens: Array) -> Float[Array, " batch"]:
     return caption_cross_entropy(
-        modules.coarse, params["coarse"], modules.vocabulary, text.ids, text.mask, tokens
+        BoundCogLM(modules.coarse, params["coarse"], modules.vocabulary), text.ids, text.mask, tokens
     )
 
 
@@ -196,7 +192,11 @@ def _super_resolve(
     weights = join_params(params["coarse"], params["direct"])
     words = _cut(text, modules.direct)
     fine = draw_fine(
-        modules.direct, weights, modules.vocabulary, *words, tokens, direct_key, sampling=draws.direct
+        BoundCogLM(modules.direct, weights, modules.vocabulary),
+        *words,
+        tokens,
+        direct_key,
+        sampling=draws.direct,
     )
     grid, editable = modules.direct.fine_grid, None
     if region is not None:
@@ -204,9 +204,7 @@ def _super_resolve(
         fine = jnp.where(editable, fine, given)
     if modules.iterative is not None and draws.iterative is not None:
         fine = redraw_fine(
-            modules.iterative,
-            params["iterative"],
-            modules.vocabulary,
+            BoundCogLM(modules.iterative, params["iterative"], modules.vocabulary),
             *_cut(text, modules.iterative),
             fine,
             iterative_key,

@@ -1,24 +1,34 @@
-"""What CogLM can be asked for: images of a text, regions of an image, captions and how well a caption fits.
+"""Sampling from CogLM: images of a text, regions of an image, captions and how well a caption fits.
 
-Pure functions of a network, its parameters and arrays, to be called under `jax.jit` with `network` and
-`vocabulary` static: one program serves prompts of every length.
+Pure functions of a `BoundCogLM` and arrays, to be called under `jax.jit` with its network and vocabulary
+static: one program serves prompts of every length.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.sampling.autoregressive import NextLogitsFn, Sampling, autoregressive_decode
 from muse_jax.sampling.progress import Progress, StepCallback
-from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
+from muse_jax.systems.cogview2.coglm import CogLMBase
 from muse_jax.systems.cogview2.sequences import Sequence, Vocabulary, image_to_text, text_to_image
 
 
+class BoundCogLM(NamedTuple):
+    """A network of CogView2 with its parameters and vocabulary."""
+
+    network: Any
+    params: Any
+    vocabulary: Vocabulary
+
+    def apply(self, *arguments: Any, method: str) -> Any:
+        """The result of a method of the network."""
+        return self.network.apply({"params": self.params}, *arguments, method=method)
+
+
 def draw_image(
-    network: CogLM,
-    params: Any,
-    vocabulary: Vocabulary,
+    model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     key: Array,
@@ -46,22 +56,21 @@ def draw_image(
     if (image is None) != (drawn is None):
         raise ValueError("Give both an image and which of its tokens to draw, or neither for a new image.")
     if image is None or drawn is None:
-        image = jnp.zeros((len(text), network.image_tokens), jnp.int32)
+        image = jnp.zeros((len(text), model.network.image_tokens), jnp.int32)
         drawn = jnp.ones(image.shape, bool)
-    check_inputs(network, vocabulary, text, text_mask, image=image, drawn=drawn)
-    sequence = text_to_image(vocabulary, text, text_mask, image, drawn)
+    check_inputs(model, text, text_mask, image=image, drawn=drawn)
+    sequence = text_to_image(model.vocabulary, text, text_mask, image, drawn)
     # Ranks of 2 and more are of the region, which the loop reads (see text_to_image).
     known = jnp.where(sequence.ranks < 2, sequence.ranks, -1)
-    first = network.text_length
-    weight = jnp.where(jnp.arange(network.length) < first, text_weight, 0.0)
-    cache = network.apply(
-        {"params": params},
+    first = model.network.text_length
+    weight = jnp.where(jnp.arange(model.network.length) < first, text_weight, 0.0)
+    cache = model.apply(
         sequence.tokens,
         known,
         jnp.broadcast_to(weight, known.shape),
         method="read",
     )
-    next_logits = _next_logits(network, params, sequence, first, 0, vocabulary.image_codes)
+    next_logits = _next_logits(model, sequence, first, 0, model.vocabulary.image_codes)
     tokens = autoregressive_decode(
         next_logits,
         cache,
@@ -75,9 +84,7 @@ def draw_image(
 
 
 def draw_caption(
-    network: CogLM,
-    params: Any,
-    vocabulary: Vocabulary,
+    model: BoundCogLM,
     image: Int[Array, "batch tokens"],
     key: Array,
     *,
@@ -85,16 +92,16 @@ def draw_caption(
     on_step: Progress | StepCallback | None = None,
 ) -> tuple[Int[Array, "batch text"], Bool[Array, "batch text"]]:
     """Captions of images: pieces from 0, and where there are any; a caption ends before the first `pad`."""
-    shape = (len(image), network.text_length - 1)
+    shape = (len(image), model.network.text_length - 1)
     text, every = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-    check_inputs(network, vocabulary, text, every, image=image)
-    sequence = image_to_text(vocabulary, text, every, image)
+    check_inputs(model, text, every, image=image)
+    sequence = image_to_text(model.vocabulary, text, every, image)
     known = jnp.where(sequence.loss, -1, sequence.ranks)
-    cache = network.apply({"params": params}, sequence.tokens, known, method="read")
-    codes = vocabulary.image_codes
+    cache = model.apply(sequence.tokens, known, method="read")
+    codes = model.vocabulary.image_codes
     # The text pieces and, after the last of them, pad.
-    next_logits = _next_logits(network, params, sequence, 0, codes, vocabulary.text_pieces + 1)
-    text_tokens = sequence.tokens[:, : network.text_length] - codes
+    next_logits = _next_logits(model, sequence, 0, codes, model.vocabulary.text_pieces + 1)
+    text_tokens = sequence.tokens[:, : model.network.text_length] - codes
     pieces = autoregressive_decode(
         next_logits,
         cache,
@@ -102,17 +109,15 @@ def draw_caption(
         jnp.pad(every, ((0, 0), (1, 0))),
         key,
         sampling=sampling,
-        end_id=vocabulary.pad - codes,
+        end_id=model.vocabulary.pad - codes,
         on_step=on_step,
     )[:, 1:]
-    there = pieces != vocabulary.pad - codes
+    there = pieces != model.vocabulary.pad - codes
     return jnp.where(there, pieces, 0), there
 
 
 def caption_cross_entropy(
-    network: CogLM,
-    params: Any,
-    vocabulary: Vocabulary,
+    model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
@@ -122,17 +127,16 @@ def caption_cross_entropy(
     CogView2 ranks candidates by it (section 3.4): the lower, the better the image fits its caption. The
     caption's end, which is trained for drawing captions, does not count; an empty caption has 0.
     """
-    check_inputs(network, vocabulary, text, text_mask, image=image)
-    sequence = image_to_text(vocabulary, text, text_mask, image)
-    variables = {"params": params}
-    hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
-    part = slice(network.text_pieces)  # the places before each piece
-    losses = network.apply(variables, hidden[:, part], sequence.labels[:, part], method="cross_entropy")
+    check_inputs(model, text, text_mask, image=image)
+    sequence = image_to_text(model.vocabulary, text, text_mask, image)
+    hidden = model.apply(sequence.tokens, sequence.ranks, method="hidden")
+    part = slice(model.network.text_pieces)  # the places before each piece
+    losses = model.apply(hidden[:, part], sequence.labels[:, part], method="cross_entropy")
     return jnp.sum(losses * text_mask, axis=1) / jnp.maximum(1, jnp.sum(text_mask, axis=1))
 
 
 def _next_logits(
-    network: CogLM, params: Any, sequence: Sequence, first_slot: int, first_row: int, rows: int
+    model: BoundCogLM, sequence: Sequence, first_slot: int, first_row: int, rows: int
 ) -> NextLogitsFn:
     """Reads the token `first_slot + place`; the logits are of `rows` of the vocabulary from `first_row`.
 
@@ -142,20 +146,18 @@ def _next_logits(
 
     def next_logits(token: Array, place: Array, cache: Any) -> tuple[Array, Any]:
         slot = first_slot + place
-        variables = {"params": params}
         rank = sequence.ranks[sample, slot]
-        hidden, cache = network.apply(variables, token + first_row, slot, rank, cache, method="extend")
-        logits = network.apply(variables, hidden[:, None], first_row, rows, method="logits")
+        hidden, cache = model.apply(token + first_row, slot, rank, cache, method="extend")
+        logits = model.apply(hidden[:, None], first_row, rows, method="logits")
         return logits[:, 0], cache
 
     return next_logits
 
 
-def check_inputs(
-    network: CogLMBase, vocabulary: Vocabulary, text: Array, text_mask: Array, **image: Array
-) -> None:
+def check_inputs(model: BoundCogLM, text: Array, text_mask: Array, **image: Array) -> None:
     """Raises ValueError for a text, or images by their names, of another size than the network's."""
-    check_vocabulary(network, vocabulary)
+    network = model.network
+    check_vocabulary(network, model.vocabulary)
     wanted = (len(text), network.text_pieces)
     if text.shape != wanted or text_mask.shape != wanted:
         raise ValueError(

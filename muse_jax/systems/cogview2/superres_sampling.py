@@ -3,8 +3,6 @@
 Pure functions like those of `muse_jax.systems.cogview2.sampling`.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -12,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.sampling.lopar import lopar_decode
 from muse_jax.sampling.progress import Progress, StepCallback
-from muse_jax.systems.cogview2.sampling import check_inputs
+from muse_jax.systems.cogview2.sampling import BoundCogLM, check_inputs
 from muse_jax.systems.cogview2.sequences import Sequence, Vocabulary, text_to_image
-from muse_jax.systems.cogview2.superres import DirectSuperRes, IterativeSuperRes
 
 
 def coarse_sequence(
@@ -28,9 +25,7 @@ def coarse_sequence(
 
 
 def draw_fine(
-    network: DirectSuperRes,
-    params: Any,
-    vocabulary: Vocabulary,
+    model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
@@ -45,17 +40,14 @@ def draw_fine(
     Raises:
       ValueError: text or image of another size than the network's.
     """
-    check_inputs(network, vocabulary, text, text_mask, image=image)
-    sequence = coarse_sequence(vocabulary, text, text_mask, image)
-    variables = {"params": params}
-    hidden = network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
-    return sampling(key, network.apply(variables, hidden, 0, vocabulary.image_codes, method="logits"))
+    check_inputs(model, text, text_mask, image=image)
+    sequence = coarse_sequence(model.vocabulary, text, text_mask, image)
+    hidden = model.apply(sequence.tokens, sequence.ranks, method="hidden")
+    return sampling(key, model.apply(hidden, 0, model.vocabulary.image_codes, method="logits"))
 
 
 def redraw_fine(
-    network: IterativeSuperRes,
-    params: Any,
-    vocabulary: Vocabulary,
+    model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     fine: Int[Array, "batch tokens"],
@@ -72,20 +64,19 @@ def redraw_fine(
     Raises:
       ValueError: as `lopar_decode`, and for text or image of another size than the network's.
     """
-    check_inputs(network, vocabulary, text, text_mask, fine=fine)
-    pieces = vocabulary.words(text, text_mask)
-    variables = {"params": params}
+    check_inputs(model, text, text_mask, fine=fine)
+    pieces = model.vocabulary.words(text, text_mask)
 
     def logits_fn(tokens: Array) -> Array:
-        hidden = network.apply(variables, tokens, pieces, text_mask, method="hidden")
-        return network.apply(variables, hidden, 0, vocabulary.image_codes, method="logits")
+        hidden = model.apply(tokens, pieces, text_mask, method="hidden")
+        return model.apply(hidden, 0, model.vocabulary.image_codes, method="logits")
 
     return lopar_decode(
         logits_fn,
         fine,
         key,
         steps=steps,
-        mask_id=vocabulary.start_of_image,
+        mask_id=model.vocabulary.start_of_image,
         top_k=top_k,
         temperature=temperature,
         editable=editable,

@@ -16,6 +16,7 @@ from muse_jax.checkpointing.source import open_source
 from muse_jax.media.image import to_unit_range
 from muse_jax.sampling.lopar import step_table, tile_steps
 from muse_jax.sampling.params import LoparSampling, TokenSampling
+from muse_jax.systems.cogview2.sampling import BoundCogLM
 from muse_jax.systems.cogview2.superres import (
     DirectSuperRes,
     IterativeSuperRes,
@@ -153,9 +154,7 @@ class DirectSuperResTask(_SuperResTask):
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         coarse, fine, text, text_mask = self.inputs(frozen, batch)
         drawn = draw_fine(
-            self.network,
-            join_params(frozen["coglm"], params),
-            self.vocabulary,
+            BoundCogLM(self.network, join_params(frozen["coglm"], params), self.vocabulary),
             text,
             text_mask,
             coarse,
@@ -225,9 +224,7 @@ class IterativeSuperResTask(_SuperResTask):
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         _, fine, text, text_mask = self.inputs(frozen, batch)
         drawn = redraw_fine(
-            self.network,
-            params,
-            self.vocabulary,
+            BoundCogLM(self.network, params, self.vocabulary),
             text,
             text_mask,
             fine,

@@ -15,7 +15,7 @@ from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
-from muse_jax.systems.cogview2.sampling import caption_cross_entropy, check_vocabulary, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, check_vocabulary, draw_image
 from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 from muse_jax.systems.cogview2.sequences import (
     Sequence,
@@ -203,7 +203,8 @@ class CogLMTask(CogViewTask):
         variables = {"params": params}
         hidden = self.network.apply(variables, sequence.tokens, sequence.ranks, method="hidden")
         losses = self.network.apply(variables, hidden, sequence.labels, method="cross_entropy")
-        captions = caption_cross_entropy(self.network, params, self.vocabulary, text, text_mask, image)
+        model = BoundCogLM(self.network, params, self.vocabulary)
+        captions = caption_cross_entropy(model, text, text_mask, image)
         pieces = jnp.sum(text_mask, axis=1)
         return {
             "image_cross_entropy": sums_over(losses, sequence.loss),
@@ -217,9 +218,7 @@ class CogLMTask(CogViewTask):
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
         """Image codes generated for the captions of a batch."""
         return draw_image(
-            self.network,
-            params,
-            self.vocabulary,
+            BoundCogLM(self.network, params, self.vocabulary),
             batch["caption_ids"],
             batch["caption_mask"],
             key,

@@ -4,19 +4,18 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.nn.attention import check_width
 from muse_jax.nn.conditioning import TextProjection, check_text
-from muse_jax.nn.heads import HeadTransform, LinearLogits, output_bias, unembed
+from muse_jax.nn.heads import HeadTransform, TiedHead, output_bias
 from muse_jax.nn.layouts import block_layout, grid_layout
 from muse_jax.nn.linear import EMBED_STD, Dense
 from muse_jax.nn.positions import TokenGrid, check_tokens, repeat_grid, show_grid
 from muse_jax.nn.transformer import Transformer
 
 
-class SuperResTransformer(nn.Module):
+class SuperResTransformer(TiedHead):
     """Logits of the high-resolution tokens given the low-resolution ones and the text (Muse, section 2.4).
 
     The low-resolution tokens pass through a small transformer of their own, which does not read the text; its
@@ -137,25 +136,3 @@ class SuperResTransformer(nn.Module):
         x = self.embedding(tokens, aligned, deterministic)
         x = self.transformer(x, context, mask, deterministic)
         return self.head(x)
-
-    def output_embedding(self) -> tuple[Float[Array, "*groups vocab width"], Float[Array, "*groups vocab"]]:
-        """The output table (the token embedding without its mask row) and the output bias, of each group."""
-        return self.embedding.embedding[..., : self.vocab_size, :], self.bias
-
-    def linear_logits(
-        self,
-        tokens: Int[Array, "batch tokens"],
-        low_tokens: Int[Array, "batch low_tokens"],
-        text: Float[Array, "batch text text_dim"],
-        text_mask: Bool[Array, "batch text"],
-    ) -> LinearLogits | Float[Array, "batch tokens vocab"]:
-        """What `__call__` returns, without the last product: a decoder draws from it block by block.
-
-        The small vocabularies of several groups are multiplied out.
-        """
-        hidden = self.hidden(tokens, low_tokens, text, text_mask)
-        return self.logits(hidden) if self.groups > 1 else LinearLogits(hidden, *self.output_embedding())
-
-    def logits(self, hidden: Float[Array, "batch positions width"]) -> Float[Array, "batch tokens vocab"]:
-        """Float32 logits from `hidden`."""
-        return unembed(hidden, *self.output_embedding())

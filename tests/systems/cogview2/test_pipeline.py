@@ -15,7 +15,7 @@ from muse_jax.sampling import Sampling, listening, step_table, tile_steps
 from muse_jax.sampling.params import LoparSampling
 from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.cogview2 import programs
-from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary
 from muse_jax.systems.cogview2.superres import join_params
 from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
@@ -39,7 +39,7 @@ def generated(pipe):
 @functools.cache
 def jitted(function, **static):
     params = jax.tree.map(jnp.asarray, tiny_cogview2().coarse.params)
-    return jax.jit(functools.partial(function, NETWORK, params, VOCABULARY, **static))
+    return jax.jit(functools.partial(function, BoundCogLM(NETWORK, params, VOCABULARY), **static))
 
 
 def coder(pipe, method, values):
@@ -128,13 +128,13 @@ class TestSuperResolution:
         def fine(ids, mask, tokens, keys, weights):
             sampling = drawing(whole, 0)["sampling"].replace(top_clusters=3, inner_temperature=0.5)
             words = [ids[:, :4], mask[:, :4]]
-            drawn = draw_fine(
-                DIRECT, weights["direct"], VOCABULARY, *words, tokens, keys[0], sampling=sampling
-            )
+            model = BoundCogLM(DIRECT, weights["direct"], VOCABULARY)
+            drawn = draw_fine(model, *words, tokens, keys[0], sampling=sampling)
             turns = tile_steps(step_table(2), (6, 6))
             words = [ids[:, :3], mask[:, :3]]
             options = {"steps": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
-            return redraw_fine(ITERATIVE, weights["iterative"], VOCABULARY, *words, drawn, keys[1], **options)
+            model = BoundCogLM(ITERATIVE, weights["iterative"], VOCABULARY)
+            return redraw_fine(model, *words, drawn, keys[1], **options)
 
         weights = {
             "direct": join_params(whole.coarse.params, whole.direct.params),
@@ -197,7 +197,7 @@ class TestSuperResolution:
         """Both stages are replaced: the first draws 1 everywhere, the second says what it was given."""
         asked = {}
 
-        def redraw(network, params, vocabulary, text, mask, fine, key, **options):
+        def redraw(model, text, mask, fine, key, **options):
             asked.update(fine=fine, **options)
             return fine
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from muse_jax.sampling.autoregressive import Sampling
-from muse_jax.systems.cogview2.sampling import caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, draw_caption, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary, image_to_text, text_to_image
 from tests.systems.cogview2.coglm_tiny import NETWORK, VOCABULARY, batch, params
 
@@ -27,9 +27,7 @@ def logits(tokens, ranks, weight):
 @jax.jit
 def draw(text, text_mask, key, sampling, weight, image, drawn):
     return draw_image(
-        NETWORK,
-        params(),
-        VOCABULARY,
+        BoundCogLM(NETWORK, params(), VOCABULARY),
         text,
         text_mask,
         key,
@@ -67,7 +65,7 @@ def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
 
 
 def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
-    run = jax.jit(functools.partial(draw_caption, NETWORK, params(), VOCABULARY, sampling=GREEDY))
+    run = jax.jit(functools.partial(draw_caption, BoundCogLM(NETWORK, params(), VOCABULARY), sampling=GREEDY))
     pieces, there = (np.array(a) for a in run(IMAGE, jax.random.key(0)))
     sequence = image_to_text(VOCABULARY, pieces, there, IMAGE)
     scores = np.array(logits(sequence.tokens, sequence.ranks, weights(0.0)))[:, :, CODES : CODES + 11]
@@ -81,7 +79,7 @@ def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
 
 
 def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
-    score = jax.jit(functools.partial(caption_cross_entropy, NETWORK, params(), VOCABULARY))
+    score = jax.jit(functools.partial(caption_cross_entropy, BoundCogLM(NETWORK, params(), VOCABULARY)))
     got = score(TEXT, MASK, IMAGE)
     sequence = image_to_text(VOCABULARY, TEXT, MASK, IMAGE)
     log_probs = special.log_softmax(
@@ -113,6 +111,7 @@ def test_bad_input_is_one_sentence(change, message):
         "image": IMAGE,
         "drawn": DRAWN,
     } | change
-    words = [given.pop(name) for name in ("vocabulary", "text", "text_mask")]
+    model = BoundCogLM(NETWORK, params(), given.pop("vocabulary"))
+    words = [given.pop(name) for name in ("text", "text_mask")]
     with pytest.raises(ValueError, match=message):
-        draw_image(NETWORK, params(), *words, jax.random.key(0), sampling=GREEDY, **given)
+        draw_image(model, *words, jax.random.key(0), sampling=GREEDY, **given)

@@ -7,6 +7,7 @@ import pytest
 
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.sampling.lopar import lopar_decode
+from muse_jax.systems.cogview2.sampling import BoundCogLM
 from muse_jax.systems.cogview2.superres import iterative_from_coglm
 from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
 from tests.systems.cogview2.coglm_tiny import VOCABULARY, batch, params
@@ -28,7 +29,9 @@ def test_fine_tokens_are_drawn_from_the_full_pass_over_text_and_coarse_image():
 
     @jax.jit
     def run(params):
-        drawn = draw_fine(DIRECT, params, VOCABULARY, TEXT, MASK, COARSE, KEY, sampling=Sampling(0.5))
+        drawn = draw_fine(
+            BoundCogLM(DIRECT, params, VOCABULARY), TEXT, MASK, COARSE, KEY, sampling=Sampling(0.5)
+        )
         return drawn, DIRECT.apply({"params": params}, tokens, ranks)
 
     drawn, logits = run(direct_params())
@@ -46,7 +49,13 @@ def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_t
             return ITERATIVE.apply({"params": params}, tokens, WORDS, MASK)[..., :CODES]
 
         drawn = redraw_fine(
-            ITERATIVE, params, VOCABULARY, TEXT, MASK, FINE, KEY, **choices, on_step=heard.append
+            BoundCogLM(ITERATIVE, params, VOCABULARY),
+            TEXT,
+            MASK,
+            FINE,
+            KEY,
+            **choices,
+            on_step=heard.append,
         )
         return drawn, lopar_decode(full_pass, FINE, KEY, **choices, mask_id=VOCABULARY.start_of_image)
 
@@ -61,6 +70,8 @@ def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_t
 
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"image has shape \(4, 8\), but 4 texts and the grid 3x3"):
-        draw_fine(DIRECT, {}, VOCABULARY, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
+        model = BoundCogLM(DIRECT, {}, VOCABULARY)
+        draw_fine(model, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
     with pytest.raises(ValueError, match=r"fine has shape \(4, 35\), but 4 texts and the grid 6x6"):
-        redraw_fine(ITERATIVE, {}, VOCABULARY, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS)
+        model = BoundCogLM(ITERATIVE, {}, VOCABULARY)
+        redraw_fine(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS)
