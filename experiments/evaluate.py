@@ -62,7 +62,8 @@ def main() -> None:
         return
     out = Path(OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json")
     write(out, result, images)
-    print(json.dumps(result.get("scores", {})))
+    if "scores" in result:
+        print(json.dumps(result["scores"]))
     for name, report in result.get("evaluators", {}).items():
         print(name, json.dumps(report["scores"]))
     print(f"Written to {out}")

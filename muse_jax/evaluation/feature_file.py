@@ -1,5 +1,6 @@
 """Features and progress of an evaluation on disk, from which it resumes."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,7 +85,10 @@ class Progress:
         return batches, put_tree(sums, self._shardings)
 
     def remove(self) -> None:
-        """Removes this process's files, once the figures are known."""
+        """Removes this process's files, once the figures are known, and folders that this leaves empty."""
         self.features.unlink(missing_ok=True)
         if jax.process_index() == 0:
             self._file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+            self.folder.parent.rmdir()

@@ -33,7 +33,8 @@ class ScoreSums:
         Args:
           place: place of each row among all `total` samples, which decides its split.
         """
-        split = place * SPLITS // total
+        # Split i has the places from i * total // SPLITS on.
+        split = ((place + 1) * SPLITS - 1) // total
         member = (split == jnp.arange(SPLITS)[:, None]) & mask
         with jax.enable_x64(True):
             x, rows = logits.astype(jnp.float64), member.astype(jnp.float64)

@@ -9,21 +9,25 @@ import jax.numpy as jnp
 from muse_jax.evaluation.evaluators import Context, Report
 from muse_jax.evaluation.image_quality import MIN_SSIM_SIZE, psnr, ssim
 from muse_jax.evaluation.loss import Loss
+from muse_jax.interop.lpips import load_lpips_alex
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sharding.partitioning import put_tree, replicated
 from muse_jax.tokenizers.lpips import load_lpips, lpips
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 
+_LPIPS = {"vgg": load_lpips, "alex": load_lpips_alex}
+
 
 class Reconstruction(Loss):
     """Means over a split of images and their reconstructions, both as uint8.
 
-    psnr: in dB. ssim: see `image_quality.ssim`. lpips: LPIPS v0.1 on VGG-16; `lpips=False` leaves it out.
+    psnr: in dB. ssim: see `image_quality.ssim`. lpips_vgg, lpips_alex: LPIPS v0.1 on the networks that the
+    key `lpips` names; () leaves it out.
     code_usage: fraction of codes that occur in the split. code_perplexity: exp of the entropy of their
     frequencies.
     """
 
-    defaults = {**Loss.defaults, "lpips": True}
+    defaults = {**Loss.defaults, "lpips": ("vgg",)}
 
     def __init__(self, name: str, options: Mapping[str, Any], context: Context):
         super().__init__(name, options, context)
@@ -37,13 +41,14 @@ class Reconstruction(Loss):
                 f"The evaluator {name!r} needs images of at least {MIN_SSIM_SIZE} px, but "
                 f"config.data.image_size is {size}: leave it out of config.evaluators."
             )
-        self._lpips = load_lpips() if self.options["lpips"] else None
+        if set(self.options["lpips"]) - set(_LPIPS):
+            raise self.refuse("lpips", f"some of {', '.join(_LPIPS)}")
+        self._lpips = {network: _LPIPS[network]() for network in self.options["lpips"]}
 
     def __call__(self, params: Any, frozen: Any) -> Report:
         """Measures the tokenizer with the weights `params`."""
-        if self._lpips is not None:
-            sharding = replicated(self.context.mesh)
-            self._lpips = put_tree(self._lpips, jax.tree.map(lambda _: sharding, self._lpips))
+        sharding = replicated(self.context.mesh)
+        self._lpips = put_tree(self._lpips, jax.tree.map(lambda _: sharding, self._lpips))
         return super().__call__(params, {"task": frozen, "lpips": self._lpips})
 
     def evaluate(self, params: Any, frozen: Any, batch: Mapping[str, Any], keys: jax.Array) -> Any:
@@ -57,8 +62,8 @@ class Reconstruction(Loss):
             "ssim": ssim(rebuilt, images),
             "histogram": jax.vmap(lambda ids: code_histogram(ids, size, groups))(quantized.ids),
         }
-        if frozen["lpips"] is not None:
-            scores["lpips"] = lpips(frozen["lpips"], to_unit_range(rebuilt), to_unit_range(images))
+        pair = to_unit_range(rebuilt), to_unit_range(images)
+        scores |= {f"lpips_{name}": lpips(weights, *pair) for name, weights in frozen["lpips"].items()}
         return {name: (score, jnp.ones(len(images))) for name, score in scores.items()}
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,11 @@ def _halve(x: Float[Array, "batch height width c"]) -> Float[Array, "batch heigh
     return reduce(x[:, :height, :width], "b (h p) (w q) c -> b h w c", "max", p=2, q=2)
 
 
+def normalize_images(images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+    """LPIPS's normalization: ImageNet's means and deviations for images in [-1, 1]."""
+    return (images - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
+
+
 class VGG16(nn.Module):
     """Images in [-1, 1] to the last map of each of the first `stages` stages, after its ReLU."""
 
@@ -25,9 +30,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"]) -> list[Float[Array, "batch h w c"]]:
-        # LPIPS's own normalisation, of ImageNet's means and deviations for images in [-1, 1].
-        x = (images - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
-        x, maps, index = x.astype(self.dtype), [], 0
+        x, maps, index = normalize_images(images).astype(self.dtype), [], 0
         for stage, (count, width) in enumerate(STAGES[: self.stages]):
             if stage > 0:
                 x = _halve(x)

@@ -1,4 +1,4 @@
-"""LPIPS on VGG-16: a perceptual distance with learned weights, as a loss and as a metric."""
+"""LPIPS on VGG-16 or AlexNet: a perceptual distance with learned weights, as a loss and as a metric."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muse_jax.interop.lpips import cut_lpips, load_lpips_vgg
+from muse_jax.nn.alexnet import AlexNet
 from muse_jax.nn.vgg import STAGES, VGG16
 
 
@@ -19,13 +20,15 @@ def lpips(
     """The distance of images in [-1, 1] to their targets (Zhang et al., CVPR 2018, eq. 1), float32.
 
     Args:
-      params: of `load_lpips`. With fewer than five stages it is a part of the sum, which judges outlines and
-        textures and not yet what the image shows, and no longer LPIPS.
-      dtype: of the convolutions.
+      params: of `load_lpips`, or of `interop.lpips.load_lpips_alex`. With fewer than five stages of VGG-16
+        it is a part of the sum, which judges outlines and textures and not yet what the image shows, and no
+        longer LPIPS.
+      dtype: of VGG-16's convolutions.
     """
     stages = len(params["heads"])
-    network = VGG16(stages, dtype)
-    maps, target_maps = (network.apply({"params": params["vgg"]}, x) for x in (images, targets))
+    name = "alex" if "alex" in params else "vgg"
+    network: Any = AlexNet() if name == "alex" else VGG16(stages, dtype)
+    maps, target_maps = (network.apply({"params": params[name]}, x) for x in (images, targets))
     distances = []
     for stage, (a, b) in enumerate(zip(maps, target_maps)):
         difference = (_unit(a) - _unit(b)) ** 2

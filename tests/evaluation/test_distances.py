@@ -105,7 +105,7 @@ def test_inception_score_is_the_mean_over_splits():
     p /= p.sum(1, keepdims=True)
     scores = []
     for split in range(10):
-        rows = p[[i for i in range(37) if i * 10 // 37 == split]]
+        rows = p[split * 37 // 10 : (split + 1) * 37 // 10]
         scores.append(np.exp(np.mean(np.sum(rows * (np.log(rows) - np.log(rows.mean(0))), 1))))
     assert sums.score() == pytest.approx((np.mean(scores), np.std(scores)))
 

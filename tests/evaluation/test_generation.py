@@ -1,5 +1,6 @@
 """The evaluator of generated images, with a feature network of a few weights."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -135,7 +136,42 @@ def test_a_stopped_evaluation_resumes_where_it_was(reference, tmp_path, monkeypa
     context.task.sample = lambda *arguments: sampled.append(1) or Noise().sample(*arguments)
     resumed = evaluate(context, options(reference))
     assert resumed.scores == whole.scores
-    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.npy"))
+    assert len(sampled) == 1  # traced once, for the batches that were left
+    assert not tmp_path.exists()
+
+
+def test_a_tokenizer_s_images_are_its_reconstructions(reference):
+    class Tokenizer:
+        def eval_loader(self, split):
+            images = np.random.default_rng(3).integers(0, 256, (16, SIDE, SIDE, 3), np.uint8)
+            for rows in (slice(0, 8), slice(8, 16)):
+                yield {"image": images[rows], "example_mask": np.arange(16)[rows] < 13}
+
+        def reconstruct(self, params, frozen, images):
+            return images / 2, None
+
+    context = dataclasses.replace(make_context(), task=Tokenizer())
+    report = evaluate(context, options(reference, metrics=("fid",), num_samples=13))
+    images = next(iter(Tokenizer().eval_loader("")))["image"], list(Tokenizer().eval_loader(""))[1]["image"]
+    halved = np.concatenate(images)[:13] / 127.5 / 2 - 0.5
+    fake = (np.round(halved * 127.5 + 127.5).reshape(13, -1) - 128.0) @ PROJECTION.astype(np.float64)
+    real = reference[1]
+    expected = frechet_distance(fake.mean(0), np.cov(fake.T), real.mean(0), np.cov(real.T))
+    assert report.scores == {"rfid_none": pytest.approx(expected, rel=1e-4)}
+
+
+def test_memory_on_the_devices_does_not_grow(reference):
+    context, sizes = make_context(), []
+    draw = context.task.eval_loader
+
+    def eval_loader(split):
+        for batch in draw(split):
+            sizes.append(sum(array.nbytes for array in jax.live_arrays()))
+            yield batch
+
+    context.task.eval_loader = eval_loader
+    evaluate(context, options(reference, metrics=("fid", "inception_score"), num_samples=600))
+    assert len(sizes) >= 75 and len(set(sizes[3:])) == 1
 
 
 MISTAKES = [

@@ -75,6 +75,7 @@ MISTAKES = [
     ),
     ({"loss": 3}, "'evaluators.loss' is 3, but it must be a section"),
     ({"retrieval": {}}, "measures generated images, but the task 'vqgan' generates none"),
+    ({"reconstruction": {"lpips": ("vgg", "resnet")}}, "lpips' is .* but it must be some of vgg, alex"),
     ({"iconeval": {}}, "measures generated images, but the task 'vqgan' generates none"),
 ]
 
@@ -103,7 +104,7 @@ def test_the_loop_runs_each_evaluator_at_its_own_steps(folder, tmp_path):
 
 
 def test_reconstruction_equals_a_loop_over_the_images(folder):
-    config = make_config("vqgan", folder, {"reconstruction": {"lpips": False}})
+    config = make_config("vqgan", folder, {"reconstruction": {"lpips": ()}})
     task, mesh = make_task(config), make_mesh(config.mesh)
     params = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
     with jax.set_mesh(mesh):
