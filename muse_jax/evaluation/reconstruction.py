@@ -1,6 +1,6 @@
 """Reconstruction quality of an image tokenizer: PSNR, SSIM, LPIPS, and use of its codes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from muse_jax.sharding.partitioning import put_tree, replicated
 from muse_jax.tokenizers.lpips import load_lpips, lpips
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics
 
-_LPIPS = {"vgg": load_lpips, "alex": load_lpips_alex}
+_LPIPS: dict[str, Callable[[], Any]] = {"vgg": load_lpips, "alex": load_lpips_alex}
 
 
 class Reconstruction(Loss):
