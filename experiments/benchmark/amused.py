@@ -10,9 +10,6 @@ Guidance is mixed before the output matrix here and after it there; the logits a
     python -m experiments.benchmark.amused --device=cuda --dtype=bfloat16  # the peer under torch.compile
 """
 
-import os
-import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from experiments import apps
+from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.sampling import masked_decode
 from muse_jax.systems.amused.convert import network_from_config, read_amused
 from muse_jax.systems.amused.uvit import UVit2D
@@ -158,17 +156,6 @@ def largest_difference(
     return float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
 
 
-def machine() -> str:
-    """Processor or GPU, and how many threads may run."""
-    if _DEVICE.value == "cuda":
-        return jax.devices("gpu")[0].device_kind
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":")[1].strip() for line in file if "model name" in line), name)
-    return f"{name}, {len(os.sched_getaffinity(0))} threads" if hasattr(os, "sched_getaffinity") else name
-
-
 def main() -> None:
     """Compares the logits, then times both decoders."""
     torch, diffusers = import_peer()
@@ -192,23 +179,8 @@ def main() -> None:
         )
         peer = make_peer(torch, diffusers, model, inputs)
         ours = make_ours(network, params, tuple(jnp.asarray(x) for x in inputs))
-        times = measure({"diffusers": peer, "muse_jax": ours})
+        times = time_in_turn({"diffusers": peer, "muse_jax": ours}, _REPEATS.value)
     report(times, sum(leaf.size for leaf in jax.tree.leaves(params)), torch, diffusers)
-
-
-def measure(runs: dict[str, Callable[[int], Any]]) -> dict[str, list[float]]:
-    """Seconds of each timed run, after one that warms up; the runs take turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(_REPEATS.value + 1):
-        for name, run in runs.items():
-            start, start_cpu = time.perf_counter(), time.process_time()
-            run(repeat)
-            seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-            label = f"run {repeat}" if repeat else "warm-up"
-            print(f"{name} {label}: {seconds:.2f} s, {cpu:.2f} s of CPU", flush=True)
-            if repeat:
-                times[name].append(seconds)
-    return times
 
 
 def report(times: dict[str, list[float]], num_params: int, torch: Any, diffusers: Any) -> None:
@@ -222,10 +194,11 @@ def report(times: dict[str, list[float]], num_params: int, torch: Any, diffusers
         spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
         print(f"  {name:<10} median {medians[name]:.2f} s of {len(seconds)} ({spread})")
     print(f"  muse_jax is {medians['diffusers'] / medians['muse_jax']:.2f}x as fast")
-    print(
-        f"{machine()}; torch {torch.__version__} ({torch.get_num_threads()} threads), diffusers "
-        f"{diffusers.__version__}; jax {jax.__version__}; Python {platform.python_version()}"
+    where = machine({"cpu": "cpu", "cuda": "gpu"}[_DEVICE.value])
+    peers = (
+        f"torch {torch.__version__} ({torch.get_num_threads()} threads), diffusers {diffusers.__version__}"
     )
+    print(f"{where}; {peers}")
 
 
 if __name__ == "__main__":

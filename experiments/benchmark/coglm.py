@@ -7,9 +7,6 @@ follow, which must not compile again.
     python -m experiments.benchmark.coglm --grid=20 --batch=4    # the paper's grid
 """
 
-import os
-import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +17,7 @@ from absl import flags
 from flax.core import meta
 
 from experiments import apps
+from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM
 from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
@@ -55,17 +53,20 @@ def main() -> None:
     cached, recomputed = make_cached(network), make_recomputed(network)
     runs = {"cache": cached, "recomputing": recomputed}
 
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(_REPEATS.value + 1):
-        mask = jnp.arange(_TEXT) < jnp.asarray(rng.integers(1, _TEXT + 1, (_BATCH.value, 1)))
-        drawn = {}
-        for name, run in runs.items():
-            start = time.perf_counter()
-            drawn[name] = np.array(run(params, text, mask))
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-        equal = float(np.mean(drawn["cache"] == drawn["recomputing"]))
-        print(f"run {repeat}: {equal:.1%} of the tokens are the same", flush=True)
+    lengths = rng.integers(1, _TEXT + 1, (_REPEATS.value + 1, _BATCH.value, 1))
+    masks = [jnp.arange(_TEXT) < jnp.asarray(each) for each in lengths]
+    drawn: dict[str, list[Any]] = {name: [] for name in runs}
+
+    def timed(name: str) -> Callable[[int], Any]:
+        def run(repeat: int) -> Any:
+            drawn[name].append(runs[name](params, text, masks[repeat]))
+            return drawn[name][-1]
+
+        return run
+
+    times = time_in_turn({name: timed(name) for name in runs}, _REPEATS.value)
+    for repeat, (one, other) in enumerate(zip(*drawn.values(), strict=True)):
+        print(f"run {repeat}: {float(np.mean(one == other)):.1%} of the tokens are the same", flush=True)
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"CogLM, {count / 1e6:.1f}M parameters, float32, batch {_BATCH.value}, {side}x{side} tokens")
@@ -73,8 +74,7 @@ def main() -> None:
         print(f"  {name:<12} {_BATCH.value * side**2 / seconds:9.1f} tokens/s ({seconds:.3f} s)")
     print(f"  the cache is {medians['recomputing'] / medians['cache']:.1f}x as fast")
     print(f"  programs compiled for prompts of {_REPEATS.value + 1} kinds of lengths: {cached._cache_size()}")
-    where = f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} threads"
-    print(f"{where}; jax {jax.__version__}; Python {platform.python_version()}")
+    print(machine())
 
 
 def make_cached(network: CogLM) -> Any:

@@ -15,7 +15,6 @@ a CPU a measured fp32 product, and the bandwidth a measured copy.
 
 import functools
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from absl import flags
 
 from experiments import apps
 from experiments.benchmark import attention_peers as peers
+from experiments.benchmark.timing import machine
 from muse_jax.training.flops import peak_flops
 from pallas_kernels.dispatch import select
 from pallas_kernels.local_attention.arg_specs import CASES, Case
@@ -260,7 +260,7 @@ def time_by_side(dtype: Any) -> None:
     axes.set_xticks(sides, list(map(str, sides)))
     axes.minorticks_off()
     axes.set(xlabel="side of the grid", ylabel="forward + backward, ms")
-    axes.set_title(f"Window 9x9, 8 heads x 64, {jnp.dtype(dtype).name}\n{_device_name()}")
+    axes.set_title(f"Window 9x9, 8 heads x 64, {jnp.dtype(dtype).name}\n{machine()}")
     axes.legend()
     path = Path(_OUT.value) / f"local_attention_{jax.default_backend()}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,17 +298,6 @@ def sampling_table(dtype: Any) -> None:
             print(f"| {row} | {_mib(run.bytes)} |", flush=True)
 
 
-def _device_name() -> str:
-    """The accelerator, or the processor with its number of threads."""
-    if jax.default_backend() != "cpu":
-        return jax.devices()[0].device_kind
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()} threads"
-
-
 def main() -> None:
     """Prints the tables of the chosen platform."""
     cases: tuple[Case, ...] = _SMALL_CASES if _SMALL.value else CASES
@@ -328,7 +317,7 @@ def main() -> None:
     device = jax.devices()[0]
     peak, bandwidth = peak_flops(device), measured_bandwidth()
     print(
-        f"{_device_name()}; jax {jax.__version__}, Python {platform.python_version()}; "
+        f"{machine()}; "
         f"{dtype.name}, {_REPEATS.value} repeats; peak {(peak or 0) / 1e9:.0f} GFLOP/s, "
         f"copy {bandwidth / 1e9:.0f} GB/s"
     )

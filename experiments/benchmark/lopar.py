@@ -13,9 +13,6 @@ raster order. A run token by token over the fine grid is trained by
     python -m experiments.train --config=configs/emoji/coglm_fine.py --workdir=runs/coglm_fine
 """
 
-import os
-import platform
-import time
 from typing import Any
 
 import jax
@@ -25,6 +22,7 @@ from absl import flags
 from flax.core import meta
 
 from experiments import apps
+from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.data import load_source
 from muse_jax.sampling import Sampling, step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
@@ -68,8 +66,7 @@ def main() -> None:
     report_time(networks, vocabulary)
     if codes is not None:
         report_loss(networks, vocabulary, f"{codes.features}/{_SPLIT.value}")
-    where = f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} threads"
-    print(f"{where}; jax {jax.__version__}; Python {platform.python_version()}")
+    print(machine())
 
 
 def trained_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -124,13 +121,13 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
         return draw_image(model, text, text >= 0, key, sampling=sampling, text_weight=0.0)
 
     runs = {"LoPAR": (lopar, fine_params), "token by token": (by_token, params)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(_REPEATS.value + 1):
-        for name, (run, weights) in runs.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(run(weights, text, jax.random.key(repeat)))
-            if repeat:
-                times[name].append(time.perf_counter() - begun)
+    times = time_in_turn(
+        {
+            name: lambda repeat, run=run, weights=weights: run(weights, text, jax.random.key(repeat))
+            for name, (run, weights) in runs.items()
+        },
+        _REPEATS.value,
+    )
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     side = iterative.grid[0]
     sizes = f"batch {_BATCH.value}, width {iterative.width}, {iterative.depth} layers"

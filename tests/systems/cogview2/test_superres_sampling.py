@@ -69,9 +69,9 @@ def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_t
 
 
 def test_images_of_another_size_are_refused():
+    model = BoundCogLM(DIRECT, {}, VOCABULARY)
     with pytest.raises(ValueError, match=r"image has shape \(4, 8\), but 4 texts and the grid 3x3"):
-        model = BoundCogLM(DIRECT, {}, VOCABULARY)
         draw_fine(model, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
+    model = BoundCogLM(ITERATIVE, {}, VOCABULARY)
     with pytest.raises(ValueError, match=r"fine has shape \(4, 35\), but 4 texts and the grid 6x6"):
-        model = BoundCogLM(ITERATIVE, {}, VOCABULARY)
         redraw_fine(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS)
