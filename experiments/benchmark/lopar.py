@@ -13,6 +13,7 @@ raster order. A run token by token over the fine grid is trained by
     python -m experiments.train --config=configs/emoji/coglm_fine.py --workdir=runs/coglm_fine
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -121,13 +122,11 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
         return draw_image(model, text, text >= 0, key, sampling=sampling, text_weight=0.0)
 
     runs = {"LoPAR": (lopar, fine_params), "token by token": (by_token, params)}
-    times = time_in_turn(
-        {
-            name: lambda repeat, run=run, weights=weights: run(weights, text, jax.random.key(repeat))
-            for name, (run, weights) in runs.items()
-        },
-        _REPEATS.value,
-    )
+
+    def timed(run: Any, weights: Any) -> Callable[[int], Any]:
+        return lambda repeat: run(weights, text, jax.random.key(repeat))
+
+    times = time_in_turn({name: timed(*parts) for name, parts in runs.items()}, _REPEATS.value)
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     side = iterative.grid[0]
     sizes = f"batch {_BATCH.value}, width {iterative.width}, {iterative.depth} layers"
