@@ -1,4 +1,4 @@
-"""A hash of the content of weights, whatever file they are stored in."""
+"""Content hash of weights, independent of the files that store them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from flax.core import meta
 
 
 def content_hash(params: Mapping[str, Any], dtype: Any = np.float32) -> str:
-    """A hash of the names, shapes and values of a tree of arrays, the same wherever they are stored.
+    """Hashes the names, shapes and values of a tree of arrays.
 
     Args:
-      params: a tree of arrays.
-      dtype: what floating values are rounded to first: trees that differ in precision alone may then agree.
+      params: tree of arrays.
+      dtype: to which floats are rounded first, so that trees in different precisions can agree.
 
     Returns:
       SHA-256 in hexadecimal digits.
