@@ -1,4 +1,4 @@
-"""What the command-line programs share: configs from files, overrides and errors in one sentence."""
+"""Shared parts of the commands: config files, overrides, and errors as one sentence."""
 
 import ast
 import difflib
@@ -24,7 +24,7 @@ CONFIG_HELP = "A config file, such as configs/emoji/base.py; override as --confi
 
 def run(
     main: Callable[[], None],
-    stopped: str = "Stopped; run the same command to go on from the last checkpoint.",
+    stopped: str = "Stopped; run the same command to resume from the last checkpoint.",
 ) -> None:
     """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback).
 
@@ -83,7 +83,7 @@ def _define_config(argv: list[str]) -> list[str]:
 
 
 def load_config_file(name: str) -> ml_collections.ConfigDict:
-    """What get_config() of a file gives; `FILE:ARGUMENT` calls get_config(ARGUMENT).
+    """The result of a file's get_config(); `FILE:ARGUMENT` calls get_config(ARGUMENT).
 
     Raises:
       ValueError: if there is no such file or it has no get_config.
@@ -127,12 +127,12 @@ def _is_x86_without_avx512() -> bool:
 
 
 def taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Those of the options that `function` has."""
+    """The options that `function` accepts."""
     return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:
-    """A sentence about the extra that installs the missing module; None if no extra of this package does."""
+    """A sentence that names the extra with the missing module; None if no extra has it."""
     module = (error.name or "").partition(".")[0]
     try:
         requirements = importlib.metadata.requires("muse_jax") or []
@@ -204,7 +204,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _unknown_override(argv: list[str], config: ml_collections.ConfigDict) -> str | None:
-    """A sentence about the first --config.x=y whose x the config does not have."""
+    """A sentence about the first --config.x=y with an unknown key; None if there is none."""
     known = [f"config.{key}" for key in _paths(config.to_dict())]
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0]

@@ -3,7 +3,7 @@
 python -m experiments.check_sharding --config=configs/smoke/base.py [--layouts=1x1,1x8_fsdp,2x4_mixed]
 
 Every layout runs here, on virtual CPU devices, processes joined over gloo. Each trains from the start; then
-each goes on from the middle checkpoints of all others. It fails where a loss differs by more than
+each resumes from the middle checkpoints of all others. It fails where a loss differs by more than
 --tolerance, relative to the one that the first layout had at that step.
 """
 
@@ -45,7 +45,7 @@ LAYOUTS = {
     "2x4_tensor": Layout(2, 4, tensor=8),  # both processes hold, and read, every row
     "2x4_slices": Layout(2, 4, data=4, fsdp=2, slices=2),
 }
-AFTER = 2  # steps that a layout goes on for from another's checkpoint
+AFTER = 2  # steps that a layout takes from another's checkpoint
 
 NAMES = flags.DEFINE_list(
     "layouts", list(LAYOUTS), "Of " + ", ".join(LAYOUTS) + "; the first is compared with."
@@ -61,7 +61,7 @@ RUNS = flags.DEFINE_list(
 
 
 def main() -> None:
-    """Starts the layouts' processes, or is one of them."""
+    """Starts the processes of the layouts, or runs as one of them."""
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, for instance configs/smoke/base.py.")
     unknown = sorted(set(NAMES.value) - set(LAYOUTS))
@@ -109,7 +109,7 @@ def compare(root: Path) -> None:
             found = losses(directory)
             if set(found) != set(range(steps // 2 + 1, steps // 2 + AFTER + 1)):
                 raise ValueError(
-                    f"{name} did not go on from {other}'s checkpoint: it logged steps {sorted(found)}."
+                    f"{name} did not resume from {other}'s checkpoint: it logged steps {sorted(found)}."
                 )
             difference = largest_difference(found, expected)
             worst = max(worst, difference)
@@ -170,7 +170,7 @@ def launch(layout: Layout, runs: list[str]) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now."""
+    """A port that is free at the moment."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

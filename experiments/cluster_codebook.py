@@ -1,4 +1,4 @@
-"""Groups a tokenizer's codes for cluster sampling, and stores the groups with it.
+"""Clusters the codes of a tokenizer for cluster sampling, and stores the clusters with it.
 
 python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=64
 """

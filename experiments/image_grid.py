@@ -1,4 +1,4 @@
-"""Images on disk: where they may be written, and a grid of them with captions."""
+"""Image files, and sheets of images with captions."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ INK, FAINT = (30, 30, 30), (110, 110, 110)
 
 
 def check_output(path: str | Path) -> Path:
-    """Makes the folder of `path` and proves, before any work, that an image can be written there.
+    """Makes the folder of `path`, and checks before any work that an image can be written there.
 
     Raises:
       ValueError: one sentence, for an ending that is no image's and a place that cannot be written to.
@@ -39,7 +39,7 @@ def check_output(path: str | Path) -> Path:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Writes through another name, so that no half image is left.
+    """Writes an image atomically, through a temporary name.
 
     Raises:
       ValueError: one sentence, if it cannot be written.
@@ -88,7 +88,7 @@ def captioned_grid(
 
 
 def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Line breaks between words, so that no line is wider than `width` pixels unless a word alone is."""
+    """Line breaks between words, so that no line is wider than `width` pixels unless a single word is."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

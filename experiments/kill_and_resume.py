@@ -1,10 +1,10 @@
-"""Kills runs at random moments, also while they write a checkpoint, and compares how they end bit for bit.
+"""Kills runs at random moments, also while they write a checkpoint, and compares their results bit for bit.
 
 python -m experiments.kill_and_resume --runs=20
 
 A small VQGAN is trained on images of random colours, once without a break and then once a run: the run is
-killed with SIGKILL, the same command goes on with it, and its last checkpoint (weights, averages, moments,
-position of the data) must be that of the run that was left alone.
+killed with SIGKILL, the same command resumes it, and its last checkpoint (weights, averages, moments,
+position of the data) must be that of the run that was not killed.
 """
 
 import importlib
@@ -37,7 +37,7 @@ STEPS, CHECKPOINT_EVERY = 40, 4
 
 
 def main() -> None:
-    """Runs it all; ends with status 1 if a run differs."""
+    """Runs the comparison; ends with status 1 if a run differs."""
     for package in ("grain", "tensorboardX"):  # without them every run would end, and only its log say why
         importlib.import_module(package)
     with tempfile.TemporaryDirectory() as temporary:
@@ -86,7 +86,7 @@ def make_config(images: Path) -> Any:
 
 
 def start(config: Any, workdir: Path) -> int:
-    """Forks a process that trains; what it says goes to workdir.log."""
+    """Forks a process that trains; its output goes to workdir.log."""
     child = os.fork()
     if child:
         return child
@@ -103,7 +103,7 @@ def start(config: Any, workdir: Path) -> int:
 
 
 def finish(child: int) -> None:
-    """Waits for a run that must end well."""
+    """Waits for a run, which must succeed."""
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         raise ValueError("A run did not end well: look at its .log, with --folder=DIR.")
 
@@ -125,7 +125,7 @@ def kill(config: Any, workdir: Path, moments: random.Random, lasted: float, in_c
 
 
 def runs_still(child: int) -> bool:
-    """Whether a process has not ended; leaves its status to be waited for."""
+    """Whether a process is still running; its status can still be waited for."""
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 

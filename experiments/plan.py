@@ -1,4 +1,4 @@
-"""Says what a run would need on a pod that is not there: memory, communication, a roofline.
+"""Plans a run for a pod or a GPU node: memory, communication, and a roofline.
 
 python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16
 python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16 --search
@@ -82,20 +82,20 @@ def main() -> None:
 
 
 def config_name() -> str:
-    """The name of the file that --config gave."""
+    """The stem of the file given by --config."""
     given = next(arg for arg in sys.argv if arg.lstrip("-").partition("=")[0] == "config")
     file = given.partition("=")[2] or sys.argv[sys.argv.index(given) + 1]
     return Path(file.partition(":")[0]).stem
 
 
 def find_config(name: str) -> Any:
-    """The config of the run that is called `name`, wherever under configs it is."""
+    """The config of the file called `name`, in any folder under configs."""
     files = sorted(Path("configs").glob(f"*/{name}.py"))
     return apps.load_config_file(str(files[0])) if files else None
 
 
 def plan_all() -> None:
-    """Plans what ROWS lacks, a line at a time, so that a stopped run goes on; the tables grow with it."""
+    """Plans the missing rows of docs/scale.jsonl one by one, so that a stopped run resumes, and updates the tables."""
     done = {}
     if ROWS.exists():
         for line in ROWS.read_text().splitlines():
@@ -141,7 +141,7 @@ def _fitted(config: Any, pod: str) -> Any:
 
 
 def _devices(pod: str) -> int:
-    """JAX's devices in a pod, by its name alone."""
+    """The number of JAX's devices in a pod, from its name."""
     kind, _, sides = pod.partition(":")
     return CHIPS[kind].devices_a_chip * math.prod(int(side) for side in sides.split("x"))
 

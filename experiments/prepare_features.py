@@ -1,4 +1,4 @@
-"""Computes what the frozen parts of a task make of a data set, once: image tokens, and states or ids of text.
+"""Computes the features of a data set by the frozen networks of a task: image tokens, and text states or ids.
 
 python -m experiments.prepare_features --config=configs/emoji/base.py --out=data/features/base
 

@@ -1,4 +1,4 @@
-"""Trains a task, or goes on with a run that was stopped.
+"""Trains a task, or resumes a run that was stopped.
 
 python -m experiments.train --config=configs/emoji/base.py --workdir=runs/base [--config.optim.lr=3e-4]
 
@@ -6,7 +6,7 @@ Curves: tensorboard --logdir runs. Images: WORKDIR/previews.
 
 Exit status: 0 at the end; 1 after a sentence that says what is wrong; 143 after SIGTERM and 130 after Ctrl-C
 (128 + the signal's number, for a scheduler to start the job again): the step under way has been saved, and
-the same command goes on from it.
+the same command resumes from it.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""Learns the text pieces of CogLM from a data set's captions.
+"""Trains a sentencepiece model for CogLM on the captions of a data set.
 
 python -m experiments.train_text_pieces --source=emoji --pieces=1000 --out=runs/text_pieces/emoji.model
 

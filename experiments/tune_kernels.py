@@ -1,4 +1,4 @@
-"""Times the block sizes of the Pallas kernels on the device at hand, and writes the best into their table.
+"""Times the block sizes of the Pallas kernels on this device, and writes the best into their table.
 
     python -m experiments.tune_kernels
 
@@ -32,7 +32,7 @@ Step = Callable[..., Any]
 
 
 def candidates(platform: str) -> Iterable[tuning.Settings]:
-    """Every setting worth a try on "tpu" or "gpu"."""
+    """The candidate settings for "tpu" or "gpu"."""
     if platform == "tpu":
         return [{"scores": 2**power} for power in range(15, 21)]
     names = ("tile", "chunk", "warps", "stages")

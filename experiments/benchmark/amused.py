@@ -1,4 +1,4 @@
-"""aMUSEd decoding here and in PyTorch diffusers: the same network, the same random weights, one run.
+"""Decoding of aMUSEd by this library and by PyTorch diffusers, with the same random weights in one run.
 
 Both draw a 16x16 grid of tokens (256 pixels) from nothing in `--steps` steps with guidance 10, so that the
 network runs on twice the batch. The peer is diffusers' own loop: `UVit2DModel` and
@@ -26,7 +26,7 @@ from muse_jax.systems.amused.uvit import UVit2D
 
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where both run.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and activations of both.")
-_COMPILE = flags.DEFINE_bool("compile", None, "torch.compile for the peer; by default on cuda alone.")
+_COMPILE = flags.DEFINE_bool("compile", None, "torch.compile for the peer; by default on cuda only.")
 _BATCH = flags.DEFINE_integer("batch", 2, "Images at a time.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "Decoding steps.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
@@ -48,7 +48,7 @@ _SMALL_CONFIG = {
 
 
 class StateDict:
-    """A PyTorch state dict read as a foreign checkpoint is."""
+    """A PyTorch state dict with the interface of a foreign checkpoint."""
 
     def __init__(self, state: dict[str, Any]):
         self._state = state

@@ -1,4 +1,4 @@
-"""CogLM drawing an image token by token: with its KV cache, and recomputing the whole sequence each time.
+"""Token-by-token generation with CogLM: with a KV cache, and recomputing the whole sequence each time.
 
 Both draw greedily from the same random weights and must draw the same tokens. Prompts of other lengths
 follow, which must not compile again.

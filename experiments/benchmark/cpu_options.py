@@ -1,4 +1,4 @@
-"""What XLA's options for convolutions on a CPU do to the step of a training task.
+"""Effect of XLA's options for convolutions on a CPU on the step of a training task.
 
 python -m experiments.benchmark.cpu_options --config=configs/emoji/vqgan64.py [--steps=20] [--block=2]
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def start(options: str) -> subprocess.Popen[str]:
-    """This command as a process that answers, with `options` as its XLA_FLAGS."""
+    """Starts this command as a process that runs blocks of steps, with `options` as its XLA_FLAGS."""
     command = [sys.executable, "-m", "experiments.benchmark.cpu_options", *sys.argv[1:], "--answer"]
     environment = {**os.environ, "XLA_FLAGS": options, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(

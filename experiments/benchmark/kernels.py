@@ -1,4 +1,4 @@
-"""Local attention and masked sampling against what one would write without them, in one process run.
+"""Local attention and masked sampling against their plain forms, in one process.
 
 Each call of `pallas_kernels.local_attention.arg_specs` goes through the form for this platform, dense masked
 attention in XLA and `jax.nn.dot_product_attention`; on a GPU where PyTorch is installed also through
@@ -60,7 +60,7 @@ _VOCABS = (8192, 20_000)
 
 
 class Run(NamedTuple):
-    """A form made ready: one call that waits for its end, and the bytes it needs beside its inputs."""
+    """A compiled form: a blocking call, and the bytes that it needs beside its inputs."""
 
     call: Callable[[], Any]
     bytes: int
@@ -126,7 +126,7 @@ def random_arguments(case: Case, dtype: Any) -> list[Any]:
 
 
 def floor_seconds(case: Case, arrays: list[Any], backward: bool, peak: float, bandwidth: float) -> float:
-    """The time below which this device cannot go: arithmetic, or each array read or written once a pass."""
+    """Lower bound of the time on this device: the arithmetic, or each array read or written once a pass."""
     pairs = int(arrays[-2].sum())
     products = 7 if backward else 2
     flops = 2.0 * products * pairs * case.heads * case.dim
@@ -269,7 +269,7 @@ def time_by_side(dtype: Any) -> None:
 
 
 def draw_from_logits(hidden, table, bias, key):
-    """Masked sampling as one writes it in XLA: logits, noise of the same shape, argmax, log-softmax."""
+    """Masked sampling in plain XLA: logits, noise of the same shape, argmax, log-softmax."""
     logits = jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
     logits = logits / _TEMPERATURE
     token = jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)

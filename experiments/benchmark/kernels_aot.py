@@ -1,4 +1,4 @@
-"""What the compilers say of the kernels on accelerators that are not there."""
+"""Reports of the compilers on the kernels, for accelerators that are not attached."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def _draw_arguments(draw: Draw, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def tpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
-    """Prints what the TPU compiler says of each program: memory and cost."""
+    """Prints the TPU compiler's memory and cost of each program."""
     from pallas_kernels.aot import compile_for_tpu
     from pallas_kernels.masked_sampling import tpu as sampling
 
@@ -56,7 +56,7 @@ def tpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
 
 
 def gpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
-    """Prints what the assembler says of each kernel: registers, spills, shared memory, tensor cores."""
+    """Prints the assembler's report on each kernel: registers, spills, shared memory, tensor cores."""
     from pallas_kernels.assembly import assemble
     from pallas_kernels.gpu_targets import GPUS
     from pallas_kernels.local_attention import gpu as attention

@@ -1,4 +1,4 @@
-"""What the training loop costs over its compiled step alone, and how long it waits for its batches.
+"""Overhead of the training loop over its compiled step, and its waiting time for batches.
 
 python -m experiments.benchmark.loop --config=configs/emoji/base.py [--steps=200]
 

@@ -1,9 +1,9 @@
-"""LoPAR against token-by-token drawing of the same fine grid with a KV cache: time, and loss where trained.
+"""LoPAR against token-by-token generation of the same fine grid with a KV cache: time, and loss of runs.
 
 Both networks have the same width, depth and table; both draw with top-k 40. LoPAR redraws the tokens that
 have a turn, in as many passes as there are turns; the other draws every token of the grid after its text.
 
-    python -m experiments.benchmark.lopar --grid=60                       # random weights: the time alone
+    python -m experiments.benchmark.lopar --grid=60                       # random weights: the time only
     python -m experiments.benchmark.lopar --iterative=runs/coglm_iterative --autoregressive=runs/coglm_fine
 
 With two runs the loss is measured too, on real images of `--split`: the mean of -log p over the tokens

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timed runs in turn, and the machine they ran on."""
+"""Shared parts of the benchmarks: timed runs in turn, and the name of the machine."""
 
 import os
 import platform

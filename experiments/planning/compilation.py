@@ -31,7 +31,7 @@ def compile_program(lowered: Any, code_seconds: float = math.inf) -> Compiled:
     """Compiles a lowered program; its machine code is waited for `code_seconds` after its memory is laid out.
 
     For a TPU most of a long compile makes machine code: of a convolutional network's train step half a
-    gigabyte. All else is known before. A compile that is given up goes on in its thread: only the end of the
+    gigabyte. All else is known before. An abandoned compilation continues in its thread: only the end of the
     process ends it.
 
     Raises:

@@ -157,7 +157,7 @@ class Program:
     def _own_collectives(self, name: str) -> dict[str, Collective]:
         """Those of a computation and of its fusions, by channel.
 
-        A TPU spreads one collective over several fusions, so that other work goes on beside it: one that
+        A TPU spreads one collective over several fusions, so that other work runs beside it: one that
         starts it, one that awaits it, and between them any number of "async_collective_fusion"s, in inner
         loops too. What tpu7x leaves to its SparseCore is in a computation that a custom call names.
         """

@@ -1,4 +1,4 @@
-"""Plans as jobs: each in a process of its own, one alone or the best of every mesh."""
+"""Plans as jobs, each in a process of its own: one plan, or the best of every mesh."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from experiments.planning.table import markdown_table
 from experiments.planning.topology import load_topology
 from muse_jax.training.config import validate_config
 
-# How long machine code is waited for; a search, which compares, does so for its best alone.
+# How long to wait for machine code; a search waits for that of its best plan only.
 CODE_SECONDS = 300.0
 
 

@@ -72,7 +72,7 @@ def _node_bandwidth(chip: Chip, kind: str, nodes: int, each: int) -> float:
     """That of `each` GPUs on each of some nodes, every one with its own adapter to the other nodes.
 
     Of what gathers and reductions bring a node from outside, each of its GPUs fetches a part, and they share
-    the parts over NVLink. An exchange of all with all brings each GPU what is its own alone. In a permutation
+    the parts over NVLink. An all-to-all brings each GPU only its own part. In a permutation
     the slowest pair lies in two nodes.
     """
     if nodes == 1:

@@ -33,7 +33,7 @@ def load_topology(name: str) -> Topology:
     The sides are those of the torus in chips, or the GPUs of one node, or nodes x GPUs a node.
 
     Raises:
-      ValueError: one sentence, for one that does not exist or whose compiler is not at hand.
+      ValueError: one sentence, for one that does not exist or whose compiler is not installed.
     """
     kind, _, sides = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):

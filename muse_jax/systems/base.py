@@ -169,7 +169,7 @@ class Pipeline:
         return {}
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
-        """Writes a directory that `from_pretrained` reads; other files in it are left alone.
+        """Writes a directory that `from_pretrained` reads; other files in it stay as they are.
 
         A crash or a full disk leaves the checkpoint that was there, or none.
 

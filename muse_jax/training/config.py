@@ -44,7 +44,7 @@ _COMMON: dict[str, Any] = {
         "grad_clip": 1.0,  # by global norm; 0 leaves gradients as they are
         "ema": 0.999,
         "accumulate": 1,  # equal parts of a batch, one after the other: memory falls, time does not
-        "skip_nonfinite": True,  # leave the state alone when a gradient is not finite, and count it
+        "skip_nonfinite": True,  # keep the state when a gradient is not finite, and count it
         "rollback_after": 20,  # such steps in a row: back to the last checkpoint; 0: never
         "max_rollbacks": 3,  # then the run ends
     },
@@ -81,7 +81,7 @@ def default_config(system: str, task: str) -> ml_collections.ConfigDict:
 
 
 def validate_config(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Fills in what `config` leaves out and refuses what it gets wrong, before any device is touched.
+    """Completes a config with the defaults and checks it, before any device work.
 
     Args:
       config: a ConfigDict or dict with "system" and "task"; other keys get their defaults. The keys of
@@ -135,7 +135,7 @@ def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def check_same_run(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuses to go on in a workdir whose run had another task, model or optimizer.
+    """Refuses to resume in the workdir of a run with another task, model or optimizer.
 
     Raises:
       ValueError: one sentence that names the first difference.

@@ -13,7 +13,7 @@ Origins = Mapping[str, tuple[str, str]]
 def check_features(
     source: PrecomputedSource, folder: str, origins: Origins, shapes: Mapping[str, Any]
 ) -> None:
-    """Refuses features that other weights made or that the networks cannot read.
+    """Refuses stored features of other weights or of shapes that the networks cannot read.
 
     Args:
       source: what `folder` holds for one split.
@@ -49,7 +49,7 @@ def check_features(
 
 
 def check_augment(source: PrecomputedSource, folder: str, augment: str) -> None:
-    """Refuses an augmentation that the images of stored features did not have.
+    """Refuses an augmentation other than that of the stored features.
 
     Raises:
       ValueError: one sentence.

@@ -83,7 +83,7 @@ class Linear(nn.Module):
 
 
 def _flat_init(fan_in: int) -> Callable:
-    # The fan of a kernel (inputs, heads, head_dim) is its first axis alone.
+    # The fan of a kernel (inputs, heads, head_dim) is its first axis only.
     def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         return _kernel_init(key, (fan_in, -(-_size(shape) // fan_in)), dtype).reshape(shape)
 

@@ -129,7 +129,7 @@ class CogLMBase(nn.Module):
     def logits(
         self, hidden: Float[Array, "batch length width"], first: int = 0, count: int | None = None
     ) -> Float[Array, "batch length rows"]:
-        """Float32 logits from `hidden`, of those rows of the vocabulary alone."""
+        """Float32 logits from `hidden`, of those rows of the vocabulary only."""
         return unembed(hidden, *self.output_embedding(first, count))
 
     def cross_entropy(
@@ -162,7 +162,7 @@ class CogLM(CogLMBase):
         weight: Float[Array, "batch length"] | float = 0.0,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """What the output table is multiplied with. `weight` joins the attention logits of each token."""
+        """The features that the output table is multiplied with. `weight` is added to the attention logits."""
         return self._read(tokens, ranks, weight, attend_by_rank, deterministic)[0]
 
     def read(

@@ -34,7 +34,7 @@ class Vocabulary:
 
     @property
     def text_pieces(self) -> int:
-        """Room for so many."""
+        """Number of text pieces that the vocabulary has room for."""
         return self.size - self.image_codes - len(SPECIAL_TOKENS)
 
     @property
@@ -81,7 +81,7 @@ def text_to_image(
 
     Args:
       text: pieces of sentencepiece, ids from 0; one less than the network's text slots.
-      image: codes; what they are where they are drawn matters to the labels alone.
+      image: codes; those at places that are sampled only affect the labels.
     """
     drawn = jnp.ones(image.shape, bool) if drawn is None else drawn
     before = jnp.pad(drawn, ((0, 0), (0, 1)))  # <start_of_image> and image tokens: the next one is drawn
@@ -142,7 +142,7 @@ def text_only(
     region: Bool[Array, "batch text"],
     loss: Bool[Array, "batch text"],
 ) -> Sequence:
-    """Text alone: a region of spans is causal, the rest context (`draw_spans`)."""
+    """The text without an image: a region of spans is causal, the rest context (`draw_spans`)."""
     batch = len(text)
     ranks = jnp.where(text_mask, jnp.where(region, 1 + jnp.arange(text.shape[1]), 0), -1)
     image = jnp.full((batch, image_tokens), vocabulary.pad)

@@ -1,4 +1,4 @@
-"""CogView2's super-resolution networks, both grown out of a CogLM (CogView2, section 3.2 and 3.3).
+"""CogView2's super-resolution networks, both initialized from a CogLM (CogView2, section 3.2 and 3.3).
 
 The direct one draws all tokens of the fine grid at once from the text and a coarse image; the iterative one
 redraws some of them, given the rest and the text.
@@ -128,7 +128,7 @@ class DirectSuperRes(CogLMBase):
         ranks: Int[Array, "batch length"],
         deterministic: bool = True,
     ) -> Float[Array, "batch fine width"]:
-        """What the output table is multiplied with.
+        """The features that the output table is multiplied with.
 
         `tokens` and `ranks` are of `text_to_image` with nothing drawn: the text sees itself, the image all.
         """
@@ -183,7 +183,7 @@ class IterativeSuperRes(CogLMBase):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch tokens width"]:
-        """What the output table is multiplied with. `text` is in the numbering of the vocabulary."""
+        """The features that the output table is multiplied with. `text` has the ids of the vocabulary."""
         wanted = {"tokens": self.image_tokens, "text": self.text_length, "text_mask": self.text_length}
         for (name, count), value in zip(wanted.items(), (tokens, text, text_mask)):
             if value.shape != (len(tokens), count):
@@ -213,7 +213,7 @@ def split_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def join_params(coglm: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What `split_params` took apart."""
+    """The inverse of `split_params`."""
     transformer = coglm["transformer"]
     layers = {**transformer["layers"], **own["transformer"]["layers"]}
     return {**coglm, **own, "transformer": {**transformer, "layers": layers}}

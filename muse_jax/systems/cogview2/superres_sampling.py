@@ -1,4 +1,4 @@
-"""CogView2's super-resolution: fine tokens drawn from a coarse image at once, then redrawn iteratively.
+"""Sampling for CogView2's super-resolution: direct, then iterative (LoPAR).
 
 Pure functions like those of `muse_jax.systems.cogview2.sampling`.
 """
@@ -20,7 +20,7 @@ def coarse_sequence(
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
 ) -> Sequence:
-    """What `DirectSuperRes` reads: the text sees itself, and the whole image is given."""
+    """The input sequence of `DirectSuperRes`: the text attends to itself, and the whole image is given."""
     return text_to_image(vocabulary, text, text_mask, image, jnp.zeros(image.shape, bool))
 
 
@@ -33,7 +33,7 @@ def draw_fine(
     *,
     sampling: Sampling,
 ) -> Int[Array, "batch fine"]:
-    """Tokens of the fine grid, drawn in one pass, each for itself (CogView2, section 3.2).
+    """Samples the tokens of the fine grid in one pass, independently (CogView2, section 3.2).
 
     The published `sampling` is by clusters: the 100 most probable of 500, temperature 0.89 inside.
 
@@ -59,7 +59,7 @@ def redraw_fine(
     editable: Bool[Array, "batch tokens"] | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch tokens"]:
-    """The fine tokens with those redrawn that have a turn (CogView2, section 3.3), see `lopar_decode`.
+    """Resamples fine tokens by LoPAR (CogView2, section 3.3), see `lopar_decode`.
 
     Raises:
       ValueError: as `lopar_decode`, and for text or image of another size than the network's.

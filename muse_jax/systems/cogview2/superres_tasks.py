@@ -81,7 +81,7 @@ class _SuperResTask(CogViewTask):
 
 
 class DirectSuperResTask(_SuperResTask):
-    """All fine tokens at once; only what the network has beside the frozen `config.coglm` is trained."""
+    """Direct super-resolution: all fine tokens at once, with the CogLM of `config.coglm` frozen."""
 
     network: DirectSuperRes
     sampling_params = TokenSampling
@@ -127,7 +127,7 @@ class DirectSuperResTask(_SuperResTask):
         return split_params(self._init(key))[1]
 
     def losses(self, params: Any, frozen: Any, batch: Batch, key: Array | None) -> Array:
-        """Cross-entropy of each fine token; `key` is of dropout, None without."""
+        """Cross-entropy of each fine token; `key` seeds dropout, None switches it off."""
         coarse, fine, text, text_mask = self.inputs(frozen, batch)
         sequence = coarse_sequence(self.vocabulary, text, text_mask, coarse)
         variables = {"params": join_params(frozen["coglm"], params)}
@@ -165,7 +165,7 @@ class DirectSuperResTask(_SuperResTask):
 
 
 class IterativeSuperResTask(_SuperResTask):
-    """Fine tokens that a random turn of LoPAR masks, given the others and the text."""
+    """Iterative super-resolution: the fine tokens masked in a random step of LoPAR, given the others."""
 
     network: IterativeSuperRes
     sampling_params = LoparSampling
@@ -190,7 +190,7 @@ class IterativeSuperResTask(_SuperResTask):
     def losses(
         self, params: Any, frozen: Any, batch: Batch, turn: Int[Array, " b"], key: Array | None
     ) -> tuple[Array, Array]:
-        """Cross-entropy of each fine token, and which of them each sample's turn masks."""
+        """Cross-entropy of each fine token, and the mask of the tokens that each sample's step masks."""
         _, fine, text, text_mask = self.inputs(frozen, batch)
         masked = jnp.asarray(self.lopar_steps) >= turn[:, None]
         variables = {"params": params}
@@ -212,7 +212,7 @@ class IterativeSuperResTask(_SuperResTask):
         return mean_over(losses, masked), {"weight": jnp.sum(masked)}
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
-        """Cross-entropy of what the first turn masks, and of what the last one does."""
+        """Cross-entropy of the tokens masked in the first step, and in the last one."""
         scores = {}
         for name, turn in (("first_turn", 1), ("last_turn", int(self.lopar_steps.max()))):
             turns = jnp.full(len(batch["caption_ids"]), turn)

@@ -83,7 +83,7 @@ class CogViewTask(TokenTask):
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The sentencepiece model's; a longer caption is cut off."""
+        """The encoding of the sentencepiece model; longer captions are cut."""
         return self.pieces.encode_cut
 
     def text_origins(self) -> Origins:
@@ -129,7 +129,7 @@ class CogViewTask(TokenTask):
 
 
 class CogLMTask(CogViewTask):
-    """Next tokens of images and captions, in three kinds of samples that are drawn inside the step."""
+    """Next-token prediction on images and captions, in three kinds of sequences sampled inside the step."""
 
     sampling_params = CogLMSampling
     config_defaults: ClassVar[Mapping[str, Any]] = {
@@ -165,7 +165,7 @@ class CogLMTask(CogViewTask):
     def samples(
         self, key: Array, image: Int[Array, "b n"], text: Int[Array, "b t"], text_mask: Bool[Array, "b t"]
     ) -> Sequence:
-        """A sequence of each pair, of a kind that is drawn; the kinds' shares are kept in every batch."""
+        """A sequence for each pair, of a random kind; the shares of the kinds are kept in every batch."""
         kind_key, order_key, patch_key, span_key = jax.random.split(key, 4)
         batch, shares = len(image), self.shares
         place = jax.random.permutation(order_key, batch) + jax.random.uniform(kind_key, (batch,))
@@ -240,5 +240,5 @@ def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[A
 
 
 def sums_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Sums:
-    """Of each example the sum of the losses that count, and their number."""
+    """For each example, the sum of the losses that count and their number."""
     return jnp.sum(losses * where, axis=1), jnp.sum(where, axis=1)

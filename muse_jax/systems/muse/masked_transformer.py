@@ -86,7 +86,7 @@ class MaskedTransformer(TiedHead):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch positions width"]:
-        """What the output table is multiplied with: everything but the last product."""
+        """The features that the output table is multiplied with."""
         check_tokens("tokens", tokens, self.grid, self.groups)
         check_text(text, text_mask, self.text_dim)
         x = self.embedding(tokens, deterministic=deterministic)

@@ -59,7 +59,7 @@ Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 def generate(
     modules: Modules, request: Request, seed: Int[Array, ""], progress: Progress
 ) -> UInt8[Array, "batch height width 3"]:
-    """Images of the texts. The draws of image i depend on the seed and on i alone."""
+    """Images of the texts. The draws of image i depend on the seed and on i only."""
     batch = request.texts.ids.shape[0]
     tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
     if modules.superres is not None:

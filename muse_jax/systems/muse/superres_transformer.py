@@ -124,7 +124,7 @@ class SuperResTransformer(TiedHead):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch positions width"]:
-        """What the output table is multiplied with: everything but the last product."""
+        """The features that the output table is multiplied with."""
         check_tokens("tokens", tokens, self.grid, self.groups)
         check_tokens("low_tokens", low_tokens, self.low_grid, self.low_groups)
         check_text(text, text_mask, self.text_dim)

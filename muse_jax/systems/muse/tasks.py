@@ -53,7 +53,7 @@ def token_cross_entropy(
 
 
 class MaskedTask(TokenTask):
-    """What the two networks share: text, masks, the loss and the preview.
+    """Base of the two tasks of masked transformers: text, masks, the loss and the preview.
 
     Batches come either as images and captions, which the frozen tokenizers and text encoder turn into tokens
     and states inside the compiled step, or with tokens, and with `config.data.text_features="states"` the
@@ -88,7 +88,7 @@ class MaskedTask(TokenTask):
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer whose tokens are learned."""
+        """The tokenizer whose tokens are predicted."""
         return self.tokenizers[self.learned_tokenizer].module
 
     def check_grid(self, name: str, vocab: str, grid: str, image_size: int) -> None:
@@ -123,7 +123,7 @@ class MaskedTask(TokenTask):
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The text encoder's."""
+        """The encoding of the text encoder's tokenizer."""
         return self.text_encoder.tokenize
 
     def frozen(self) -> Any:
@@ -175,7 +175,7 @@ class MaskedTask(TokenTask):
         return *self.split_tokens(tokens), *self.text(frozen, batch)
 
     def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
-        """The tokens that are learned, and those that are given."""
+        """The tokens that are predicted, and those that are given."""
         raise NotImplementedError
 
     def init(self, key: Array) -> Any:
@@ -209,11 +209,11 @@ class MaskedTask(TokenTask):
         return loss, {**self.scores(logits, tokens, masked), "weight": jnp.sum(masked)}
 
     def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
-        """The given tokens as training shows them."""
+        """The given tokens with the noise of training."""
         return given
 
     def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
-        """Cross-entropy without smoothing, and the share of masked tokens that are guessed right."""
+        """Cross-entropy without smoothing, and accuracy on the masked tokens."""
         right = (jnp.argmax(logits, -1) == tokens) & masked
         return {
             "cross_entropy": masked_cross_entropy(logits, tokens, masked),
@@ -277,7 +277,7 @@ class MaskedTask(TokenTask):
 
 
 class BaseTask(MaskedTask):
-    """Tokens of an image from its caption."""
+    """The base network: tokens of an image from its caption."""
 
     learned_tokenizer = "tokenizer"
 
@@ -298,7 +298,7 @@ class BaseTask(MaskedTask):
 
 
 class SuperResTask(MaskedTask):
-    """Tokens of the large image from the caption and the tokens of the small one.
+    """Super-resolution: tokens of the large image from the caption and the tokens of the small one.
 
     The small image is the large one, averaged over squares of `config.data.superres_factor` pixels.
 

