@@ -19,11 +19,11 @@ from muse_jax.evaluation.loss import eval_batches
 from muse_jax.evaluation.reference import load_reference
 from muse_jax.evaluation.resizing import MODES
 from muse_jax.evaluation.samples import check_generates
+from muse_jax.evaluation.sheet import Sheet
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sharding.partitioning import put_batch, put_rows, replicated
 
 SAVE_EVERY = 32  # batches
-SHEET_IMAGES = 64
 
 
 class Generation(Evaluator):
@@ -146,8 +146,7 @@ class Generation(Evaluator):
             },
             "intervals": {names[name]: interval for name, interval in intervals.items()},
         }
-        images = {"samples": sheet} if len(sheet) else {}
-        return Report({names[name]: score for name, score in scores.items()}, details, images)
+        return Report({names[name]: score for name, score in scores.items()}, details, sheet.images())
 
     def _identity(self) -> dict[str, Any]:
         config = self.context.config
@@ -162,9 +161,9 @@ class Generation(Evaluator):
         start: int,
         progress: Progress | None,
         features: FeatureFile | None,
-    ) -> tuple[Sums, np.ndarray]:
-        """The sums after all samples, and the first images."""
-        sheet: list[np.ndarray] = []
+    ) -> tuple[Sums, Sheet]:
+        """The sums after all samples, and a sheet of those that were generated now."""
+        sheet = Sheet(self.reference.features if self.reference else np.zeros((0, self.embedder.dim)))
         count = int(jax.device_get(sums.moments.count))
         for number, batch in itertools.islice(self._batches(), start, None):
             if count == self.options["num_samples"]:
@@ -174,15 +173,15 @@ class Generation(Evaluator):
             sums, embedded, images = self._step(sums, params, frozen, self._params, batch, key)
             mask = np.asarray(embedded.mask)
             count += int(mask.sum())
-            if sum(map(len, sheet)) < SHEET_IMAGES:
-                sheet.append(np.asarray(images)[mask])
+            kept = np.asarray(embedded.features)[mask]
+            sheet.add(np.asarray(images)[mask], kept)
             if features is not None:
-                features.append(np.asarray(embedded.features)[mask])
+                features.append(kept)
             if progress is not None and (number + 1) % SAVE_EVERY == 0:
                 if features is not None:
                     features.flush()
                 progress.save(number + 1, sums)
-        return sums, np.concatenate(sheet)[:SHEET_IMAGES] if sheet else np.zeros((0,))
+        return sums, sheet
 
     def _batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbered batches of the split, pass after pass."""
