@@ -95,7 +95,7 @@ def find_config(name: str) -> Any:
 
 
 def plan_all() -> None:
-    """Plans the missing rows of docs/scale.jsonl one by one, so that a stopped run resumes, and updates the tables."""
+    """Plans the missing rows of docs/scale.jsonl one by one and updates the tables; a stopped run resumes."""
     done = {}
     if ROWS.exists():
         for line in ROWS.read_text().splitlines():
