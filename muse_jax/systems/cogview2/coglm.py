@@ -162,7 +162,7 @@ class CogLM(CogLMBase):
         weight: Float[Array, "batch length"] | float = 0.0,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """The features that the output table is multiplied with; `weight` is added to the attention logits."""
+        """Features that the output table is multiplied with; `weight` is added to the attention logits."""
         return self._read(tokens, ranks, weight, attend_by_rank, deterministic)[0]
 
     def read(
