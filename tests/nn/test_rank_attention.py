@@ -13,10 +13,12 @@ WEIGHT = RNG.normal(size=RANKS.shape).astype(np.float32)
 BATCH, HEADS, TOKENS, DIM = 2, 3, 6, 5
 
 
-def draw(dtype=np.float32, scale=1.0):
-    """Queries, keys and values."""
-    shape = (BATCH, HEADS, TOKENS, DIM)
-    return tuple(jnp.asarray(size * RNG.normal(size=shape), dtype) for size in (scale, scale, 1.0))
+def draw(dtype=np.float32, offset=0.0):
+    """Queries, keys and values; `offset**2` is added to all products of queries and keys."""
+    query, key, value = RNG.normal(size=(3, BATCH, HEADS, TOKENS, DIM))
+    query[..., 0] += offset
+    key[..., 0] = offset
+    return tuple(jnp.asarray(part, dtype) for part in (query, key, value))
 
 
 def by_hand(stream, weight):
@@ -65,8 +67,8 @@ def test_a_token_alone_sees_itself_whatever_its_rank():
 
 @pytest.mark.parametrize("with_memory", [False, True])
 def test_logits_of_bfloat16_are_not_rounded(with_memory):
-    """Logits of about 30 are 0.1 and more apart in bfloat16, and weights would be wrong by a tenth."""
-    stream = draw(jnp.bfloat16, scale=4.0)
+    """Products of about 100 are 0.5 apart in bfloat16, and weights would be wrong by a tenth."""
+    stream = draw(jnp.bfloat16, offset=10.0)
     expected = by_hand(stream, WEIGHT)[:, :, -1:]
     if with_memory:
         last, memory = (tuple(part[:, :, -1:] for part in stream), tuple(p[:, :, :-1] for p in stream[1:]))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from muse_jax.nn.layers import LinearLogits, unembed
 
+from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.sampling import mask_free_edit, masked_decode
 from pallas_kernels.masked_sampling.gumbel import gumbel, seed_words
 from tests.sampling.test_halton import halton_by_hand
