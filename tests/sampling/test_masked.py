@@ -214,7 +214,9 @@ def test_an_edit_takes_logits_that_are_not_made():
     @jax.jit
     def both(tokens, key):
         linear = LinearLogits(*map(jnp.asarray, (hidden, table, bias)))
-        edit = functools.partial(mask_free_edit, tokens=tokens, key=key, mask_id=MASK, num_steps=3, share=0.5)
+        edit = functools.partial(
+            mask_free_edit, tokens=tokens, key=key, mask_id=MASK, num_steps=3, edit_ratio=0.5
+        )
         return edit(lambda *_: linear), edit(lambda *_: unembed(*linear))
 
     edited, expected = both(np.zeros((2, N), np.int32), random_key(1))
