@@ -1,4 +1,4 @@
-"""Features of pictures: what is shown (pooled EfficientNet-Lite0), how it is drawn (early maps, colours)."""
+"""EfficientNet-Lite0 features of images: pooled ones for content, early maps and colours for style."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -46,16 +46,16 @@ def _style(params, images: UInt8[Array, "batch height width 3"]) -> Float[Array,
 def extract_features(
     images: Images, batch_size: int = 32, progress: ProgressFn | None = None
 ) -> Float[np.ndarray, "count 1280"]:
-    """Pooled features of uint8 pictures, resized to 224 px (bicubic, antialiased), in the order given.
+    """Pooled features of uint8 images, resized to 224 px (bicubic, antialiased), in their order.
 
     Args:
-      images: `(count, height, width, 3)`, or a list of `(height, width, 3)` of any sizes; each size met is
-        one small compilation.
-      batch_size: pictures a device call.
-      progress: called with (pictures done, pictures in all) after each batch.
+      images: `(count, height, width, 3)`, or a list of `(height, width, 3)` of any sizes; each size
+        compiles once.
+      batch_size: images per device call.
+      progress: called with (images done, all images) after each batch.
 
     Raises:
-      ValueError: a picture is not uint8 `(height, width, 3)`, or the network's package is not installed.
+      ValueError: an image is not uint8 `(height, width, 3)`, or the network's package is not installed.
     """
     return _in_batches(lambda params, batch: _pooled(params, _resize(batch)), images, batch_size, progress)
 
@@ -63,11 +63,11 @@ def extract_features(
 def extract_style_features(
     images: Images, batch_size: int = 32, progress: ProgressFn | None = None
 ) -> Float[np.ndarray, "count features"]:
-    """How uint8 pictures are drawn: for `StyleClassifier`.
+    """Style features of uint8 images, for `StyleClassifier`.
 
-    Means and standard deviations over space of early and middle maps at the picture's own size, and square
-    roots of an 8x8x8 colour histogram. What is pooled for 1000 object classes hardly sees a drawing's style.
-    Pictures compared must be of one size. Arguments and errors as in `extract_features`.
+    Means and standard deviations over space of early and middle maps at the image's own size, and square
+    roots of an 8x8x8 colour histogram. Features pooled for 1000 object classes hardly see a drawing's style.
+    Compare images of one size only. Arguments and errors as in `extract_features`.
     """
     return _in_batches(_style, images, batch_size, progress)
 
@@ -75,17 +75,15 @@ def extract_style_features(
 def _in_batches(
     function: Callable, images: Images, batch_size: int, progress: ProgressFn | None
 ) -> np.ndarray:
-    """float32 rows of `function(params, batch)`, one a picture; pictures of one size share batches."""
+    """float32 rows of `function(params, batch)`, one per image; images of one size share batches."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     if not len(images):
-        raise ValueError("There are no pictures to measure; give at least one.")
+        raise ValueError("There are no images to embed; give at least one.")
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(
-                f"Picture {index} is {image.dtype} {image.shape}; give uint8 (height, width, 3)."
-            )
+            raise ValueError(f"Image {index} is {image.dtype} {image.shape}; give uint8 (height, width, 3).")
         by_shape[image.shape].append(index)
     params = jax.device_put(load_efficientnet_lite0())
     rows: list[np.ndarray | None] = [None] * len(images)
@@ -93,7 +91,7 @@ def _in_batches(
     for indices in by_shape.values():
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
-            # The last batch repeats a picture: one shape, one compilation.
+            # The last batch repeats an image, so that all batches share one compilation.
             padded = chosen + chosen[-1:] * (batch_size - len(chosen))
             result = np.asarray(function(params, np.stack([images[i] for i in padded])), np.float32)
             for index, row in zip(chosen, result):

@@ -149,9 +149,10 @@ class Generation(Evaluator):
         return Report({names[name]: score for name, score in scores.items()}, details, sheet.images())
 
     def _identity(self) -> dict[str, Any]:
-        config = self.context.config
+        # On another mesh the samples are the same.
+        config = {key: value for key, value in self.context.config.to_dict().items() if key != "mesh"}
         weights = dict(self.context.weights)
-        return {"options": self.options, "split": self.split, "config": config.to_dict(), "weights": weights}
+        return {"options": self.options, "split": self.split, "config": config, "weights": weights}
 
     def _add_batches(
         self,

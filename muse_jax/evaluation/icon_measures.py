@@ -1,6 +1,6 @@
 """Measures of an icon image from its pixels: background, colours, size, position, count, relation.
 
-The captions of the data set `icons` name a background, a foreground color, a size, a position, a count and
+The captions of the data set `icons` name a background, a foreground colour, a size, a position, a count and
 the relation of two icons. A few lines of image processing measure each of them, so that no network is needed.
 """
 
@@ -21,7 +21,7 @@ from muse_jax.data.icons.palette import BACKGROUNDS, FOREGROUNDS
 _GAP, _SMALL, _LARGE, _OFF_CENTRE = 0.045, 0.44, 0.73, 0.09
 # Pixels at least this many of 255 levels from the background belong to an icon.
 _INK = 48.0
-# Residual in levels added to a color that no pixel reaches.
+# Residual in levels added to a colour that no pixel reaches.
 _FAINT = 60.0
 
 
@@ -65,7 +65,7 @@ def _nearest(colour: Float[np.ndarray, 3], names: Mapping[str, tuple[int, int, i
 def _foreground(pixels: Float[np.ndarray, "count 3"], background: Float[np.ndarray, 3]) -> str:
     """The named colour that best explains pixels as mixtures of it with the background.
 
-    A color that no pixel reaches is penalized, since grey on white is also a faint black.
+    A colour that no pixel reaches is penalized, since grey on white is also a faint black.
     """
     offsets = pixels - background
     scores = {}

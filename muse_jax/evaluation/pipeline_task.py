@@ -9,7 +9,7 @@ from muse_jax.data import PLAIN_CAPTIONS, load_source, make_loader
 
 
 class PipelineTask:
-    """What evaluators ask of a task, of a pipeline with its weights.
+    """Adapts a pipeline to the interface that evaluators expect of a task.
 
     Args:
       pipeline: has `generate(prompts, seed=..., **sampling)`.

@@ -37,7 +37,7 @@ class Retrieval(Evaluator):
 
     Images are generated for `pairs` (concept, style) pairs of each split, from the plain captions. Concepts
     are ranked by the best cosine similarity of EfficientNet-Lite0 features to the real images of all splits;
-    ties count against the image. A linear classifier of early feature maps and colors, fitted to the real
+    ties count against the image. A linear classifier of early feature maps and colours, fitted to the real
     images of the training split, tells styles. Rows of the table in the details, for each split:
 
       generated: the gallery is whole and includes the real image of the pair itself.

@@ -17,8 +17,8 @@ def gallery():
     return at(*[angle for angles in GALLERY.values() for angle in angles]), names
 
 
-def test_ranks_by_the_nearest_picture_of_each_concept():
-    # From 40: dog 10 away, sun 20, cat 40, sea 140. From 82: cat 2 away, by its second picture.
+def test_ranks_by_the_nearest_image_of_each_concept():
+    # From 40: dog 10 away, sun 20, cat 40, sea 140. From 82: cat 2 away, by its second image.
     ranks = concept_ranks(at(40, 40, 40, 40, 82), ["dog", "sun", "cat", "sea", "cat"], *gallery())
     np.testing.assert_array_equal(ranks, [0, 1, 2, 3, 0])
     assert top_k(ranks, 1) == pytest.approx(0.4) and top_k(ranks, 3) == pytest.approx(0.8)
@@ -29,12 +29,12 @@ def test_ties_count_against_the_query():
     np.testing.assert_array_equal(ranks, [2])
 
 
-def test_an_excluded_picture_is_not_met():
+def test_an_excluded_image_is_left_out():
     features, names = gallery()
-    queries = features[[0, 2]]  # cat's first picture and dog's only one
+    queries = features[[0, 2]]  # cat's first image and dog's only one
     np.testing.assert_array_equal(concept_ranks(queries, ["cat", "dog"], features, names), [0, 0])
     ranks = concept_ranks(queries, ["cat", "dog"], features, names, exclude=[0, 2])
-    # Cat is then known by its other picture, behind dog and sun; dog has none left.
+    # Cat is then known by its other image, behind dog and sun; dog has none left.
     np.testing.assert_array_equal(ranks, [2, 4])
 
 
@@ -54,7 +54,7 @@ def test_agrees_with_a_plain_loop_on_random_features():
 
 
 def test_an_unknown_concept_is_named():
-    with pytest.raises(ValueError, match="'zebra' has no real picture"):
+    with pytest.raises(ValueError, match="'zebra' has no real image"):
         concept_ranks(at(1, 2), ["cat", "zebra"], *gallery())
 
 

@@ -10,7 +10,7 @@ from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 def test_features_keep_their_order_over_sizes_and_batches():
     rng = np.random.default_rng(0)
     large = rng.integers(0, 256, (3, 224, 224, 3), np.uint8)
-    # A flat picture has the same 224 px version at every size.
+    # A flat image has the same 224 px version at every size.
     small = np.full((40, 30, 3), 90, np.uint8)
     flat = np.full((224, 224, 3), 90, np.uint8)
     seen = []
@@ -25,8 +25,8 @@ def test_features_keep_their_order_over_sizes_and_batches():
     np.testing.assert_allclose(features[4], apply(params, large[2:] / np.float32(127.5) - 1)[0], atol=1e-3)
 
 
-def test_other_than_uint8_pictures_are_refused():
-    with pytest.raises(ValueError, match="Picture 0 is float32"):
+def test_only_uint8_images_are_accepted():
+    with pytest.raises(ValueError, match="Image 0 is float32"):
         extract_features(np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(ValueError, match="batch_size is 0"):
         extract_features(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0)

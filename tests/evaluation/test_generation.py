@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -229,6 +230,35 @@ report = tests.evaluate(tests.make_context(), tests.options((sys.argv[1],)))
 if jax.process_index() == 0:
     print("SCORES", tests.json.dumps(report.scores))
 """
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.evaluation import test_generation as tests
+tests.embedders.EMBEDDERS["inception"] = tests.TINY
+tests.generation.MIN_SAMPLES = 10
+tests.generation.SAVE_EVERY = 2
+context, passes = tests.make_context(Path(sys.argv[2])), []
+draw = context.task.eval_loader
+def eval_loader(split):
+    passes.append(split)
+    if len(passes) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(split)
+context.task.eval_loader = eval_loader
+tests.evaluate(context, tests.options((sys.argv[1],)))
+"""
+
+
+def test_a_killed_evaluation_gives_the_same_figures(reference, tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-c", KILLED, str(reference[0]), str(tmp_path / "kept")]
+    assert subprocess.run(arguments, env={**os.environ, **flags}).returncode == -signal.SIGKILL
+    assert list((tmp_path / "kept").rglob("progress.npz"))
+    resumed = evaluate(make_context(tmp_path / "kept"), options(reference))
+    assert resumed.scores == pytest.approx(evaluate(make_context(), options(reference)).scores, rel=1e-6)
+    assert not (tmp_path / "kept").exists()
 
 
 def run(reference, devices, *more):

@@ -4,17 +4,21 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from PIL import Image
 
 from muse_jax.evaluation import Report
+from muse_jax.evaluation.embedders import EMBEDDERS, Embedder
 from muse_jax.evaluation.evaluators import Context, Evaluator, make_evaluators
 from muse_jax.evaluation.image_quality import psnr, ssim
+from muse_jax.evaluation.kernel_distance import kernel_distance
+from muse_jax.evaluation.real_images import make_reference
 from muse_jax.evaluation.samples import generate_images, jit_sample
 from muse_jax.media.image import from_unit_range, to_unit_range
-from muse_jax.sharding.partitioning import make_mesh, put_tree, replicated
+from muse_jax.sharding.partitioning import make_mesh, one_device_mesh, put_tree, replicated
 from muse_jax.system import make_task
 from muse_jax.training import train, validate_config
 from muse_jax.training.evaluate import put_frozen
@@ -142,3 +146,38 @@ def test_generated_images_follow_captions_in_order_and_do_not_depend_on_how_many
     np.testing.assert_array_equal(few[1][1], all_[1][1][:1])
     assert few[0][1].shape == (4, 32, 32, 3) and few[0][1].dtype == np.uint8
     assert (all_[0][1][0] != all_[0][1][1]).any()
+
+
+def test_images_of_a_task_are_generated_and_embedded_in_one_program(folder, tokenizer, tmp_path, monkeypatch):
+    projection = np.random.default_rng(0).normal(0, 0.01, (32 * 32 * 3, 6)).astype(np.float32)
+
+    def embed(params, images):
+        return images.reshape(len(images), -1) @ params, jnp.zeros((len(images), 1))
+
+    monkeypatch.setitem(EMBEDDERS, "inception", Embedder(6, 1, 32, embed, lambda _: projection))
+    real = [np.asarray(Image.open(folder / f"{i}.png")) for i in range(EXAMPLES)]
+    noted = {"source": f"folder:{folder}"}
+    reference = make_reference(
+        iter(real), EXAMPLES, "inception", "none", one_device_mesh(), batch_size=4, provenance=noted
+    )
+    reference.save(tmp_path / "reference.npz")
+    options = {"reference": str(tmp_path / "reference.npz"), "num_samples": 10, "resize": "none"}
+    config = make_config("base", folder, {"kid": options}, tokenizer)
+    task, mesh = make_task(config), make_mesh(config.mesh)
+    context = Context(task, config, mesh)
+    params = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    with jax.set_mesh(mesh):
+        frozen = put_frozen(task, mesh)
+        (evaluator,) = make_evaluators(context)
+        report = evaluator(params, frozen)
+        # The split has 7 captions: 4 and 3 in the first pass, and 3 more of the second.
+        sample, images = jit_sample(context), []
+        batches = [*task.eval_loader("val"), *task.eval_loader("val")]
+        for number, count in enumerate((4, 3, 3)):
+            key = jax.random.fold_in(jax.random.key(0), number)
+            images.append(np.asarray(sample(params, frozen, batches[number], key))[:count])
+    features = np.concatenate(images).reshape(10, -1).astype(np.float64) @ projection
+    assert report.scores == {
+        "kid_none": pytest.approx(kernel_distance(features, reference.features), rel=1e-3)
+    }
+    assert report.images["random"].shape == (10, 32, 32, 3)
