@@ -1,6 +1,6 @@
-"""Compiles a function for an accelerator that is not there: a TPU with libtpu, a GPU with JAX's CUDA plugin.
+"""Ahead-of-time compilation for TPUs (by libtpu) and GPUs (by JAX's CUDA plugin) that are not present.
 
-It says whether a program fits the chip and what it costs, on any linux machine after
+It tells whether a program fits the chip and what it costs, on any Linux machine after
 `pip install -e '.[plan]'` or, for GPUs, `make gpu-compiler`.
 """
 
@@ -18,11 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pallas_kernels.gpu_targets import GPUS
 
-# The smallest slice that each generation's compiler knows.
+# The smallest slice of each generation that the compiler knows.
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
-# libtpu takes a machine-wide lock, asks a metadata server what it runs on, and wants a chip's name; here
-# there is no chip to lock or to ask about.
+# libtpu takes a machine-wide lock, asks a metadata server for its host and needs the name of a chip. None of
+# this applies without a TPU.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -33,7 +33,7 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled program: its handle, its bytes of HBM, and the compiler's cost figures (may be empty)."""
+    """Compiled program, its bytes of device memory, and the compiler's cost figures (may be empty)."""
 
     executable: Any
     argument_bytes: int
@@ -44,14 +44,14 @@ class Compiled:
 
 
 def missing() -> str | None:
-    """Why nothing can be compiled here for a TPU; None when it can."""
+    """Reason why nothing can be compiled for TPUs here, or None."""
     if importlib.util.find_spec("libtpu") is None:
         return "libtpu, the compiler for TPUs, is not installed: `pip install -e '.[plan]'` (linux x86_64)."
     return None
 
 
 def missing_for_gpu() -> str | None:
-    """Why nothing can be compiled here for a GPU that is not there; None when it can."""
+    """Reason why nothing can be compiled for absent GPUs here, or None."""
     try:
         gpus("h100")
     except ValueError as reason:
@@ -61,7 +61,7 @@ def missing_for_gpu() -> str | None:
 
 @functools.cache
 def devices(topology: str) -> tuple[Any, ...]:
-    """The devices of a TPU topology such as "v5e:16x16", or of a generation's smallest, "v5e".
+    """Devices of a TPU topology such as "v5e:16x16"; "v5e" is the smallest one of its generation.
 
     Raises:
       ValueError: if libtpu is missing.
@@ -84,14 +84,14 @@ def compile_for_tpu(function: Callable, *arguments: Any, topology: str = "v5e") 
 
     Raises:
       ValueError: if libtpu is missing.
-      jax.errors.JaxRuntimeError: if the compiler refuses, as for want of VMEM or HBM.
+      jax.errors.JaxRuntimeError: if the compiler fails, for instance for lack of VMEM or HBM.
     """
     return _compile(function, arguments, devices(topology)[0])
 
 
 @functools.cache
 def gpus(kind: str, nodes: int = 1, each: int = 1) -> tuple[Any, ...]:
-    """GPUs of a kind in `GPUS`, `each` to a node, to compile for.
+    """GPU devices to compile for: `nodes` nodes with `each` GPUs of a kind in `GPUS`.
 
     Raises:
       ValueError: if JAX's CUDA plugin is missing or did not load.
@@ -106,8 +106,8 @@ def gpus(kind: str, nodes: int = 1, each: int = 1) -> tuple[Any, ...]:
         )
     except NotImplementedError:
         raise ValueError(
-            "JAX's CUDA plugin did not load, as happens where there is no GPU to use: "
-            "set JAX_PLATFORMS=cpu before Python starts."
+            "JAX's CUDA plugin did not load, as happens on machines without a GPU: set JAX_PLATFORMS=cpu "
+            "before Python starts."
         ) from None
     return tuple(described.devices)
 
@@ -118,11 +118,11 @@ def compile_for_gpu(
     """Compiles `function(*arguments)` for one GPU of `kind`, down to its machine code.
 
     Args:
-      dump: a folder that the compiler leaves its steps in, PTX among them.
+      dump: directory for the compiler's intermediate files, PTX among them.
 
     Raises:
       ValueError: see `gpus`.
-      jax.errors.JaxRuntimeError: if the compiler refuses, as for want of shared memory.
+      jax.errors.JaxRuntimeError: if the compiler fails, for instance for lack of shared memory.
     """
     options = {"xla_dump_to": dump} if dump else None
     return _compile(function, arguments, gpus(kind)[0], options)
@@ -134,7 +134,7 @@ def _compile(
     mesh = Mesh(np.array([device]), ("chip",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-    # Pallas asks the mesh for the kind of TPU; without one it sees the CPU.
+    # Pallas takes the kind of TPU from the mesh; without one it sees the CPU.
     with jax.set_mesh(mesh):
         executable = jax.jit(function).lower(*shapes).compile(compiler_options=options)
     memory: Any = executable.memory_analysis()

@@ -1,4 +1,4 @@
-"""What NVIDIA's assembler makes of a GPU program's Pallas kernels: registers, spills, shared memory."""
+"""Resource use of the Pallas kernels in a GPU program, by NVIDIA's assembler: registers, spills, memory."""
 
 import importlib.util
 import re
@@ -19,19 +19,23 @@ _LAUNCH = re.compile(
 )
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
-# Products on the tensor cores: of four warps together (Hopper), and of one.
+# Tensor core instructions: of four warps together (Hopper) and of one warp.
 _TENSOR = {"wgmma": "wgmma.mma_async.", "mma": "mma.sync."}
 _WARPS_A_CORE = 64
-_RESERVED_SHARED = 1024  # bytes that CUDA takes of each block's
+_RESERVED_SHARED = 1024  # bytes of shared memory that CUDA reserves per block
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as it runs.
+    """Compiled kernel and its resources.
 
-    programs: in the launch grid. threads: of a program. registers: of a thread. spilled: bytes that a thread
-    stores to and loads from memory for want of registers. shared: bytes of a program. tensor: products on the
-    tensor cores in the code, each kind that occurs with how often it stands there.
+    Fields:
+      programs: number in the launch grid.
+      threads: per program.
+      registers: per thread.
+      spilled: bytes that a thread stores and loads for lack of registers.
+      shared: bytes of shared memory per program.
+      tensor: number of tensor core instructions in the code, by kind.
     """
 
     name: str
@@ -43,16 +47,16 @@ class Kernel:
     tensor: dict[str, int]
 
     def occupancy(self, gpu: GPU) -> float:
-        """The share of a core's warps that its programs can fill."""
+        """Fraction of the warps of a streaming multiprocessor that can be resident, in (0, 1]."""
         warps = self.threads // 32
-        # Registers are given out to a warp in lots of 256.
+        # Registers are allocated to a warp in units of 256.
         by_registers = 65_536 // (256 * -(-32 * self.registers // 256) * warps)
         by_shared = gpu.core_shared // (self.shared + _RESERVED_SHARED)
         return min(by_registers, by_shared, _WARPS_A_CORE // warps, 32) * warps / _WARPS_A_CORE
 
 
 def find_ptxas() -> str:
-    """The assembler that `make gpu-compiler` installs, or else that of a CUDA toolkit.
+    """Path of ptxas, from `make gpu-compiler` or else from a CUDA toolkit.
 
     Raises:
       ValueError: if there is none.
@@ -67,11 +71,11 @@ def find_ptxas() -> str:
 
 
 def assemble(function: Callable, *arguments: Any, kind: str = "h100") -> list[Kernel]:
-    """The Pallas kernels of `function(*arguments)` on one GPU of `kind`, in the order in which they run.
+    """Assembles the Pallas kernels of `function(*arguments)` for one GPU of `kind`, in execution order.
 
     Raises:
       ValueError: see `pallas_kernels.aot.gpus` and `find_ptxas`.
-      jax.errors.JaxRuntimeError: if the compiler refuses.
+      jax.errors.JaxRuntimeError: if the compiler fails.
     """
     ptxas = find_ptxas()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """Cross-entropy over a large vocabulary from hidden states, without the logits in memory.
 
-Plain JAX, the same on every platform: a scan over parts of the vocabulary, forward for the log-sum-exp, which
-alone is kept, and backward with each part's logits made again: one more product for tokens x vocabulary less
-memory.
+Plain JAX, the same on every platform. The forward pass scans over parts of the vocabulary and keeps only the
+log-sum-exp of each token. The backward pass recomputes the logits of each part: one more matrix product
+saves tokens x vocabulary numbers of memory.
 """
 
 import functools
@@ -22,17 +22,19 @@ def large_vocab_cross_entropy(
     *,
     chunk: int = 2048,
 ) -> Float[Array, "..."]:
-    """-log softmax(hidden @ table.T + bias)[target] in nats for each token, float32.
+    """Cross-entropy -log softmax(hidden @ table.T + bias)[target] of each token, in nats, float32.
 
     Differentiable in `hidden`, `table` and `bias`. Neither pass holds more than tokens x `chunk` logits.
 
     Args:
-      hidden: float32 or bfloat16; the table is cast to its type, sums are in float32.
-      targets: in [0, vocab).
-      chunk: the most codes at a time; the vocabulary is cut into equal parts.
+      hidden: float32 or bfloat16; the table is cast to its dtype, sums are float32.
+      table: output embedding of each code.
+      bias: of each code.
+      targets: codes in [0, vocab).
+      chunk: maximum number of codes per part, at least 1; the vocabulary is cut into equal parts.
 
     Raises:
-      ValueError: if shapes disagree or chunk is not positive.
+      ValueError: if shapes disagree or `chunk` is not positive.
     """
     if hidden.shape[-1:] != table.shape[1:] or bias.shape != table.shape[:1]:
         raise ValueError(
@@ -56,7 +58,7 @@ def _cross_entropy(hidden, table, bias, targets, chunk):
 
 
 def _parts(table: Array, bias: Array, dtype, chunk: int) -> tuple[Array, Array, Array]:
-    """First codes, tables and biases of equal parts; codes that are not there have no probability."""
+    """First code, table and bias of equal parts; padding codes have probability zero."""
     vocab, width = table.shape
     count = -(-vocab // chunk)
     size = -(-vocab // count)

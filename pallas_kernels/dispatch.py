@@ -1,4 +1,4 @@
-"""Which form of a kernel runs: what the caller asks for, else MUSE_JAX_KERNELS, else the platform's own."""
+"""Choice of a kernel's implementation: argument, else MUSE_JAX_KERNELS, else by platform."""
 
 import os
 
@@ -9,17 +9,20 @@ IMPLEMENTATIONS = ("reference", "xla", "tpu", "gpu")
 
 
 def current_platform() -> str:
-    """The platform of the mesh that is set, or else JAX's default one: "cpu", "tpu" or "gpu"."""
+    """Platform of the current mesh, or else JAX's default: "cpu", "tpu" or "gpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
     return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def select(implementation: str | None) -> str:
-    """One of `IMPLEMENTATIONS`.
+    """Chooses one of `IMPLEMENTATIONS`.
+
+    Args:
+      implementation: a name; None for the variable MUSE_JAX_KERNELS, or else the platform's own.
 
     Raises:
-      ValueError: if the name is none of these or the form does not run on this platform.
+      ValueError: if the name is unknown or the implementation does not run on this platform.
     """
     source = "implementation"
     if implementation is None:
@@ -28,12 +31,10 @@ def select(implementation: str | None) -> str:
     if implementation is None:
         return platform if platform in IMPLEMENTATIONS else "xla"
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"{source} is {implementation!r}, but the forms of a kernel are {', '.join(IMPLEMENTATIONS)}."
-        )
+        raise ValueError(f"{source} is {implementation!r}, but must be one of {', '.join(IMPLEMENTATIONS)}.")
     if implementation in ("tpu", "gpu") and implementation != platform:
         raise ValueError(
             f"{source} is {implementation!r}, but JAX runs on {platform} here; "
-            f"use 'xla', or leave it out to get the form that fits the platform."
+            "use 'xla', or leave it out for the platform's own implementation."
         )
     return implementation

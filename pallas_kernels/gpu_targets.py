@@ -1,11 +1,11 @@
-"""GPUs as XLA's compiler asks about them, to compile for one that is not there.
+"""GPU descriptions for XLA, to compile for a GPU that is not present.
 
-Figures are those of NVIDIA's data sheets and CUDA's device queries for the SXM parts.
+The figures are from NVIDIA's data sheets and CUDA's device queries, for the SXM parts.
 """
 
 from dataclasses import dataclass
 
-# The text form of XLA's GpuTargetConfigProto. Threads, grid and registers are alike on all of these.
+# Text form of XLA's GpuTargetConfigProto. Threads, grid and registers are the same for all of these GPUs.
 _TARGET = """
 gpu_device_info {{
   cuda_compute_capability {{ major: {gpu.major} feature_extension: {features} }}
@@ -26,10 +26,18 @@ device_description_str: "{gpu.name}"
 
 @dataclass(frozen=True)
 class GPU:
-    """name: as JAX's `device_kind`. major: of the compute capability, whose minor is 0.
+    """GPU description.
 
-    cores: streaming multiprocessors. fpus: float32 units of one. block_shared, core_shared: the most bytes of
-    shared memory that a block may ask for, and those of a core. bandwidth: of the memory, bytes a second.
+    Fields:
+      name: JAX's `device_kind`.
+      major: of the compute capability; the minor number is 0.
+      cores: streaming multiprocessors.
+      fpus: float32 units per streaming multiprocessor.
+      clock_ghz: boost clock.
+      block_shared, core_shared: maximum bytes of shared memory per block and per multiprocessor.
+      l2: bytes of level-2 cache.
+      bandwidth: bytes per second of the memory.
+      memory: bytes.
     """
 
     name: str
@@ -45,11 +53,11 @@ class GPU:
 
     @property
     def arch(self) -> str:
-        """The architecture that the assembler is asked for; Hopper's tensor cores need its own features."""
+        """Architecture for the assembler; Hopper's tensor cores need the accelerated features of sm_90a."""
         return "sm_90a" if self.major == 9 else f"sm_{self.major}0"
 
     def target(self) -> str:
-        """XLA's target config in text form."""
+        """Text form of XLA's target config."""
         return _TARGET.format(gpu=self, features="ACCELERATED_FEATURES" if self.major == 9 else "NONE")
 
 

@@ -1,8 +1,8 @@
-"""Attention by rank: who sees whom in CogLM, said by one integer a token (CogView2, section 3.1).
+"""Attention by rank: one integer per token defines the attention mask (CogLM; CogView2, section 3.1).
 
-A token sees those of its own rank and of lower ones; a negative rank is absent. Tokens of one rank are
-context that sees itself both ways, ranks that grow by one are a causal region. The ranks are
-made by `coglm_sequence`, and the functions are what `SandwichStack` takes as `attend`.
+A token attends to tokens of its own rank and of lower ranks; tokens of negative rank are absent. Tokens of
+equal rank form a bidirectional context, and ranks that increase by one form a causal region. The functions
+have the type that `SandwichStack` takes as `attend`.
 """
 
 from typing import Any
@@ -14,25 +14,25 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.nn.sandwich import QKV
 
-_ABSENT = -1e9  # finite, so that a query that sees nothing stays a number
+_ABSENT = -1e9  # finite, so that a query without any key gives numbers and not NaN
 
 
 def visible(
     query_ranks: Int[Array, "batch queries"], key_ranks: Int[Array, "batch keys"]
 ) -> Bool[Array, "batch queries keys"]:
-    """The attention rule: keys that are there and of no higher rank than the query."""
+    """Attention mask: True for keys that are present and of no higher rank than the query."""
     keys = key_ranks[:, None, :]
     return (keys >= 0) & (keys <= query_ranks[:, :, None])
 
 
 @struct.dataclass
 class Ranks:
-    """What attention by rank needs besides queries, keys and values."""
+    """Inputs of attention by rank besides queries, keys and values."""
 
     query: Int[Array, "batch queries"]
     key: Int[Array, "batch keys"]
     weight: Float[Array, "batch keys"] | Float[Array, ""]
-    """Added to the logits of each key (`attn_plus`); beside a memory, the last is of the new token itself."""
+    """Added to the scores of each key (`attn_plus`); with a memory, the last entry is the new token's own."""
 
 
 def _logits(query: Array, key: Array, mask: Array, weight: Array) -> Array:
@@ -49,14 +49,14 @@ def _mix(weights: Array, value: Array) -> Array:
 
 
 def attend_by_rank(streams: tuple[QKV, ...], memory: None, ranks: Ranks) -> tuple[tuple[Array, ...], Any]:
-    """Attention of one stream to itself by the rule of `visible`; nothing is kept."""
+    """Attention of one stream to itself under the mask of `visible`; keeps nothing."""
     ((query, key, value),) = streams
     logits = _logits(query, key, visible(ranks.query, ranks.key), ranks.weight)
     return (_mix(jax.nn.softmax(logits), value).astype(value.dtype),), None
 
 
 def remember(streams: tuple[QKV, ...], memory: None, ranks: Ranks) -> tuple[tuple[Array, ...], Any]:
-    """`attend_by_rank` that keeps the keys and values."""
+    """`attend_by_rank` that also keeps the keys and values, for a cache."""
     _, key, value = streams[0]
     return attend_by_rank(streams, memory, ranks)[0], (key, value)
 
@@ -64,9 +64,9 @@ def remember(streams: tuple[QKV, ...], memory: None, ranks: Ranks) -> tuple[tupl
 def attend_to_memory(
     streams: tuple[QKV, ...], memory: tuple[Array, Array], ranks: Ranks
 ) -> tuple[tuple[Array, ...], Any]:
-    """Attention of one new token to the remembered ones and to itself; its own key and value are kept.
+    """Attention of one new token to the cached tokens and to itself; keeps its own key and value.
 
-    The memory is only read: the caller writes the new token of all layers at once, in place.
+    The cache is only read: the caller writes the new token of all layers at once, in place.
     """
     ((query, key, value),) = streams
     old_key, old_value = memory

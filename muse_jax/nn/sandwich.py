@@ -1,7 +1,7 @@
-"""CogView's transformer layers: a norm before and after each branch, and attention that is given.
+"""CogView's transformer: layer norms before and after each branch, with a pluggable attention function.
 
-Several streams of tokens may share a layer's norms and MLP while each has attention weights of its own: so
-super-resolution grows out of a trained CogLM.
+Several streams of tokens can share the norms and MLP of a layer while each has attention weights of its own.
+CogView2 builds its super-resolution networks from a trained CogLM in this way.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from muse_jax.nn.transformer import MLP
 from muse_jax.sharding.fsdp import constrain
 
 QKV = tuple[Array, Array, Array]
-"""Query, key and value of a stream, each (batch, heads, tokens, head_dim)."""
+"""Query, key and value of a stream, each `(batch, heads, tokens, head_dim)`."""
 Attend = Callable[[tuple[QKV, ...], Any, Any], tuple[tuple[Array, ...], Any]]
-"""(qkv of each stream, a layer's memory, what all layers share) -> (results of each stream, what to keep)."""
+"""(QKV of each stream, the layer's memory, inputs of all layers) -> (output of each stream, what to keep)."""
 
 
 class Projections(nn.Module):
-    """A stream's attention weights: to queries, keys and values, and back."""
+    """Projections of a stream to queries, keys and values, and back."""
 
     width: int
     heads: int
@@ -45,10 +45,15 @@ class Projections(nn.Module):
 
 
 class SandwichLayer(nn.Module):
-    """A transformer layer with a norm before and one after each branch (Sandwich-LN; CogView, section 2.4).
+    """Transformer layer with a norm before and after each branch (Sandwich-LN; CogView, section 2.4).
 
-    `streams` names the attention weights of each stream of tokens; a name given twice is shared. Norms and
-    the MLP are one for all. `branch_scale` is the initial scale of the norms behind the branches.
+    Fields:
+      width, heads, mlp_dim: sizes; `heads` divides `width`.
+      streams: name of the attention weights of each stream; a repeated name is shared. All streams share the
+        norms and the MLP.
+      branch_scale: initial scale of the norms after the branches.
+      dropout: rate on each residual branch, from the rng stream `dropout`.
+      dtype: of the computation.
     """
 
     width: int
@@ -63,7 +68,7 @@ class SandwichLayer(nn.Module):
     def __call__(
         self, xs: tuple[Array, ...], memory: Any, attend: Attend, shared: Any, deterministic: bool
     ) -> tuple[tuple[Array, ...], Any]:
-        """`xs` are (batch, tokens, width); returns them and what `attend` keeps of this layer."""
+        """Applies the layer to streams `(batch, tokens, width)`; also returns what `attend` keeps."""
         own = {
             name: Projections(self.width, self.heads, self.dtype, name=name)
             for name in dict.fromkeys(self.streams)
@@ -83,7 +88,7 @@ class SandwichLayer(nn.Module):
 
 
 class SandwichStack(nn.Module):
-    """`depth` sandwich layers under one `nn.scan`, and a norm at the end."""
+    """`depth` sandwich layers under one `nn.scan`, and a final norm; fields as in `SandwichLayer`."""
 
     depth: int
     width: int
@@ -103,7 +108,7 @@ class SandwichStack(nn.Module):
         memory: Any = None,
         deterministic: bool = True,
     ) -> tuple[tuple[Array, ...], Any]:
-        """The leaves of `memory` have the layers as first axis; so has what comes back beside the states."""
+        """Applies all layers; the first axis of `memory` and of the kept values is the layer."""
         layer = SandwichLayer
         if self.remat:
             layer = nn.remat(SandwichLayer, prevent_cse=False, static_argnums=(3, 5))
@@ -119,7 +124,7 @@ class SandwichStack(nn.Module):
             self.heads,
             self.mlp_dim,
             self.streams,
-            # All branches together start as large as the embeddings of tokens and positions.
+            # At first, the sum of all branches is as large as the embeddings of tokens and positions.
             EMBED_STD * self.depth**-0.5,
             self.dropout,
             self.dtype,

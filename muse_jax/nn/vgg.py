@@ -1,4 +1,4 @@
-"""The convolutions of VGG-16 (Simonyan & Zisserman 2015), for the perceptual distance LPIPS."""
+"""Convolutional layers of VGG-16 (Simonyan and Zisserman 2015), for the perceptual distance LPIPS."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 STAGES: tuple[tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-"""The number of convolutions of each stage and their width; a stage halves the resolution before it."""
+"""Number of convolutions of each stage and their width; every stage but the first starts by halving."""
 
 
 def _halve(x: Float[Array, "batch height width c"]) -> Float[Array, "batch height/2 width/2 c"]:
-    """The maximum of each square of 2x2. Its gradient does not scatter, as that of `nn.max_pool` does."""
+    """2x2 max pooling; unlike that of `nn.max_pool`, its gradient needs no scatter."""
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     return reduce(x[:, :height, :width], "b (h p) (w q) c -> b h w c", "max", p=2, q=2)
 
@@ -23,7 +23,7 @@ def normalize_images(images: Float[Array, "batch height width 3"]) -> Float[Arra
 
 
 class VGG16(nn.Module):
-    """Images in [-1, 1] to the last map of each of the first `stages` stages, after its ReLU."""
+    """VGG-16 features of images in [-1, 1]: the last map of each of the first `stages` stages, after ReLU."""
 
     stages: int = len(STAGES)
     dtype: Any = jnp.float32

@@ -1,4 +1,4 @@
-"""How tokens are drawn, whatever the network: pure functions of a `logits_fn`, initial tokens and a key."""
+"""Samplers for token networks: pure functions of a `logits_fn`, initial tokens and a key."""
 
 from muse_jax.sampling.autoregressive import AutoregressiveState, Sampling, autoregressive_decode
 from muse_jax.sampling.clusters import sample_by_cluster

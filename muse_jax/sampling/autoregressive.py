@@ -1,8 +1,8 @@
-"""Drawing tokens one after the other, each given all before it: one compiled loop over a cache.
+"""Autoregressive decoding: tokens sampled one after the other, in one compiled loop over a cache.
 
-The functions are pure and made to be called under `jax.jit`. Shapes are static and how many tokens are drawn
-is not, so that one program serves texts of all lengths and regions of all sizes. Step t = 0, 1, .. draws its
-noise from `jax.random.fold_in(key, t)`.
+The functions are pure and meant to run under `jax.jit`. Shapes are static, but the number of sampled tokens
+is not: one program serves texts of any length and regions of any size. Step t = 0, 1, ... draws its noise
+from `jax.random.fold_in(key, t)`.
 """
 
 from collections.abc import Callable
@@ -18,29 +18,33 @@ from muse_jax.sampling.logits import apply_temperature, gumbel_argmax, top_k_fil
 from muse_jax.sampling.progress import Progress, StepCallback, report_step
 
 NextLogitsFn = Callable[[Array, Array, Any], tuple[Array, Any]]
-"""(token (batch,), its place (batch,), cache) -> logits (batch, vocab) of the token after it, and a cache."""
+"""(token (batch,), its position (batch,), cache) -> logits (batch, vocab) of the next token, new cache."""
 
 
 @struct.dataclass
 class Sampling:
-    """How a token is drawn from logits; goes through `jit`, where only the filters' sizes are static."""
+    """Parameters for sampling a token from logits; a pytree in which the filters' sizes are static."""
 
     temperature: Float[Array, ""] | float = 1.0
-    """0 is greedy."""
+    """0 or greater; 0 is greedy."""
     top_k: int = struct.field(pytree_node=False, default=0)
-    """Keep so many of the most probable tokens; 0: all."""
+    """Number of most probable tokens kept; 0 keeps all."""
     top_p: Float[Array, ""] | float | None = None
-    """Keep the fewest that have this probability together; None: all."""
+    """Nucleus threshold in (0, 1]; None keeps all tokens."""
     clusters: Int[Array, " codes"] | None = None
-    """Of each code its cluster, for cluster sampling; None: codes are drawn one by one."""
+    """Cluster of each code, for cluster sampling; None samples codes directly."""
     num_clusters: int = struct.field(pytree_node=False, default=0)
     top_clusters: int = struct.field(pytree_node=False, default=0)
-    """Keep so many of the most probable clusters; 0: all."""
+    """Number of most probable clusters kept; 0 keeps all."""
     inner_temperature: Float[Array, ""] | float = 1.0
-    """Divides the logits once more for the draw inside a cluster."""
+    """Divides the logits once more for the draw within a cluster."""
 
     def __call__(self, key: Array, logits: Float[Array, "... vocab"]) -> Int[Array, "..."]:
-        """Draws int32 tokens."""
+        """Samples int32 tokens.
+
+        Raises:
+          ValueError: if the clusters belong to a codebook of another size.
+        """
         logits = apply_temperature(logits, self.temperature)
         if self.top_k:
             logits = top_k_filter(logits, self.top_k)
@@ -51,7 +55,7 @@ class Sampling:
         if self.clusters.shape != logits.shape[-1:]:
             raise ValueError(
                 f"The clusters are of a codebook with {len(self.clusters)} codes, but {logits.shape[-1]} can "
-                "be drawn here; make clusters of this tokenizer with experiments.cluster_codebook."
+                "be sampled here; make clusters of this tokenizer with experiments.cluster_codebook."
             )
         return sample_by_cluster(
             key,
@@ -65,13 +69,13 @@ class Sampling:
 
 @struct.dataclass
 class AutoregressiveState:
-    """What the loop carries from step to step."""
+    """State that the decoding loop carries from step to step."""
 
     step: Int[Array, ""]
     tokens: Int[Array, "batch n"]
-    """Those given, and those drawn so far."""
+    """Given tokens, and those sampled so far."""
     ended: Bool[Array, " batch"]
-    """Whether `end_id` was drawn: then it is all that follows."""
+    """True once `end_id` was sampled; all later tokens are `end_id`."""
     cache: Any
 
 
@@ -86,27 +90,26 @@ def autoregressive_decode(
     end_id: int | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch n"]:
-    """Draw the tokens that are `drawn`, from left to right, each given the cache and those before it.
+    """Samples the tokens where `drawn` is True, from left to right, given the cache and the tokens before.
 
-    The network reads the tokens of the region alone: those that are drawn, and those left of them, which
-    start a run. What else is known is in the cache already. Each is read once, in order; where the next one
-    is to be drawn, the network's answer is where it is drawn from.
+    The network reads only sampled tokens and the token to the left of each run of them, once and in order.
+    All other known tokens must be in the cache already.
 
     Args:
       next_logits_fn: reads one token of each sample.
-      cache: whatever that function passes on.
-      tokens: what is given; ignored where `drawn`.
-      drawn: samples may differ. False for the first token.
+      cache: passed to `next_logits_fn` and replaced by what it returns.
+      tokens: given tokens; ignored where `drawn`.
+      drawn: True where to sample. Samples may differ; the first token counts as False.
       key: a key of `jax.random.key`.
-      sampling: how to draw from logits.
-      end_id: once drawn, the sample's later tokens are all this one.
+      sampling: how to sample from logits.
+      end_id: once sampled, all later tokens of the sample are `end_id`; None samples all.
       on_step: as for `masked_decode`.
 
     Returns:
       int32 tokens; those that are not `drawn` are unchanged.
 
     Raises:
-      ValueError: shapes that do not agree.
+      ValueError: if the shapes of `tokens` and `drawn` differ.
     """
     if jnp.ndim(tokens) != 2 or jnp.shape(drawn) != jnp.shape(tokens):
         raise ValueError(
@@ -116,7 +119,7 @@ def autoregressive_decode(
     tokens, drawn = jnp.asarray(tokens, jnp.int32), jnp.asarray(drawn, bool).at[:, 0].set(False)
     batch, length = tokens.shape
     sample = jnp.arange(batch)
-    follows = jnp.roll(drawn, -1, axis=1)  # the next one is drawn; never wraps, as the first is not
+    follows = jnp.roll(drawn, -1, axis=1)  # never wraps around, because the first token is not sampled
     region = drawn | follows
     order = jnp.argsort(~region, axis=1, stable=True)
     count = jnp.sum(region, axis=1)
@@ -126,7 +129,7 @@ def autoregressive_decode(
 
     def step(state: AutoregressiveState) -> AutoregressiveState:
         t = state.step
-        # A sample that is done reads its last token again, and draws nothing.
+        # A finished sample reads its last token again and samples nothing.
         place = order[sample, jnp.clip(t, 0, count - 1)]
         logits, cache = next_logits_fn(state.tokens[sample, place], place, state.cache)
         token = sampling(jax.random.fold_in(key, t), logits)

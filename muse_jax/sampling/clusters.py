@@ -1,7 +1,7 @@
-"""Cluster sampling: first a group of alike codes, then a code in it (CogView2, section 3.1).
+"""Cluster sampling: first a cluster of similar codes, then a code within it (CogView2, section 3.1).
 
-Codes that look the same share their probability, so that top-k over single codes cuts off whole looks. The
-groups are K-means clusters of the codebook (`muse_jax.tokenizers.clusters`).
+Similar codes share their probability among them, so that top-k over single codes would drop whole groups of
+them. The clusters are K-means clusters of the codebook (`muse_jax.tokenizers.clusters`).
 """
 
 import jax
@@ -14,7 +14,7 @@ from muse_jax.sampling.logits import apply_temperature, gumbel_argmax, top_k_fil
 def cluster_log_probs(
     logits: Float[Array, "... codes"], clusters: Int[Array, " codes"], num_clusters: int
 ) -> Float[Array, "... clusters"]:
-    """Log of the summed softmax of the codes in each cluster; -inf for one without any."""
+    """Log-probability of each cluster, the sum over its codes; -inf for an empty cluster."""
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     by_code = jnp.moveaxis(probs, -1, 0)
     summed = jax.ops.segment_sum(by_code, clusters, num_segments=num_clusters)
@@ -30,14 +30,18 @@ def sample_by_cluster(
     top_clusters: int,
     inner_temperature: Float[Array, ""] | float,
 ) -> Int[Array, "..."]:
-    """Draws one of the `top_clusters` most probable clusters, then a code of it.
+    """Samples one of the `top_clusters` most probable clusters, then one of its codes.
 
     Args:
-      logits: with their temperature applied; -inf excludes a code.
-      clusters: of each code its cluster, in [0, num_clusters).
-      num_clusters, top_clusters: static; as many as there are is no restriction.
-      inner_temperature: divides the logits once more for the draw inside the cluster; 0 takes the most
-        probable code.
+      key: a key of `jax.random.key`.
+      logits: with the temperature already applied; -inf excludes a code.
+      clusters: cluster of each code, in [0, num_clusters).
+      num_clusters: number of clusters, static.
+      top_clusters: clusters kept, 1 to num_clusters, static; num_clusters is no restriction.
+      inner_temperature: divides the logits once more for the draw within the cluster; 0 is greedy.
+
+    Returns:
+      int32 codes.
     """
     outer_key, inner_key = jax.random.split(key)
     log_probs = cluster_log_probs(logits, clusters, num_clusters)

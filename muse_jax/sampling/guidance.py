@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int
 from muse_jax.nn.heads import LinearLogits
 from pallas_kernels.masked_sampling import mix_guidance
 
-# Made, or left as a product from which `sample_with_log_prob` draws without making them.
 Logits = Array | LinearLogits
-# (tokens (batch, n), step fraction in (0, 1]) -> logits (batch, n, vocab)
+"""Logits (batch, n, vocab), or their factors, from which `sample_with_log_prob` samples directly."""
 LogitsFn = Callable[[Array, Array], Logits]
+"""(tokens (batch, n), step fraction in (0, 1]) -> logits."""
 
 
 def guided(
@@ -21,9 +21,10 @@ def guided(
     logits_uncond: Float[Array, "batch n vocab"],
     scale: Float[Array, "..."] | float,
 ) -> Float[Array, "batch n vocab"]:
-    """(1 + scale) logits_cond - scale logits_uncond, in float32; scale 0 is no guidance.
+    """Guided logits (1 + scale) logits_cond - scale logits_uncond, in float32.
 
-    `scale` is a scalar or one number a sample (batch,), and may be traced.
+    Args:
+      scale: a scalar or one number per sample (batch,); 0 is no guidance. May be traced.
     """
     return mix_guidance(logits_cond.astype(jnp.float32), logits_uncond.astype(jnp.float32), scale)
 
@@ -35,17 +36,23 @@ def guided_logits_fn(
     uncond: tuple[Any, ...] | None = None,
     guidance_scale: Float[Array, "..."] | float | None = None,
 ) -> LogitsFn:
-    """Build the `logits_fn` of a decoder from a network and its conditions.
+    """Builds the `logits_fn` of a sampler from a network and its conditions.
 
-    `apply(params, tokens, *cond) -> logits (batch, n, vocab)`, as an array or, better, as a network's
-    `linear_logits`: guidance is then that of the hidden states, which comes to the same. `cond` is the tuple
-    of arrays that follow the tokens, such as (text, text_mask) or (low_tokens, text, text_mask), each with a
-    leading batch axis.
-    `uncond` has the same structure with the states of the empty text, or of a negative prompt, in place of
-    the prompt's; an array in it may have a batch of 1, which is repeated. The scale grows linearly with the
-    steps: it is guidance_scale * step_fraction, which at the last step is the whole of it. Both passes are
-    one batch of twice the size. `guidance_scale` may be traced, a scalar or (batch,). Without `uncond` or
-    with None for the scale there is no guidance and one pass.
+    The scale grows linearly over the steps, guidance_scale * step_fraction, up to guidance_scale at the last
+    step. The conditional and unconditional passes run as one batch of twice the size.
+
+    Args:
+      apply: `apply(params, tokens, *cond)` returns logits (batch, n, vocab), as an array or, preferably, as
+        `LinearLogits`. Their hidden states are then mixed, which is equivalent because logits are linear in
+        them, and costs less.
+      params: the network's parameters.
+      cond: arrays that follow the tokens, such as (text, text_mask), each with a leading batch axis.
+      uncond: the same structure with the states of the empty text or of a negative prompt. A batch of 1 is
+        repeated. None turns guidance off.
+      guidance_scale: 0 or greater, a scalar or (batch,), may be traced; None turns guidance off.
+
+    Raises:
+      ValueError: for a negative scale, or conditions whose shapes do not match.
     """
     if uncond is None or guidance_scale is None:
         return lambda tokens, step_fraction: apply(params, tokens, *cond)
@@ -64,15 +71,15 @@ def guided_logits_fn(
 
 
 def _halves(both: Array) -> tuple[Array, Array]:
-    """Undoes `_pair`."""
+    """Inverse of `_pair`."""
     pairs = both.reshape(-1, 2, *both.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
 def _pair(cond: Array, uncond: Array) -> Array:
-    """Put each sample's two passes side by side: (batch, ...) twice -> (2 batch, ...).
+    """Interleaves the two passes of each sample: (batch, ...) twice -> (2 batch, ...).
 
-    Neighbours and not halves, so that a batch sharded over devices keeps both passes of a sample on one.
+    Interleaving keeps both passes of a sample on one device when the batch is sharded.
     """
     cond, uncond = jnp.asarray(cond), jnp.asarray(uncond)
     if cond.shape[1:] != uncond.shape[1:] or uncond.shape[0] not in (1, cond.shape[0]):

@@ -1,4 +1,4 @@
-"""Drawing a token from logits: temperature, Gumbel-max, and filters. All in float32, all pure."""
+"""Sampling of tokens from logits: temperature, Gumbel-max, top-k and top-p filters, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ from jaxtyping import Array, Float, Int
 from muse_jax.nn.heads import LinearLogits
 from pallas_kernels.masked_sampling import masked_sampling, sample_logits
 
-# Below this a temperature counts as zero: the noise no longer changes which logit is the greatest.
-_LEAST_TEMPERATURE = 1e-6
+# Temperatures below this count as greedy: the noise no longer changes the argmax.
+_MIN_TEMPERATURE = 1e-6
 
 
 def apply_temperature(
     logits: Float[Array, "... vocab"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "... vocab"]:
-    """Logits / temperature in float32; a temperature of 0 is taken as 1e-6, which makes sampling greedy."""
-    return logits.astype(jnp.float32) / jnp.maximum(temperature, _LEAST_TEMPERATURE)
+    """Divides logits by the temperature, in float32; below 1e-6 it counts as 1e-6, which is greedy."""
+    return logits.astype(jnp.float32) / jnp.maximum(temperature, _MIN_TEMPERATURE)
 
 
 def gumbel_argmax(key: Array, logits: Float[Array, "... vocab"]) -> Int[Array, "..."]:
-    """A draw from softmax(logits): the argmax of logits + Gumbel noise of the same shape."""
+    """Samples from softmax(logits): the argmax of logits + Gumbel noise of the same shape, int32."""
     logits = logits.astype(jnp.float32)
     return jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1).astype(jnp.int32)
 
@@ -29,11 +29,19 @@ def sample_with_log_prob(
     logits: Float[Array, "batch n vocab"] | LinearLogits,
     temperature: Float[Array, ""] | float = 1.0,
 ) -> tuple[Int[Array, "batch n"], Float[Array, "batch n"]]:
-    """Draw tokens from softmax(logits / temperature) and return them with log p(token) under that softmax.
+    """Samples tokens from softmax(logits / temperature), with their log-probabilities under that softmax.
 
-    `LinearLogits` are never made: the vocabulary is streamed, by the form of the kernel that fits the
-    platform (`pallas_kernels.masked_sampling`). Logits that are there, of any leading shape, are drawn from
-    with the same noise. A temperature of 0 is taken as 1e-6, which is greedy.
+    `LinearLogits` are not materialized: the vocabulary is streamed by the implementation of
+    `pallas_kernels.masked_sampling` for the platform. An array of logits gives the same tokens, since it gets
+    the same noise.
+
+    Args:
+      key: a key of `jax.random.key`.
+      logits: an array of any leading shape, or `LinearLogits`.
+      temperature: 0 or greater; 0 counts as 1e-6, which is greedy. May be traced.
+
+    Returns:
+      int32 tokens and float32 log-probabilities.
     """
     if isinstance(logits, LinearLogits):
         return masked_sampling(*logits, key, temperature=temperature)
@@ -41,7 +49,11 @@ def sample_with_log_prob(
 
 
 def top_k_filter(logits: Float[Array, "... vocab"], k: int) -> Float[Array, "... vocab"]:
-    """Keep the `k` greatest logits (and any equal to the k-th), -inf elsewhere. `k` is static, at least 1."""
+    """Keeps the `k` largest logits and any that tie with the k-th; the others become -inf.
+
+    Raises:
+      ValueError: if `k`, which is static, is below 1.
+    """
     if k < 1:
         raise ValueError(f"top_k must keep at least 1 token, given {k}.")
     threshold = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
@@ -49,9 +61,9 @@ def top_k_filter(logits: Float[Array, "... vocab"], k: int) -> Float[Array, "...
 
 
 def top_p_filter(logits: Float[Array, "... vocab"], p: Float[Array, ""] | float) -> Float[Array, "... vocab"]:
-    """Keep the fewest most probable tokens whose probabilities sum to at least `p`, -inf elsewhere.
+    """Nucleus filter (Holtzman et al., 2020): keeps the fewest most probable tokens that sum to at least `p`.
 
-    `p` in (0, 1] may be traced. The most probable token always stays.
+    The other logits become -inf. `p` in (0, 1] may be traced. The most probable token is always kept.
     """
     descending = jnp.sort(logits, axis=-1, descending=True)
     probabilities = jax.nn.softmax(descending.astype(jnp.float32), axis=-1)

@@ -1,4 +1,4 @@
-"""Telling the host how far a compiled decoding loop is, without compiling it again for every listener."""
+"""Progress reports from compiled decoding loops, without recompilation for another listener."""
 
 import contextlib
 import contextvars
@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 
 class DecodeStep(NamedTuple):
-    """What a listener hears after a step: `step` of 1 to `num_steps`; `masked` tokens are left in all."""
+    """Report after a step: `step` counts from 1 to `num_steps`; `masked` tokens of the batch remain."""
 
     stage: str
     step: int
@@ -27,17 +27,18 @@ StepCallback = Callable[[DecodeStep], None]
 
 @struct.dataclass
 class Progress:
-    """A ticket for a listener: a pytree to pass through `jit`.
+    """Ticket of a listener: a pytree that passes through `jit`.
 
-    The listener's number is traced, so that one compiled program serves every listener; 0 is nobody.
-    `stage` is static and names the loop.
+    Fields:
+      listener: number of the listener, 0 for none. It is traced, so that one program serves all listeners.
+      stage: name of the loop, static.
     """
 
     listener: Int[Array, ""]
     stage: str = struct.field(pytree_node=False, default="")
 
     def at(self, stage: str) -> "Progress":
-        """The same listener, told that the steps belong to `stage`."""
+        """The same listener, with steps reported under the name `stage`."""
         return self.replace(stage=stage)  # type: ignore[attr-defined]
 
 
@@ -54,16 +55,17 @@ _reporting = contextvars.ContextVar("reporting", default=True)
 
 
 def silent() -> Progress:
-    """A ticket that nobody listens to, for the program compiled with progress."""
+    """Ticket without a listener, for a program that was compiled with progress reports."""
     return Progress(listener=jnp.int32(0))
 
 
 @contextlib.contextmanager
 def listening(callback: StepCallback | None) -> Iterator[Progress]:
-    """Call `callback(DecodeStep)` on the host for the steps of the loops that get the yielded ticket.
+    """Calls `callback(DecodeStep)` on the host after each step of the loops that get the yielded ticket.
 
-    Steps may come in late but all have come when the block ends. An exception in `callback` does not disturb
-    the device's work: it is raised at the end of the block, and the callback is not called again.
+    Reports may arrive late, but all have arrived when the block ends. An exception in `callback` does not
+    interrupt the device: it is raised at the end of the block, and the callback is not called again. With
+    None the ticket is `silent()`.
     """
     if callback is None:
         yield silent()
@@ -84,7 +86,7 @@ def listening(callback: StepCallback | None) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def without_reports() -> Iterator[None]:
-    """Loops traced in this block report to nobody, as GPUs that are only described have no host to tell."""
+    """Loops traced in this block make no reports; needed to compile for GPUs that are not present."""
     token = _reporting.set(False)
     try:
         yield
@@ -95,7 +97,11 @@ def without_reports() -> Iterator[None]:
 def report_step(
     on_step: "Progress | StepCallback | None", step: Array, num_steps: int, masked: Int[Array, ""]
 ) -> None:
-    """Inside a traced loop: tell `on_step` that `step` steps are done. None adds nothing to the program."""
+    """Reports from inside a traced loop that `step` steps are done; None adds nothing to the program.
+
+    Raises:
+      ValueError: if `on_step` is neither None, a callable nor a ticket.
+    """
     if on_step is None or not _reporting.get():
         return
     if not isinstance(on_step, Progress):
@@ -119,5 +125,5 @@ def report_step(
         except BaseException as error:
             listener.error = error
 
-    # `masked` comes from the step's result: the host hears of a step after it, not before.
+    # `masked` depends on the step's result, so that the report cannot precede the step.
     jax.debug.callback(dispatch, on_step.listener, step, masked)

@@ -1,1 +1,1 @@
-"""Meshes, layouts and processes."""
+"""Device meshes, sharding of parameters and batches, and processes."""

@@ -1,4 +1,4 @@
-"""The processes of a run: joining them, and what they decide together."""
+"""Multi-process runs: initialization and collective decisions."""
 
 import glob
 import importlib.util
@@ -11,21 +11,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-TIMEOUT = 300  # seconds that processes wait for each other
+TIMEOUT = 300
+"""Seconds that processes wait for each other."""
 
 
 def initialize() -> None:
-    """Joins the other processes of this run if the environment names some; alone, it does nothing.
+    """Initializes `jax.distributed` if the environment describes several processes.
 
-    Call it once, first: afterwards `jax.devices()` are those of all processes. In this order it looks for
+    Call it once, before any other use of JAX; afterwards `jax.devices()` covers all processes. It looks, in
+    this order, for
       - JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, set by hand;
-      - a Slurm step of several tasks (`srun`): one task a GPU, or JAX_LOCAL_DEVICE_IDS=0,1,... says which
-        GPUs of its host a task takes;
-      - TPUs: the hosts of a pod slice, or of several, as Google Cloud's metadata or GKE's variables say.
+      - a Slurm step of several tasks (`srun`) with one GPU per task, or the GPUs of its host that
+        JAX_LOCAL_DEVICE_IDS=0,1,... lists;
+      - the hosts of one or several TPU pod slices, from Google Cloud's metadata or GKE's variables.
 
     Raises:
-      ValueError: one sentence, for an explicit setting that is incomplete or wrong, processes that do not
-        find each other, or a device that is in use already.
+      ValueError: if an explicit setting is incomplete or wrong, the processes do not find each other, or a
+        device is in use already.
     """
     arguments = process_arguments(os.environ, has_tpu())
     if arguments is None or jax.distributed.is_initialized():
@@ -41,20 +43,20 @@ def initialize() -> None:
 
 
 def has_tpu() -> bool:
-    """Whether this host has TPU chips and the library that drives them."""
+    """True if this host has TPU chips and libtpu."""
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def process_arguments(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be called with; None where this process is the only one.
+    """Arguments for `jax.distributed.initialize`; None for a single process.
 
     Args:
-      environment: the variables of the process.
-      tpu: see `has_tpu`.
+      environment: environment variables.
+      tpu: True on a host with TPUs, see `has_tpu`.
 
     Raises:
-      ValueError: as `initialize`.
+      ValueError: if an explicit setting is incomplete or wrong.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
     if any(environment.get(name) for name in EXPLICIT):
@@ -65,7 +67,7 @@ def process_arguments(environment: Mapping[str, str], tpu: bool) -> dict[str, An
     if len(hosts) > 1 or _number(environment, "MEGASCALE_NUM_SLICES", 1) > 1:
         return {}
     if tpu and "TPU_SKIP_MDS_QUERY" not in environment and platforms in ("", "tpu", "tpu,cpu"):
-        return {}  # a pod's hosts learn of each other from the metadata server
+        return {}  # the hosts of a pod find each other through the metadata server
     return None
 
 
@@ -86,7 +88,7 @@ def _explicit(environment: Mapping[str, str]) -> dict[str, Any]:
         )
     if not 0 <= index < count:
         raise ValueError(
-            f"JAX_PROCESS_ID is {index} and JAX_NUM_PROCESSES {count}: ids go from 0 to the number less one."
+            f"JAX_PROCESS_ID is {index} and JAX_NUM_PROCESSES {count}: ids go from 0 to {count - 1}."
         )
     return {
         "coordinator_address": address,

@@ -1,4 +1,4 @@
-"""Layouts of arrays inside a program, by the logical names of their axes."""
+"""Sharding constraints inside a program, and all-gather of FSDP-sharded weights at the point of use."""
 
 import functools
 import math
@@ -12,9 +12,10 @@ Names = tuple[str | None, ...]
 
 
 def constrain(x: Shaped[Array, "..."], names: Names) -> Shaped[Array, "..."]:
-    """`x` with the layout that the rules of `nn.logical_axis_rules` give the axes called `names`.
+    """Constrains the sharding of `x` by the logical `names` of its axes and `nn.logical_axis_rules`.
 
-    An axis whose size the mesh does not divide stays whole. Without rules or a mesh, `x` as it is.
+    An axis whose size the mesh axis does not divide is not sharded. Without rules or a mesh, `x` is returned
+    unchanged.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules():
@@ -30,11 +31,12 @@ def _parts(axis: str | tuple[str, ...], mesh: jax.sharding.AbstractMesh) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gather(weight: Float[Array, "..."], names: Names) -> Float[Array, "..."]:
-    """`weight`, whose logical axes are `names`, whole along "embed"; its gradient comes back in shards.
+    """All-gathers `weight` along its logical axis "embed"; the gradient is reduce-scattered.
 
-    This is what makes "embed" on the mesh's fsdp axis fully sharded data parallelism (Rajbhandari et al.,
-    1910.02054). Left to itself, the compiler weighs each product's weight against the activations of all
-    devices; where these are few it gathers them instead, and what a device receives grows with the pod.
+    With "embed" on the mesh's fsdp axis, this is fully sharded data parallelism (ZeRO; Rajbhandari et al.,
+    1910.02054). Without the constraint, XLA chooses for each product between gathering the weight and
+    gathering the activations of all devices. It takes the latter if they are small, and the bytes that a
+    device receives then grow with the number of devices.
     """
     return constrain(weight, tuple(None if name == "embed" else name for name in names))
 

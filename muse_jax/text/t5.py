@@ -1,7 +1,7 @@
-"""The encoder of T5 v1.1 (Raffel et al. 2020; v1.1 is the gated-GELU revision), the text encoder of Muse.
+"""T5 v1.1 encoder (Raffel et al. 2020; v1.1 is the gated-GELU revision), the text encoder of Muse.
 
-Pre-norm layers of RMSNorm, no biases, attention logits that are not scaled (the initialiser of the query
-takes that place), one table of relative position biases for all layers, and gated tanh-approximate GELU.
+It has pre-norm layers with RMSNorm, no biases, unscaled attention scores (the initial query projection is
+scaled instead), one table of relative position biases for all layers, and gated GELU in its tanh form.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from muse_jax.sharding.fsdp import constrain, gather
 
 @dataclass(frozen=True)
 class T5Config:
-    """The sizes of a T5 v1.1 encoder; `width` is the paper's d_model, `mlp_dim` d_ff, `head_dim` d_kv."""
+    """Sizes of a T5 v1.1 encoder; the paper's d_model is `width`, d_ff `mlp_dim` and d_kv `head_dim`."""
 
     width: int
     mlp_dim: int
@@ -36,7 +36,11 @@ class T5Config:
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, table: Mapping[str, Source], **rest: Any) -> "T5Config":
-        """The sizes as the shapes in a checkpoint tell them; `rest` is what no shape tells."""
+        """Reads the sizes from the shapes in a checkpoint; `rest` are fields that shapes do not determine.
+
+        Raises:
+          ValueError: if a tensor of a T5 v1.1 encoder is missing.
+        """
 
         def shape(path: str) -> tuple[int, ...]:
             name = table[path].name.format(layer=0)
@@ -65,23 +69,23 @@ class T5Config:
 
 
 def relative_buckets(tokens: int, buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "query key"]:
-    """The bucket of each (query, key) pair, in both directions (section 2.1).
+    """Relative position bucket of each (query, key) pair, bidirectional (Raffel et al. 2020, section 2.1).
 
-    Near distances have one each, far ones share buckets that grow with the logarithm, and all beyond
-    `max_distance` share the last.
+    Each small distance has a bucket of its own, larger ones share buckets of logarithmic width, and all
+    distances beyond `max_distance` share the last one.
     """
     half = buckets // 2
     exact = half // 2
     offset = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]  # key minus query
     distance = np.abs(offset)
     growth = np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact)
-    # The small term keeps distances that lie exactly on a border, such as 64, on its far side.
+    # The small term keeps distances exactly on a border, such as 64, on the far side despite rounding.
     far = exact + np.floor(growth * (half - exact) + 1e-6).astype(np.int32)
     bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
     return (bucket + half * (offset > 0)).astype(np.int32)
 
 
-# Of the checkpoints that T5 v1.1 was published as.
+# Sizes of the published T5 v1.1 checkpoints.
 T5_SIZES: dict[str, T5Config] = {
     "t5-v1_1-small": T5Config(width=512, mlp_dim=1024, depth=8, heads=6),
     "t5-v1_1-base": T5Config(width=768, mlp_dim=2048, depth=12, heads=12),
@@ -100,7 +104,7 @@ def _dense(features: int, names: tuple[str, str], std: float, dtype: Any, name: 
 
 
 class T5Attention(nn.Module):
-    """Self-attention with a bias for each relative position, without the usual scale of the logits."""
+    """Self-attention with a bias for each relative position and unscaled scores."""
 
     config: T5Config
     dtype: Any
@@ -123,7 +127,7 @@ class T5Attention(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """Feed-forward layer gated by GELU (T5 v1.1)."""
+    """MLP gated by GELU (T5 v1.1)."""
 
     config: T5Config
     dtype: Any
@@ -137,11 +141,11 @@ class GatedMlp(nn.Module):
         return _dense(c.width, ("mlp", "embed"), c.mlp_dim**-0.5, self.dtype, "wo")(hidden)
 
 
-_STATES = ("batch", None, None)  # where the compiler would cut the width, as the embedding's rows are
+_STATES = ("batch", None, None)  # without it XLA shards the width, like the rows of the embedding
 
 
 class T5Layer(nn.Module):
-    """One layer; scanned over, hence the (carry, None) it returns."""
+    """Transformer layer in the form that `nn.scan` takes: it returns (carry, None)."""
 
     config: T5Config
     dtype: Any
@@ -159,11 +163,11 @@ class T5Layer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """The T5 v1.1 encoder of any size.
+    """T5 v1.1 encoder of any size.
 
-    Called with ids int32 (batch, tokens) and mask bool (batch, tokens), true on real tokens; returns the
-    normed states of the last layer, float32 (batch, tokens, width). `dtype` is that of the matrix products
-    and of the residual stream; norms, attention weights and the result are float32.
+    Called with ids int32 (batch, tokens) and mask bool (batch, tokens), True on real tokens. Returns the
+    normalized states of the last layer, float32 (batch, tokens, width). `dtype` applies to matrix products
+    and the residual stream; norms, attention weights and the result are float32.
     """
 
     config: T5Config
@@ -182,7 +186,7 @@ class T5Encoder(nn.Module):
             "relative_bias", nn.with_logical_partitioning(unit, (None, "heads")), (c.buckets, c.heads)
         )
         relative = table.astype(jnp.float32)[relative_buckets(ids.shape[1], c.buckets, c.max_distance)]
-        # Half the least float: adding a bias and a logit to it cannot overflow to -inf.
+        # Half of the lowest float, so that adding a bias and a score cannot overflow to -inf.
         hidden = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min / 2)
         bias = rearrange(relative, "q k h -> 1 h q k") + hidden[:, None, None, :]
         layers = nn.scan(

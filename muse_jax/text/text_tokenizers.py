@@ -1,4 +1,4 @@
-"""Text into token ids, on the host: one call makes rectangular arrays, cut or padded to `max_length`."""
+"""Text tokenizers of the frozen encoders: texts to arrays of ids, cut or padded to one length."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ import numpy as np
 def fit_to_length(
     texts: Sequence[str], sequences: Sequence[Sequence[int]], max_length: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pads or cuts each sequence to `max_length`; a cut one keeps its last token, which ends every text.
+    """Pads or cuts each sequence to `max_length`; a cut sequence keeps its last token, the end of text.
 
-    Returns ids int32 and mask bool (true on real tokens), both (batch, max_length). Warns once, naming the
-    first text that was cut.
+    Returns:
+      ids int32 and mask bool, True on real tokens, both (batch, max_length). If texts were cut, one warning
+      quotes the first of them.
     """
     ids = np.full((len(sequences), max_length), pad_id, np.int32)
     mask = np.zeros((len(sequences), max_length), bool)
@@ -39,10 +40,14 @@ def fit_to_length(
 
 
 def check_texts(texts: Any) -> list[str]:
-    """The texts as a list; ValueError where they are not a sequence of strings."""
+    """The texts as a list of str.
+
+    Raises:
+      ValueError: if they are not a sequence of strings.
+    """
     if isinstance(texts, str | bytes):
         raise ValueError(
-            f"A list of strings is wanted, but one {type(texts).__name__} was given; write [{texts!r}]."
+            f"Texts must be a list of strings, given one {type(texts).__name__}; write [{texts!r}]."
         )
     texts = list(texts)
     for index, text in enumerate(texts):
@@ -50,12 +55,12 @@ def check_texts(texts: Any) -> list[str]:
             raise ValueError(
                 f"Every text must be a str, but number {index} is {text!r} of type {type(text).__name__}."
             )
-    return [str(text) for text in texts]  # numpy strings become plain ones
+    return [str(text) for text in texts]  # converts numpy strings
 
 
 @dataclass(frozen=True, eq=False)
 class WordPieceTokenizer:
-    """A `tokenizer.json` of the `tokenizers` library: [CLS] words [SEP]."""
+    """WordPiece tokenizer from a `tokenizer.json` of the `tokenizers` library: [CLS] pieces [SEP]."""
 
     tokenizer: Any
     pad_id: int = 0
@@ -65,7 +70,7 @@ class WordPieceTokenizer:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(path))
-        # Shapes are this library's business: the file's own padding and truncation are switched off.
+        # `fit_to_length` pads and cuts instead of the file's own settings.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return cls(tokenizer)
@@ -76,27 +81,31 @@ class WordPieceTokenizer:
         return fit_to_length(texts, sequences, max_length, self.pad_id)
 
     def serialize(self) -> bytes:
-        """The tokenizer as a file would hold it."""
+        """Content of the tokenizer's file."""
         return str(self.tokenizer.to_str()).encode()
 
 
 @dataclass(frozen=True, eq=False)
 class SentencePieceTokenizer:
-    """A sentencepiece model with T5's convention: the pieces, then `</s>`, then padding of id 0."""
+    """Sentencepiece tokenizer of T5: the pieces, then `</s>`, then padding with id 0."""
 
     processor: Any
     pad_id: int = 0
 
     @classmethod
     def from_directory(cls, directory: str | Path, vocab_size: int) -> "SentencePieceTokenizer":
-        """Reads `spiece.model` (or t5x's `sentencepiece.model`); its pieces must fit the embeddings."""
+        """Reads `spiece.model` (or t5x's `sentencepiece.model`).
+
+        Raises:
+          ValueError: if there is no such file, or it does not fit `vocab_size` embeddings.
+        """
         from sentencepiece import SentencePieceProcessor
 
         files = [Path(directory) / name for name in ("spiece.model", "sentencepiece.model")]
         file = next((file for file in files if file.exists()), None)
         if file is None:
             raise ValueError(
-                f"The directory {directory} holds no spiece.model; put T5's sentencepiece model there."
+                f"The directory {directory} has no spiece.model; put T5's sentencepiece model there."
             )
         try:
             processor = SentencePieceProcessor(model_file=str(file))
@@ -116,5 +125,5 @@ class SentencePieceTokenizer:
         return fit_to_length(texts, sequences, max_length, self.pad_id)
 
     def serialize(self) -> bytes:
-        """The model as a file would hold it."""
+        """Content of the model's file."""
         return bytes(self.processor.serialized_model_proto())

@@ -1,4 +1,4 @@
-"""Groups of alike codes: K-means clusters of a codebook, for cluster sampling (CogView2, section 3.1)."""
+"""K-means clusters of a codebook, for cluster sampling (CogView2, section 3.1)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,19 @@ from muse_jax.tokenizers.quantizer import squared_distances
 from muse_jax.tokenizers.vqgan import VQGAN
 
 FILE = "clusters.npz"
-"""Its name beside a tokenizer's other files."""
-# Weights that were stored in half precision put a few codes on the other side of a border.
+"""File name of the clusters, beside the tokenizer's other files."""
+# Codebooks stored in half precision assign a few codes to another cluster.
 _AGREEMENT = 0.98
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """The clusters of a codebook: of each code its cluster, and the centres that say so."""
+    """Clusters of a codebook.
+
+    Fields:
+      of_code: int32 (codes,), cluster of each code.
+      centres: float32 (clusters, dim).
+    """
 
     of_code: np.ndarray
     centres: np.ndarray
@@ -30,7 +35,7 @@ class Clusters:
         return len(self.centres)
 
     def save(self, file: str | Path) -> None:
-        """Writes one .npz through a temporary name."""
+        """Writes one .npz file atomically."""
         file = Path(file)
         unfinished = file.with_name(f".{file.stem}.unfinished.npz")
         np.savez(unfinished, of_code=self.of_code, centres=self.centres)
@@ -38,25 +43,28 @@ class Clusters:
 
 
 def cluster_codebook(codebook: Float[Array, "codes dim"], num_clusters: int, seed: int = 0) -> Clusters:
-    """K-means clusters of a codebook's rows.
+    """Clusters the rows of a codebook by K-means.
+
+    Args:
+      num_clusters: at least 1 and below the number of codes.
+      seed: of the initial centres.
 
     Raises:
-      ValueError: not fewer clusters than codes.
+      ValueError: for a number of clusters out of range.
     """
     if not 1 <= num_clusters < len(codebook):
         raise ValueError(
-            f"{num_clusters} clusters of {len(codebook)} codes: ask for at least 1, and fewer than "
-            "there are codes."
+            f"num_clusters is {num_clusters}, but {len(codebook)} codes allow 1 to {len(codebook) - 1}."
         )
     centres, of_code = kmeans(jnp.asarray(codebook), num_clusters, jax.random.key(seed))
     return Clusters(np.asarray(of_code), np.asarray(centres))
 
 
 def load_clusters(file: str | Path, codebook: Float[Array, "codes dim"]) -> Clusters:
-    """The clusters in `file`, which must be those of `codebook`.
+    """Reads the clusters in `file` and checks that they belong to `codebook`.
 
     Raises:
-      ValueError: one sentence, for a file that is missing, damaged or of another codebook.
+      ValueError: if the file is missing, damaged, or holds clusters of another codebook.
     """
     mend = "make them with experiments.cluster_codebook."
     if not Path(file).is_file():
@@ -80,6 +88,6 @@ def load_clusters(file: str | Path, codebook: Float[Array, "codes dim"]) -> Clus
 
 
 def codebook_rows(tokenizer: VQGAN, params: Any) -> Float[Array, "codes dim"]:
-    """The codebook of a tokenizer as it is compared and looked up."""
+    """Codebook of a tokenizer, normalized if the tokenizer compares unit vectors."""
     rows: Any = tokenizer.apply({"params": params}, method=lambda module: module.quantizer.rows())
     return rows

@@ -1,4 +1,4 @@
-"""The StyleGAN2 discriminator (Karras et al. 2020, appendix B), which MaskGIT's VQGAN uses."""
+"""StyleGAN2 discriminator (Karras et al. 2020, appendix B), as in MaskGIT's VQGAN, and GAN losses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from muse_jax.nn.convolutions import conv
 
 
 def blur_downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
-    """The (1, 3, 3, 1)/8 filter on both axes, then every second place.
+    """Blurs with the filter (1, 3, 3, 1)/8 along both axes and keeps every second position.
 
-    As shifted sums: a depthwise convolution costs 25 times as much on a CPU.
+    Written as shifted sums, because a depthwise convolution costs 25 times as much on CPU.
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     x = (x[:, :-3:2] + 3 * x[:, 1:-2:2] + 3 * x[:, 2:-1:2] + x[:, 3::2]) / 8
@@ -23,7 +23,11 @@ def blur_downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
 
 
 def minibatch_stddev(x: Float[Array, "b h w c"], group: int = 4) -> Float[Array, "b h w c+1"]:
-    """Appends a channel: the mean over features of the standard deviation within groups of samples."""
+    """Appends the minibatch standard deviation as a channel (Karras et al. 2018, section 3).
+
+    It is the mean over features of the standard deviation within groups of `group` samples; a batch that is
+    no multiple of `group` has groups of one.
+    """
     batch, height, width, _ = x.shape
     group = group if batch % group == 0 else 1
     grouped = x.reshape(group, batch // group, -1).astype(jnp.float32)
@@ -33,13 +37,15 @@ def minibatch_stddev(x: Float[Array, "b h w c"], group: int = 4) -> Float[Array,
 
 
 class Discriminator(nn.Module):
-    """Images in [0, 1] to one realness logit each.
+    """Discriminator: one realness logit for each image in [0, 1].
 
-    It differs from MaskGIT's in its 1x1 stem (theirs is 3x3), the reflected borders of its blur (theirs are
-    zero) and the minibatch standard deviation (theirs has none).
+    It differs from MaskGIT's in three ways: a 1x1 stem (theirs is 3x3), reflected borders in the blur (theirs
+    are zero) and the minibatch standard deviation (theirs has none).
 
-    filters: channels of each level; every level but the last halves the resolution.
-    patch: space-to-depth before the first convolution, as in `VQGAN`.
+    Fields:
+      filters: channels of each level; every level but the last halves the resolution.
+      patch: factor of the space-to-depth before the first convolution, as in `VQGAN`.
+      dtype: of the computation, except the last layer, which is float32.
     """
 
     filters: Sequence[int] = (64, 128, 256, 512, 512, 512)
@@ -62,16 +68,16 @@ class Discriminator(nn.Module):
 
 
 def generator_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
-    """Non-saturating: mean softplus(-D(fake))."""
+    """Non-saturating generator loss, the mean of softplus(-D(fake))."""
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
 def discriminator_loss(real_logits: Float[Array, " b"], fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
-    """Non-saturating: mean softplus(-D(real)) + softplus(D(fake))."""
+    """Logistic discriminator loss, the mean of softplus(-D(real)) + softplus(D(fake))."""
     return jnp.mean(jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits))
 
 
 def r1_penalty(apply, images: Float[Array, "b height width 3"]) -> Float[Array, ""]:
-    """Mean squared norm of the discriminator's gradient at real images (Mescheder et al. 2018), no half."""
+    """R1 penalty: mean squared gradient norm of `apply` at real images (Mescheder et al. 2018), unhalved."""
     gradient = jax.grad(lambda x: jnp.sum(apply(x)))(images)
     return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))

@@ -1,4 +1,4 @@
-"""K-means: where a codebook starts from, and the groups of its codes."""
+"""K-means clustering, for the initial codebook and for clusters of its codes."""
 
 import functools
 
@@ -8,13 +8,13 @@ from jaxtyping import Array, Float, Int
 
 from muse_jax.tokenizers.quantizer import squared_distances
 
-_BLOCK = 1024  # vectors at a time: all distances at once would be (vectors, clusters)
+_BLOCK = 1024  # vectors per step; all distances at once would be an array (vectors, clusters)
 
 
 def nearest_centres(
     vectors: Float[Array, "n dim"], centres: Float[Array, "clusters dim"]
 ) -> Int[Array, " n"]:
-    """Row numbers of the nearest centres."""
+    """Index of the nearest centre of each vector, int32."""
     nearest = lambda vector: jnp.argmin(squared_distances(vector[None], centres)[0])  # noqa: E731
     return jax.lax.map(nearest, vectors, batch_size=_BLOCK).astype(jnp.int32)
 
@@ -23,9 +23,15 @@ def nearest_centres(
 def kmeans(
     vectors: Float[Array, "n dim"], num_clusters: int, key: Array, num_steps: int = 50
 ) -> tuple[Float[Array, "clusters dim"], Int[Array, " n"]]:
-    """Lloyd's K-means from k-means++ seeds: centres, and the nearest centre of each vector.
+    """Lloyd's algorithm with k-means++ seeding (Arthur and Vassilvitskii, 2007).
 
-    A cluster that loses all its vectors keeps its centre.
+    Args:
+      num_clusters: number of centres, static.
+      key: a key of `jax.random.key`.
+      num_steps: updates of the centres, static.
+
+    Returns:
+      the centres, and the index of the nearest centre of each vector. An empty cluster keeps its centre.
     """
     seed_key, first_key = jax.random.split(key)
     centres = (
@@ -38,7 +44,7 @@ def kmeans(
         centres, nearest = state
         newest = squared_distances(vectors, centres[index - 1][None])[:, 0]
         nearest = jnp.minimum(nearest, jnp.maximum(newest, 0))
-        # A draw in proportion to the squared distance; vectors that are a centre already are never drawn.
+        # Samples in proportion to the squared distance; vectors that are a centre already are never chosen.
         noise = jax.random.gumbel(jax.random.fold_in(seed_key, index), nearest.shape)
         return centres.at[index].set(vectors[jnp.argmax(jnp.log(nearest) + noise)]), nearest
 

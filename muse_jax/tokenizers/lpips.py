@@ -1,4 +1,4 @@
-"""LPIPS on VGG-16 or AlexNet: a perceptual distance with learned weights, as a loss and as a metric."""
+"""LPIPS on VGG-16 or AlexNet: perceptual distance with learned weights, as a loss and as a metric."""
 
 from typing import Any
 
@@ -17,12 +17,14 @@ def lpips(
     targets: Float[Array, "batch height width 3"],
     dtype: Any = jnp.float32,
 ) -> Float[Array, " batch"]:
-    """The distance of images in [-1, 1] to their targets (Zhang et al., CVPR 2018, eq. 1), float32.
+    """LPIPS distance of each image to its target (Zhang et al., CVPR 2018, eq. 1), float32.
 
     Args:
-      params: of `load_lpips`, or of `interop.lpips.load_lpips_alex`. With fewer than five stages of VGG-16
-        it is a part of the sum, which judges outlines and textures and not yet what the image shows, and no
-        longer LPIPS.
+      params: from `load_lpips` or `interop.lpips.load_lpips_alex`. With fewer than five stages of VGG-16 the
+        result is a partial sum, which compares outlines and textures rather than content, and is no longer
+        LPIPS.
+      images: in [-1, 1].
+      targets: in [-1, 1], of the same shape.
       dtype: of VGG-16's convolutions.
     """
     stages = len(params["heads"])
@@ -43,12 +45,12 @@ def _unit(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
 
 
 def load_lpips(stages: int = len(STAGES), file: str = "") -> Any:
-    """The weights for `lpips` over the first `stages` stages; `file` as in `load_lpips_vgg`."""
+    """Loads the weights for `lpips` over the first `stages` stages; `file` as in `load_lpips_vgg`."""
     return cut_lpips(load_lpips_vgg(file), stages)
 
 
 def lpips_shapes(stages: int = len(STAGES)) -> Any:
-    """The shapes of `load_lpips`, without reading a weight."""
+    """Shapes of the weights that `load_lpips` gives, without reading them."""
     network = VGG16(stages)
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     heads = {

@@ -1,7 +1,7 @@
-"""Perceptual loss: the distance of two images in the early and middle maps of a pretrained network.
+"""Perceptual loss: distance of two images in the feature maps of a pretrained EfficientNet-Lite0.
 
-The form is LPIPS without its learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): unit-normalise
-every position's channels, take squared differences, average over space, sum over stages.
+It is LPIPS without learned weights (Zhang et al., CVPR 2018, eq. 1 with w = 1): normalize the channels of
+each position, take squared differences, average over space and sum over stages.
 """
 
 from typing import Any
@@ -14,12 +14,15 @@ from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 from muse_jax.nn.shapes import abstract_params
 
-# The last map at 1/2, 1/4, 1/8 and 1/16 of the image's size, and the stem for fine texture.
+# The last maps at 1/2, 1/4, 1/8 and 1/16 of the image's size, and the stem for fine texture.
 TAPS = (0, 1, 3, 5, 11)
 
 
 def perceptual_distance(maps: list[Array], target_maps: list[Array]) -> Float[Array, " batch"]:
-    """Sum over stages of the mean over space of the unit-normalised channels' squared distance, in [0, 4]."""
+    """Distance of two lists of feature maps, one per stage.
+
+    Each stage adds the mean over space of the squared distance of normalized channels, in [0, 4].
+    """
     stages = [jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps)]
     return jnp.sum(jnp.stack(stages), axis=0)
 
@@ -30,16 +33,16 @@ def _unit(x: Float[Array, "batch height width channels"]) -> Array:
 
 
 def load_perceptual(taps: tuple[int, ...] = TAPS) -> Any:
-    """The weights of the frozen network that `perceptual_loss` over the same `taps` takes.
+    """Loads the frozen weights that `perceptual_loss` needs for the same `taps`.
 
     Raises:
-      ValueError: the package with the weights is not installed.
+      ValueError: if the package with the weights is not installed.
     """
     return _needed(load_efficientnet_lite0(), taps)
 
 
 def perceptual_shapes(taps: tuple[int, ...] = TAPS) -> Any:
-    """The shapes of those weights; nothing is read."""
+    """Shapes of the weights that `load_perceptual` gives, without reading them."""
     return _needed(abstract_params(EfficientNetLite0(), jnp.zeros((1, 32, 32, 3))), taps)
 
 
@@ -57,16 +60,17 @@ def perceptual_loss(
     taps: tuple[int, ...] = TAPS,
     upsample: int = 1,
 ) -> Float[Array, ""]:
-    """Mean distance of a batch of images to their targets, float32.
+    """Mean perceptual distance of a batch of images to their targets, float32.
 
     Args:
       params: from `load_perceptual`.
-      images, targets: in [-1, 1], of any size from 32 px.
-      taps: the stages compared (0 is the stem, k the k-th block of 16); nothing after the last is computed.
-      upsample: enlarges images this many times before the network. It costs the square of it.
+      images: in [-1, 1], at least 32 px a side.
+      targets: in [-1, 1], of the same shape.
+      taps: stages compared (0 is the stem, k the k-th of 16 blocks); nothing after the last is computed.
+      upsample: factor by which images are enlarged before the network; the cost grows with its square.
 
     Raises:
-      ValueError: the two differ in shape.
+      ValueError: if images and targets differ in shape.
     """
     if images.shape != targets.shape or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(

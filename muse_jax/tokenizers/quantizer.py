@@ -1,4 +1,4 @@
-"""Vector quantization: the nearest row of a codebook, its losses and how much of the codebook is used."""
+"""Vector quantization with a learned codebook, its losses and code statistics."""
 
 import flax.linen as nn
 import flax.struct
@@ -9,13 +9,14 @@ from jaxtyping import Array, Float, Int
 
 @flax.struct.dataclass
 class Quantized:
-    """What quantization gives.
+    """Result of quantization.
 
-    codes: the chosen codes with the straight-through gradient, `(..., embed_dim)`.
-    ids: their numbers, int32 `(...)`, or `(..., groups)` where a position has several.
-    codebook_loss, commitment_loss, entropy_loss: scalars, unweighted.
-    usage: share of the codebook that this batch used, in [0, 1].
-    perplexity: exp of the entropy of the batch's code histogram, in [1, codebook_size].
+    Fields:
+      codes: chosen codes with the straight-through gradient, `(..., embed_dim)`.
+      ids: their indices, int32 `(...)`, or `(..., groups)` with several codes per position.
+      codebook_loss, commitment_loss, entropy_loss: unweighted scalars.
+      usage: fraction of the codebook that this batch used, in [0, 1].
+      perplexity: exponential of the entropy of the batch's code histogram, in [1, codebook_size].
     """
 
     codes: Array
@@ -30,7 +31,7 @@ class Quantized:
 def squared_distances(
     vectors: Float[Array, "n dim"], codebook: Float[Array, "codes dim"]
 ) -> Float[Array, "n codes"]:
-    """`|v - c|^2` for every pair, in float32."""
+    """Squared distance `|v - c|^2` of every pair, float32."""
     return (
         jnp.sum(vectors**2, -1, keepdims=True)
         - 2 * jnp.matmul(vectors, codebook.T, precision="highest")
@@ -39,10 +40,10 @@ def squared_distances(
 
 
 def entropy_loss(distances: Float[Array, "n codes"], temperature: float) -> Float[Array, ""]:
-    """Mean entropy of the soft assignments minus the entropy of their mean ("softmax" of MaskGIT's VQGAN).
+    """Mean entropy of soft assignments minus the entropy of their mean ("softmax" in MaskGIT's VQGAN).
 
-    A vector's soft assignment is `softmax(-distances / temperature)`. The loss is low when every vector is
-    sure of its code and the batch as a whole uses all codes evenly; its least value is `-log(codes)`.
+    The soft assignment of a vector is `softmax(-distances / temperature)`. The loss is low if each assignment
+    is confident and the batch uses all codes evenly. Its minimum is `-log(codes)`.
     """
     log_probs = jax.nn.log_softmax(-distances / temperature, axis=-1)
     probs = jnp.exp(log_probs)
@@ -55,7 +56,7 @@ def entropy_loss(distances: Float[Array, "n codes"], temperature: float) -> Floa
 def code_histogram(
     ids: Int[Array, "..."], codebook_size: int, groups: int = 1
 ) -> Float[Array, " codes"] | Float[Array, "groups codes"]:
-    """The share of `ids` that each code has; sums to 1. Of several groups, the last axis, one each."""
+    """Relative frequency of each code in `ids`; one histogram for each of several `groups`, the last axis."""
     if groups == 1:
         return jnp.bincount(ids.reshape(-1), length=codebook_size) / ids.size
     columns = ids.reshape(-1, groups).T
@@ -65,23 +66,27 @@ def code_histogram(
 def histogram_statistics(
     histogram: Float[Array, "*groups codes"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`(usage, perplexity)` of a code histogram, means over groups: dead codes show as low usage."""
+    """Usage and perplexity of a code histogram, averaged over groups.
+
+    Returns:
+      the fraction of codes that occur, in [0, 1], and the exponential of the entropy, in [1, codes].
+    """
     entropy = -jnp.sum(histogram * jnp.log(histogram + 1e-10), axis=-1)
     return jnp.mean(histogram > 0), jnp.mean(jnp.exp(entropy))
 
 
 def unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
-    """`x` scaled to length 1 along its last axis."""
+    """`x` scaled to unit length along its last axis."""
     return x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-12)
 
 
 def restart_dead_codes(
     codebook: Float[Array, "codes dim"], ids: Int[Array, " n"], vectors: Float[Array, "n dim"], key: Array
 ) -> Float[Array, "codes dim"]:
-    """The codebook with a random one of `vectors` in place of each code that is not in `ids`.
+    """Replaces each code that does not occur in `ids` by a random one of `vectors`.
 
-    As in Jukebox (Dhariwal et al. 2020, section 3.1), which judges by a moving average of the use; here it is
-    the use in one batch, which should therefore hold several times as many vectors as there are codes.
+    Jukebox (Dhariwal et al. 2020, section 3.1) does so by a moving average of the usage. Here it is the usage
+    in one batch, which should therefore have several times as many vectors as there are codes.
     """
     used = code_histogram(ids, len(codebook)) > 0
     drawn = vectors[jax.random.randint(key, (len(codebook),), 0, len(vectors))]
@@ -89,13 +94,15 @@ def restart_dead_codes(
 
 
 class VectorQuantizer(nn.Module):
-    """A learned codebook (van den Oord et al. 2017) with MaskGIT's initialization and entropy loss.
+    """Vector quantizer with a learned codebook (van den Oord et al. 2017) and MaskGIT's entropy loss.
 
-    The codebook starts uniform in +-sqrt(3 / codebook_size).
-
-    normalize: compare unit vectors, the codebook's drawn evenly over the sphere (ViT-VQGAN, section 3.2):
-        with few dimensions no code dies.
-    entropy_temperature: of the soft assignment inside the entropy loss.
+    Fields:
+      codebook_size: number of codes.
+      embed_dim: dimensions of a code.
+      normalize: compare unit vectors, with the initial codebook uniform on the sphere (ViT-VQGAN, section
+        3.2), which keeps codes of few dimensions in use. Otherwise the codebook starts uniform in
+        +-sqrt(3 / codebook_size), as in MaskGIT.
+      entropy_temperature: of the soft assignment in the entropy loss.
     """
 
     codebook_size: int
@@ -114,11 +121,11 @@ class VectorQuantizer(nn.Module):
         )
 
     def rows(self) -> Float[Array, "codes dim"]:
-        """The codebook as it is compared and looked up."""
+        """The codebook, normalized if `normalize`."""
         return unit(self.codebook) if self.normalize else self.codebook
 
     def __call__(self, vectors: Float[Array, "... dim"]) -> Quantized:
-        """Nearest codes of `vectors` and the losses that training needs."""
+        """Nearest codes of `vectors`, and the training losses."""
         flat = vectors.reshape(-1, self.embed_dim).astype(jnp.float32)
         flat = unit(flat) if self.normalize else flat
         rows = self.rows()
@@ -138,12 +145,12 @@ class VectorQuantizer(nn.Module):
         )
 
     def nearest(self, vectors: Float[Array, "... dim"]) -> Int[Array, "..."]:
-        """Row numbers of the nearest codes."""
+        """Indices of the nearest codes, int32."""
         flat = vectors.reshape(-1, self.embed_dim).astype(jnp.float32)
         flat = unit(flat) if self.normalize else flat
         ids = jnp.argmin(squared_distances(flat, self.rows()), -1)
         return ids.reshape(vectors.shape[:-1]).astype(jnp.int32)
 
     def lookup(self, ids: Int[Array, "..."]) -> Float[Array, "... dim"]:
-        """Codebook rows of `ids`."""
+        """Codes with the indices `ids`."""
         return self.rows()[ids]

@@ -1,7 +1,7 @@
-"""VQGAN: images to a grid of codes and back (Esser et al. 2021; sizes of MaskGIT's, which Muse follows).
+"""VQGAN image tokenizer (Esser et al. 2021), with the sizes of MaskGIT's, which Muse follows.
 
-Fully convolutional, without attention, so that one set of weights serves every resolution that the
-down-sampling factor divides.
+It is fully convolutional, without attention: one set of weights serves every resolution that is a multiple of
+the downsampling factor.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ QUANTIZERS = ("vq", "fsq", "lfq")
 
 
 class Encoder(nn.Module):
-    """Pixels to vectors: res blocks and 2x average pooling a level, more res blocks at the bottom."""
+    """Encoder: residual blocks and 2x average pooling at each level, more residual blocks at the bottom."""
 
     filters: int
     multipliers: Sequence[int]
@@ -45,10 +45,10 @@ class Encoder(nn.Module):
 
 
 class PatchEncoder(nn.Module):
-    """Patches to vectors, each from its own pixels alone: a linear map plus an MLP that starts at zero.
+    """Local encoder: each vector depends only on its patch, by a linear map plus an MLP that starts at 0.
 
-    A code then says what its square looks like and nothing of its neighbours. Such codes are far from evenly
-    used, hence cheap to predict; what neighbours have in common is left to the decoder. The linear map starts
+    A code then describes its patch and not the neighbours. Such codes are used very unevenly and are
+    therefore cheap to predict; the decoder models what neighbours have in common. The linear map starts
     orthogonal: at first the vectors are a projection of the patches to `embed_dim` dimensions.
     """
 
@@ -71,7 +71,7 @@ class PatchEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Vectors to pixels: the encoder mirrored, nearest up-sampling followed by a convolution."""
+    """Decoder: the encoder mirrored, with nearest-neighbour upsampling followed by a convolution."""
 
     filters: int
     multipliers: Sequence[int]
@@ -96,23 +96,25 @@ class Decoder(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """The image tokenizer.
+    """VQGAN image tokenizer; a `Tokenizer` of images `(batch, height, width, 3)` in [-1, 1].
 
-    filters, multipliers: channels of each level; every level but the first halves the resolution.
-    num_res_blocks: a level, and as many more at the bottom.
-    local: encode every square of `downsampling` pixels by itself (`PatchEncoder`).
-    patch: space-to-depth before the first convolution (1 in the papers); small models on a CPU want 4,
-        since convolutions at full resolution cost the most there and gain the least.
-    decoder_filters, decoder_res_blocks: where set, a larger decoder than the encoder, for Muse's decoder
-        finetuning (section 2.8).
-    decoder_multipliers, decoder_patch: where set, levels of the decoder that differ from the encoder's. An
-        encoder that starts with patches of 2 pixels goes well with a decoder that ends in convolutions at
-        full resolution, which outlines need.
-    quantizer_kind: "vq", a learned table of `codebook_size` codes (`VectorQuantizer`); "fsq", `embed_dim`
-        dimensions of `levels` levels each (`FiniteScalarQuantizer`); "lfq", `embed_dim` bits
-        (`LookupFreeQuantizer`).
-    groups: codes a position, of `codebook_size` values each; more than 1 with "fsq" and "lfq" alone.
-    normalize_codes, entropy_temperature: see `VectorQuantizer`.
+    Fields:
+      filters, multipliers: channels of each level; every level but the first halves the resolution.
+      num_res_blocks: residual blocks per level, and as many more at the bottom.
+      codebook_size: number of codes.
+      embed_dim: dimensions of a code.
+      patch: factor of the space-to-depth before the first convolution; 1 in the papers. Small models on CPU
+        want 4, because convolutions at full resolution cost the most there and gain the least.
+      decoder_filters, decoder_res_blocks: sizes of a decoder larger than the encoder, for Muse's decoder
+        finetuning (section 2.8); None: as the encoder's.
+      decoder_multipliers, decoder_patch: levels of the decoder; None: as the encoder's. With an encoder of
+        patch 2, a decoder that ends in convolutions at full resolution gives sharper outlines.
+      local: encode each square of `downsampling` pixels by itself (`PatchEncoder`).
+      quantizer_kind: "vq", a learned codebook (`VectorQuantizer`); "fsq", `embed_dim` dimensions of `levels`
+        levels each (`FiniteScalarQuantizer`); "lfq", `embed_dim` bits (`LookupFreeQuantizer`).
+      groups: codes per position, of `codebook_size` values each; above 1 only with "fsq" and "lfq".
+      normalize_codes, entropy_temperature: see `VectorQuantizer`.
+      dtype: of the computation; parameters and quantization are float32.
     """
 
     filters: int = 128
@@ -143,7 +145,7 @@ class VQGAN(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Pixels a side of one token."""
+        """Pixels per token along each side."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
     def example_inputs(self) -> tuple[Array, ...]:
@@ -171,7 +173,7 @@ class VQGAN(nn.Module):
             raise ValueError(
                 f"decoder_patch {patch} and {len(multipliers)} decoder_multipliers enlarge "
                 f"{patch * 2 ** (len(multipliers) - 1)} times, but the encoder reduces {self.downsampling} "
-                "times: give as many levels as make them equal."
+                "times: choose levels that make them equal."
             )
         self.decoder = Decoder(
             self.decoder_filters or self.filters,
@@ -194,7 +196,7 @@ class VQGAN(nn.Module):
             )
         if self.groups != 1:
             raise ValueError(
-                f"groups is {self.groups}, but a position has one code of a learned table: use fsq or lfq."
+                f"groups is {self.groups}, but a learned codebook has one code per position: use fsq or lfq."
             )
         return VectorQuantizer(
             self.codebook_size, self.embed_dim, self.normalize_codes, self.entropy_temperature
@@ -203,10 +205,10 @@ class VQGAN(nn.Module):
     def __call__(
         self, images: Float[Array, "b height width 3"]
     ) -> tuple[Float[Array, "b height width 3"], Quantized]:
-        """Reconstruction of `images` in [-1, 1], and what the losses need.
+        """Reconstructs `images` in [-1, 1]; also returns the quantization with its losses.
 
         Raises:
-            ValueError: the image sides are no multiple of `downsampling`.
+          ValueError: if a side is no multiple of `downsampling`.
         """
         quantized = self.quantizer(self.encode_vectors(images))
         return self.decoder(quantized.codes.astype(self.dtype)), quantized

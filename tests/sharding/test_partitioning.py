@@ -135,10 +135,10 @@ def test_slices_follow_each_other_along_the_data_axis():
         (
             (12, 1, 1),
             4,
-            "slices is 4, but the slices that the 12 devices lie in are 3: set it to their number",
+            "slices is 4, but the 12 devices form 3: set it to their number",
         ),
         ((12, 1, 1), 2, "slices is 2"),
-        ((4, 3, 1), 3, "data=4, which cannot be spread over 3 slices"),
+        ((4, 3, 1), 3, "data=4, which 3 slices do not divide"),
     ],
 )
 def test_slices_that_do_not_fit_are_refused(sizes, slices, message):

@@ -46,10 +46,10 @@ def test_bad_input_is_one_sentence(file, tmp_path):
     (tmp_path / "other.model").write_bytes(b"text")
     with pytest.raises(ValueError, match="is not a sentencepiece model"):
         TextPieces.from_file(tmp_path / "other.model", 8)
-    with pytest.raises(ValueError, match="There is no text to learn pieces from"):
+    with pytest.raises(ValueError, match="There is no text to train on"):
         train_text_pieces(["", " "], tmp_path / "empty.model", 60)
     with pytest.raises(ValueError, match="cannot make 5 pieces of these 25 texts"):
         train_text_pieces(TEXTS, tmp_path / "few.model", 5)
     assert not (tmp_path / "few.model").exists()
-    with pytest.raises(ValueError, match="A list of strings is wanted"):
+    with pytest.raises(ValueError, match="Texts must be a list of strings"):
         TextPieces.from_file(file, 8).encode("red heart")

@@ -151,7 +151,7 @@ def test_usage_and_perplexity_are_means_over_groups():
 
 
 def test_groups_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="4 dimensions cannot be read as 3 equal groups"):
+    with pytest.raises(ValueError, match="groups is 3, which does not divide 4 dimensions"):
         LookupFreeQuantizer(4, 4, 3).apply({}, vectors())
     with pytest.raises(ValueError, match=r"codebook_size is 16, but .* in 2 groups give \[4, 4\] codes"):
         LookupFreeQuantizer(4, 16, 2).apply({}, vectors())
