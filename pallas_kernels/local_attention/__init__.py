@@ -1,7 +1,8 @@
-"""Local attention: a query sees the keys in a window around its place, and a few global keys.
+"""Local attention: each query attends to the keys in a window around its position and to a few global keys.
 
-Equations and semantics: CogView2 (arXiv 2204.14217), section 3.3 and its kernel; NUWA's 3D nearby attention
-is the same on three axes. `reference` is brute force, `xla` plain JAX in tiles, `tpu` and `gpu` are Pallas.
+The equations are those of CogView2 (arXiv 2204.14217), section 3.3, and its kernel; NUWA's 3D nearby
+attention is the same on three axes. `reference` is brute force, `xla` tiled plain JAX, `tpu` and `gpu` are
+Pallas.
 """
 
 import functools
@@ -20,7 +21,7 @@ __all__ = ["Geometry", "LocalKeys", "Window", "find_attend", "local_attention"]
 
 
 class LocalKeys(NamedTuple):
-    """Keys and values `(batch, places, heads, dim)` over `grid`, seen through `window`, odd sizes."""
+    """Keys and values `(batch, positions, heads, dim)` over `grid`, in raster order, and their `window`."""
 
     key: Array
     value: Array
@@ -43,28 +44,32 @@ def local_attention(
     extra_mask: Bool[Array, "batch extra"] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Attention of each place of `grid` to the keys in a window around it, scaled by `dim ** -0.5`.
+    """Attention of each position of `grid` to the keys in a window around it, scaled by `dim ** -0.5`.
 
-    Memory grows with tokens x window, in the backward pass too. The softmax is in float32. Places outside
-    the grid have no part in it.
+    The softmax is float32; positions outside the grid are left out of it. Memory grows at most with tokens x
+    window, in the backward pass too. Under a mesh (`jax.set_mesh`), the Pallas implementations shard the
+    batch over it, and the heads over its axis "tensor".
 
     Args:
-      query: in raster order over `grid`, which has one to three axes.
+      query: in raster order over `grid`.
       key, value: in raster order over `key_grid`.
-      window: odd sizes, one an axis. One wider than the grid gives full attention.
-      key_grid: by default `grid`; one that is coarser by a whole factor an axis is seen around the query's
-        place divided by the factor, rounded down.
-      causal: leave out keys later than the query in raster order; for `key_grid` equal to `grid`.
+      grid: sizes of one to three axes.
+      window: odd sizes, one per axis. A window wider than the grid gives full attention.
+      key_grid: `grid` by default. If it is coarser by an integer factor per axis, the window is centred on
+        the query's position divided by the factor, rounded down.
+      causal: leave out keys after the query in raster order; only if `key_grid` equals `grid`.
       coarse: a second window, on keys over a grid that divides `grid`, in the same softmax.
-      extra_key, extra_value: keys that every query sees (text), in the same softmax.
-      extra_mask: True where an extra key is visible; by default everywhere.
+      extra_key, extra_value: global keys, such as text, in the same softmax.
+      extra_mask: True where a global key is visible; everywhere by default.
       implementation: "reference", "xla", "tpu" or "gpu"; by default the variable MUSE_JAX_KERNELS, or else
-        the form for the platform. Under a mesh (`jax.set_mesh`) the Pallas forms split the batch over it,
-        and the heads over its axis "tensor".
+        the platform's own.
+
+    Returns:
+      an array of the query's shape and dtype.
 
     Raises:
-      ValueError: if shapes or types disagree, a window is even, a key grid does not divide, causal is asked
-        of a coarser key grid, or the implementation does not run here.
+      ValueError: if shapes or dtypes disagree, a window is even, a key grid does not divide the grid, causal
+        is combined with a coarser key grid, or the implementation does not run here.
     """
     windows = [make_window("window", grid, window, key_grid, causal)]
     keys, values = [key], [value]
@@ -87,8 +92,8 @@ def local_attention(
 
 
 def find_attend(implementation: str) -> Callable:
-    """`attend` of the module of that name: "reference", "xla", "tpu" or "gpu"."""
-    # Pallas is imported where it is used: its TPU half needs seconds and is useless on a CPU.
+    """Function `attend` of an implementation: "reference", "xla", "tpu" or "gpu"."""
+    # Pallas is imported on use: its TPU part takes seconds to import and is not needed on CPU.
     if implementation == "reference":
         from pallas_kernels.local_attention.reference import attend
     elif implementation == "xla":
@@ -118,7 +123,7 @@ def _extra(
     if key is None and value is None and mask is None:
         return None
     if key is None or value is None:
-        raise ValueError("Extra keys are given by half: pass extra_key and extra_value, or neither.")
+        raise ValueError("Only one of extra_key and extra_value is given: pass both or neither.")
     expected = (query.shape[0], key.shape[1] if key.ndim > 1 else 0, *query.shape[2:])
     _check(key, "extra_key", expected, query, "extra keys")
     _check(value, "extra_value", expected, query, "extra keys")

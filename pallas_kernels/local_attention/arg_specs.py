@@ -1,4 +1,4 @@
-"""The arguments that models give local attention: one list, for tests, tuning and benchmarks."""
+"""Argument specs of local attention as models use it, for tests, tuning and benchmarks."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ Arguments = tuple[Struct, tuple[Struct, ...], tuple[Struct, ...], tuple[Struct, 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One call: the grids and windows, and how many extra keys, heads and features a head there are."""
+    """Sizes of one call: grids, windows, number of extra keys, heads and features per head."""
 
     name: str
     grid: tuple[int, ...]
@@ -29,13 +29,14 @@ class Case:
 
     @property
     def geometry(self) -> Geometry:
+        """Grid and windows of the call."""
         windows = [make_window("window", self.grid, self.window, self.key_grid, self.causal)]
         if self.coarse_grid is not None:
             windows.append(make_window("coarse.window", self.grid, self.coarse_window, self.coarse_grid))
         return Geometry(self.grid, tuple(windows))
 
     def arguments(self, batch: int = 1, dtype: Any = jnp.float32) -> Arguments:
-        """Query, keys, values and extra of every form's `attend`, as shapes and types."""
+        """Shapes and dtypes of the arguments of `attend`: query, keys, values and extra."""
 
         def struct(tokens: int) -> Struct:
             return Struct((batch, tokens, self.heads, self.dim), dtype)
@@ -50,7 +51,7 @@ CASES = (
     Case("60x60, window 9x9, dim 96", (60, 60), (9, 9), dim=96),
     Case("60x60, window 9x9, dim 128", (60, 60), (9, 9), dim=128),
     Case("60x60, window 9x9, causal", (60, 60), (9, 9), causal=True),
-    # CogView2's iterative super-resolution sees its text; the direct one the image that it enlarges.
+    # CogView2's iterative super-resolution attends to the text, the direct one to the coarse image.
     Case("60x60, window 9x5, 16 text", (60, 60), (9, 5), extra=16),
     Case("60x60, window 9x5 and 20x20, 5x5", (60, 60), (9, 5), coarse_grid=(20, 20), coarse_window=(5, 5)),
     Case("60x60 on 20x20, window 5x5", (60, 60), (5, 5), key_grid=(20, 20)),

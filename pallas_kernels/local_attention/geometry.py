@@ -1,4 +1,4 @@
-"""Which keys a query sees: windows on grids of one to three axes."""
+"""Windows of keys on grids of one to three axes."""
 
 import dataclasses
 import math
@@ -6,10 +6,13 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Keys over `grid`, of which a query at place i sees those at most `extents // 2` from `i // factor`.
+    """Window of keys: a query at position i sees the keys at most `extents // 2` from `i // factor`.
 
-    One entry an axis; extents are odd and at most twice the grid less one, which reaches every place from
-    every other. `causal` leaves only keys that are not later than the query in raster order (factor 1).
+    Fields, with one entry per axis:
+      grid: sizes of the key grid.
+      extents: odd sizes of the window, at most 2 * grid - 1, which reaches all positions from everywhere.
+      factor: size of the query grid divided by that of the key grid.
+      causal: leave out keys after the query in raster order; requires factor 1.
     """
 
     grid: tuple[int, ...]
@@ -19,35 +22,35 @@ class Window:
 
     @property
     def radii(self) -> tuple[int, ...]:
-        """How far the window reaches from its centre, one an axis."""
+        """Reach of the window from its centre along each axis."""
         return tuple(extent // 2 for extent in self.extents)
 
     @property
     def tokens(self) -> int:
-        """Keys in the grid."""
+        """Number of keys in the grid."""
         return math.prod(self.grid)
 
     @property
     def size(self) -> int:
-        """Keys in a window that lies wholly inside the grid."""
+        """Number of keys in a window inside the grid."""
         return math.prod(self.extents)
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The grid of the queries and the windows that share one softmax; hashable, so that it can be static."""
+    """Grid of the queries and the windows that share one softmax; hashable, for static arguments."""
 
     grid: tuple[int, ...]
     windows: tuple[Window, ...]
 
     @property
     def tokens(self) -> int:
-        """Queries in the grid."""
+        """Number of queries in the grid."""
         return math.prod(self.grid)
 
 
 def show(sizes: tuple[int, ...]) -> str:
-    """A grid or a window as 60x60."""
+    """A grid or window in an error message, such as 60x60."""
     return "x".join(map(str, sizes))
 
 
@@ -58,14 +61,17 @@ def make_window(
     key_grid: tuple[int, ...] | None = None,
     causal: bool = False,
 ) -> Window:
-    """The window that queries over `grid` have on keys over `key_grid`, by default the same grid.
+    """Makes the window of queries over `grid` on keys over `key_grid`, the same grid by default.
 
-    Extents that reach beyond the grid from every place are cut to those that just reach its ends, which
-    changes nothing. `name` is what the errors call the window.
+    Larger extents than are needed to reach the whole grid are reduced, which changes no result.
+
+    Args:
+      name: of the window, for error messages.
+      grid, window, key_grid, causal: as for `local_attention`.
 
     Raises:
       ValueError: if an extent is even or below 1, the number of axes differs or is not 1 to 3, the key grid
-        does not divide the grid, or a causal window lies on a coarser grid.
+        does not divide the grid, or a causal window has a coarser key grid.
     """
     grid, window = tuple(grid), tuple(window)
     key_grid = grid if key_grid is None else tuple(key_grid)

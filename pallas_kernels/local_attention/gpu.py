@@ -1,15 +1,15 @@
 """Local attention in Pallas for GPU (Triton).
 
-One program takes a tile of queries, whose lengths are powers of two, and walks through the keys that the tile
-sees: for each window the box of tile and halo, in chunks, then the extra keys, under a running softmax in
-float32. Rows are gathered from the arrays as they come, so nothing is padded or transposed in memory, and a
-head dim need not be a power of two. The backward pass keeps the log-sum-exp of each query: one kernel walks
-again for the gradient of the queries, and one walks from a tile of keys through the queries that see it.
+A program takes a tile of queries, whose sizes are powers of two, and loops over the keys that the tile sees:
+for each window the box of tile and halo, in chunks, then the extra keys, under an online softmax in float32.
+Rows are gathered from the arrays as they are, so that nothing is padded or transposed in memory and the head
+dim need not be a power of two. The backward pass keeps the log-sum-exp of each query. One kernel repeats the
+loop for the gradient of the queries; another takes a tile of keys and loops over the queries that see it.
 
-Why Triton and not Mosaic GPU, Pallas's other GPU backend: it runs on NVIDIA GPUs since Ampere, multiplies in
-float32 too, is what interpret mode checks here, and needs one body where Mosaic GPU needs warpgroup products
-for Hopper and others for Blackwell. Against it: JAX develops Mosaic GPU, and has announced with 0.11 that the
-Triton backend will go in some later release. `implementation="xla"` needs neither.
+Pallas has two GPU backends, Triton and Mosaic GPU. Triton runs on NVIDIA GPUs since Ampere, multiplies in
+float32 too and can be checked in interpret mode; Mosaic GPU needs separate code for the warpgroup products of
+Hopper and of Blackwell. On the other hand, JAX develops Mosaic GPU and announced with 0.11 that a later
+release will drop the Triton backend. `implementation="xla"` needs neither.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ from pallas_kernels.local_attention.pallas_tiling import (
 from pallas_kernels.local_attention.tuning import Settings, settings
 from pallas_kernels.numerics import COLUMNS_BY_ROWS, NEGATIVE, ROWS_BY_ROWS, product
 
-_NO_LIMIT = 2**62  # chunks bound what a program holds
-_PART = 512  # queries that a program takes for the gradient of extra keys, which all queries see
+_NO_LIMIT = 2**62  # the chunk size bounds what a program holds
+_PART = 512  # queries per program for the gradient of extra keys, which all queries see
 
 
 def attend(
@@ -54,7 +54,7 @@ def attend(
     geometry: Geometry,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Softmax over the keys of all windows and the extra keys, in float32."""
+    """Attention over the keys of all windows and the extra keys, with a float32 softmax."""
     if extra is not None and extra[0].shape[1] == 0:
         extra = None
     if extra is not None:
@@ -69,10 +69,10 @@ def _attend(query, keys, values, extra, geometry, interpret):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Where the rows `(dim,)` of one head lie in a flat array `(batch, tokens, heads, dim)`.
+    """Addresses of the rows `(dim,)` of one head in a flat array `(batch, tokens, heads, dim)`.
 
-    `head` counts heads over the whole batch. The program's own numbers are read once and kept, because
-    interpret mode does not know them inside a loop.
+    `head` counts heads over the whole batch. The program ids are read once and stored, because interpret mode
+    does not provide them inside a loop.
     """
 
     tokens: int
@@ -87,7 +87,7 @@ class _Rows:
         return first[:, None] + columns[None], (columns < self.dim)[None]
 
     def load(self, ref, rows: Int[Array, " n"], within: Bool[Array, " n"]) -> Float[Array, "n width"]:
-        """Rows, with zeros for those not `within` and up to the next power of two of `dim`."""
+        """Loads rows, with zeros where not `within` and in the padding of `dim` to a power of two."""
         offsets, columns = self._offsets(rows)
         return plgpu.load(ref.at[offsets], mask=within[:, None] & columns, other=0.0)
 
@@ -96,7 +96,7 @@ class _Rows:
         plgpu.store(ref.at[offsets], x.astype(ref.dtype), mask=within[:, None] & columns)
 
     def load_scalars(self, ref, rows: Int[Array, " n"], within: Bool[Array, " n"]) -> Float[Array, " n"]:
-        """From an array `(batch, heads, tokens)`."""
+        """Loads scalars from an array `(batch, heads, tokens)`."""
         return plgpu.load(ref.at[self.head * self.tokens + rows], mask=within, other=0.0)
 
     def store_scalars(self, ref, rows: Int[Array, " n"], within: Bool[Array, " n"], x: Array) -> None:
@@ -105,14 +105,14 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """Places of the other side to go through: row numbers, whether they exist, and who sees whom."""
+    """Loop over positions of the other side: their row indices, whether they exist, and the mask."""
 
     tokens: int
     count: int
     locate: Callable[[Int[Array, " n"]], tuple[Array, Array, Array]]
 
     def fold(self, chunk: int, visit: Callable, carry):
-        """`carry = visit(rows, within, seen, carry)` over all places, `chunk` of them at a time."""
+        """Folds `carry = visit(rows, within, seen, carry)` over all positions, `chunk` at a time."""
 
         def body(i, carry):
             return visit(*self.locate(i * chunk + jnp.arange(chunk)), carry)
@@ -121,7 +121,7 @@ class _Walk:
 
 
 def _step(tiling: Tiling) -> list[Array]:
-    """Which tile this program has, on three axes."""
+    """Index of this program's tile along three axes."""
     i, counts = pl.program_id(0), tiling.counts
     return [i // (counts[1] * counts[2]), i // counts[2] % counts[1], i % counts[2]]
 
@@ -136,7 +136,7 @@ def _along(axis: int, places: list[Array]) -> list[Array]:
 
 
 def _walk_keys(tiling: Tiling, box, window: Window) -> _Walk:
-    """The keys of `window` that the tile of queries may see."""
+    """Loop over the keys of `window` that the tile of queries may see."""
     queries, grid = _along(0, _tile(tiling)), three_axes(window.grid)
     starts, sizes = box_starts(box, _step(tiling)), box_sizes(box)
 
@@ -148,7 +148,7 @@ def _walk_keys(tiling: Tiling, box, window: Window) -> _Walk:
 
 
 def _walk_queries(tiling: Tiling, box, window: Window, grid: Axes) -> _Walk:
-    """The queries that may see the tile of keys."""
+    """Loop over the queries that may see the tile of keys."""
     keys = _along(0, _tile(tiling))
     starts, sizes = box_starts(box, _step(tiling)), box_sizes(box)
 
@@ -165,7 +165,7 @@ def _load_mask(mask_ref, head: Scalar, heads: int, numbers: Array, count: int) -
 
 
 def _walk_extra(mask_ref, layout: _Rows) -> _Walk:
-    """The extra keys, which all queries see alike."""
+    """Loop over the extra keys, which all queries see."""
 
     def locate(numbers):
         seen = _load_mask(mask_ref, layout.head, layout.heads, numbers, layout.tokens)
@@ -175,7 +175,7 @@ def _walk_extra(mask_ref, layout: _Rows) -> _Walk:
 
 
 def _walk_part(seen: Array, tokens: int) -> _Walk:
-    """This program's part of all queries, of a tile of extra keys of which the batch's row sees some."""
+    """Loop over this program's part of the queries, for a tile of extra keys with the mask `seen`."""
     first = pl.program_id(2) * _PART
 
     def locate(numbers):
@@ -188,7 +188,7 @@ def _walk_part(seen: Array, tokens: int) -> _Walk:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a kernel by tiles of queries knows before it runs."""
+    """Static sizes of a kernel over tiles of queries."""
 
     tiling: Tiling
     geometry: Geometry
@@ -205,7 +205,7 @@ class _Plan:
         return raster(_tile(self.tiling), grid), inside(_tile(self.tiling), grid)
 
     def fold_keys(self, key_refs, value_refs, mask_ref, visit: Callable, carry):
-        """`carry = visit(key, value, seen, carry)` over the keys of all windows, then the extra ones."""
+        """Folds `carry = visit(key, value, seen, carry)` over the keys of all windows and the extra keys."""
         walks = [_walk_keys(self.tiling, b, w) for b, w in zip(self.tiling.boxes, self.geometry.windows)]
         if mask_ref is not None:
             walks.append(_walk_extra(mask_ref, self.rows(self.extra)))
@@ -228,7 +228,7 @@ def _forward_kernel(query_ref, key_refs, value_refs, mask_ref, out_ref, lse_ref,
         top, total, out = carry
         scores = jnp.where(seen, product(query, key, ROWS_BY_ROWS) * scale, NEGATIVE)
         new_top = jnp.maximum(top, scores.max(axis=1))
-        # Where no key was seen so far, weights are wrong until the first one is: then `shrink` is zero.
+        # Weights are wrong until a row has seen its first key; `shrink` is then zero and discards them.
         shrink, weights = jnp.exp(top - new_top), jnp.exp(scores - new_top[:, None])
         out = out * shrink[:, None] + product(weights.astype(value.dtype), value, COLUMNS_BY_ROWS)
         return new_top, total * shrink + weights.sum(axis=1), out
@@ -243,7 +243,7 @@ def _forward_kernel(query_ref, key_refs, value_refs, mask_ref, out_ref, lse_ref,
 def _query_kernel(
     query_ref, key_refs, value_refs, mask_ref, grad_ref, lse_ref, delta_ref, out_ref, *, plan: _Plan
 ):
-    """The gradient of a tile of queries."""
+    """Gradient of a tile of queries."""
     where, layout = plan.tile_rows(), plan.rows(plan.geometry.tokens)
     query, grad = (layout.load(ref, *where) for ref in (query_ref, grad_ref))
     lse, delta = (layout.load_scalars(ref, *where)[:, None] for ref in (lse_ref, delta_ref))
@@ -262,9 +262,9 @@ def _key_kernel(
     key_ref, value_ref, mask_ref, query_ref, grad_ref, lse_ref, delta_ref, key_out_ref, value_out_ref,
     *, tiling: Tiling, window: Window | None, grid: tuple[int, ...], shape: tuple[int, int, int], chunk: int,
 ):  # fmt: skip
-    """The gradients of a tile of keys and values, of `window` or (None) of the extra ones.
+    """Gradients of a tile of keys and values of `window`, or of the extra keys if `window` is None.
 
-    Of extra keys a program gives what its part of the queries adds.
+    For extra keys, a program computes the contribution of its part of the queries.
     """
     places = _tile(tiling)
     tokens, heads, dim = shape
@@ -308,7 +308,7 @@ def _call(kernel, name: str, blocks: Settings, programs: tuple[int, ...], shapes
 
 
 def _query_side(query, keys, values, extra, geometry: Geometry, blocks: Settings):
-    """The plan of a kernel by tiles of queries, its programs, and the flat arrays that it reads."""
+    """Plan of a kernel over tiles of queries, its launch grid, and the flat arrays that it reads."""
     batch, _, heads, dim = query.shape
     tiles = power_tiles(geometry.grid, blocks["tile"])
     tiling = find_tiling(geometry.grid, geometry.windows, tiles, max_scores=_NO_LIMIT)

@@ -1,8 +1,8 @@
-"""How a grid is cut into tiles, and which box of the other side each tile needs.
+"""Tiling of the Pallas implementations: tiles of a grid, and the box of the other side that each tile needs.
 
-Every grid is seen as three axes, the first ones of length 1 where it has fewer. A tile of queries needs the
-keys that any of its windows holds: a box, the same size for all tiles, that starts where the tile does less
-the halo. The transposed question, which queries see a tile of keys, has the same form.
+Every grid is treated as three axes, with leading axes of size 1 where it has fewer. A tile of queries needs
+the keys in any of its windows: a box of one size for all tiles, which starts at the tile's start minus the
+halo. The transposed problem, the queries that see a tile of keys, has the same form.
 """
 
 import dataclasses
@@ -18,30 +18,30 @@ from jaxtyping import Array, Bool, Int
 
 from pallas_kernels.local_attention.geometry import Window
 
-Axes = tuple[int, ...]  # three
-Places = Sequence[Int[Array, "..."]]  # their three coordinates
+Axes = tuple[int, ...]  # three sizes
+Places = Sequence[Int[Array, "..."]]  # three coordinates of positions
 Scalar = Any  # an integer, traced or not
 
-_STEP = 2**15  # what a step of the launch grid costs by itself, in score entries
+_STEP = 2**15  # fixed cost of a step of the launch grid, in scores
 _LANES = 128
-_FAR = -(2**20)  # outside every grid and window
+_FAR = -(2**20)  # a coordinate outside every grid and window
 
 
 def three_axes(sizes: tuple[int, ...], fill: int = 1) -> Axes:
-    """`sizes` with `fill` in front, three in all."""
+    """Extends `sizes` to three axes, with `fill` in front."""
     return (*[fill] * (3 - len(sizes)), *sizes)
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The least multiple of `multiple` that is at least `size`."""
+    """The smallest multiple that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Along one axis, the places that tile i needs: `size` of them from `start(i)`.
+    """Positions along one axis that tile i needs: `size` of them from `start(i)`.
 
-    They count from `left` places before the grid, so that none is negative; the padded axis has `total`.
+    Positions are counted from `left` before the grid, so that none is negative. The padded axis has `total`.
     """
 
     left: int
@@ -52,12 +52,13 @@ class Span:
     align: int
 
     def start(self, i: Scalar) -> Scalar:
+        """First position for tile i."""
         return i * self.step // self.divisor // self.align * self.align
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """Tiles of `tile` places, `counts` of them an axis, and for each window the spans of its three axes."""
+    """Tiles of `tile` positions, their number along each axis, and the spans of each window's box."""
 
     tile: Axes
     counts: Axes
@@ -65,7 +66,7 @@ class Tiling:
 
     @property
     def padded(self) -> Axes:
-        """The tiled grid, which a tile may overhang."""
+        """Sizes of the tiled grid, overhang included."""
         return tuple(t * n for t, n in zip(self.tile, self.counts))
 
 
@@ -85,7 +86,7 @@ def _span(tile: int, count: int, places: int, radius: int, factor: int, transpos
 
 
 def equal_tiles(grid: tuple[int, ...], align: int) -> tuple[Axes, ...]:
-    """Tiles that cut each axis into equal parts; their last length is a multiple of `align`."""
+    """Tiles that cut each axis into equal parts; the last size is a multiple of `align`."""
 
     def sizes(places: int, multiple: int) -> list[int]:
         return sorted({round_up(-(-places // parts), multiple) for parts in range(1, places + 1)})
@@ -95,7 +96,7 @@ def equal_tiles(grid: tuple[int, ...], align: int) -> tuple[Axes, ...]:
 
 
 def power_tiles(grid: tuple[int, ...], places: int) -> tuple[Axes, ...]:
-    """Tiles of `places` places, a power of two like each of their lengths."""
+    """Tiles of `places` positions, whose sizes are powers of two; so is `places`."""
     first, second, _ = (1 << (size - 1).bit_length() for size in three_axes(grid))
     powers = [1 << i for i in range(places.bit_length())]
     return tuple(
@@ -117,14 +118,16 @@ def find_tiling(
     max_scores: int,
     extra: int = 0,
 ) -> Tiling:
-    """The tiling with the least work among those whose step holds at most `max_scores` scores.
+    """Finds the tiling with the least work among those whose step holds at most `max_scores` scores.
 
     Args:
-      grid: of the tiles' own side: the queries', or with `transposed` the keys' (then one window).
-      windows: onto the other side; with `transposed`, onto this one from a grid `factor` times as fine.
-      tiles: to choose from.
-      align: box lengths along the last axis, and places where boxes start there, are multiples of it.
-      extra: keys that every query sees.
+      grid: grid of the tiles: that of the queries or, with `transposed`, that of the keys of one window.
+      windows: windows on the other side; with `transposed`, on this side, from a grid `factor` times as fine.
+      tiles: candidates.
+      transposed: tile the keys, and make boxes of the queries that see them.
+      align: divides the sizes and starts of boxes along the last axis.
+      max_scores: limit for a step; if no candidate meets it, the one with the fewest scores is taken.
+      extra: number of global keys.
     """
     own = three_axes(grid)
     best: tuple[tuple[float, int], Tiling] | None = None
@@ -133,7 +136,7 @@ def find_tiling(
         boxes = tuple(_box(tile, counts, window, transposed, align) for window in windows)
         columns = sum(round_up(math.prod(s.size for s in box), _LANES) for box in boxes) + extra
         scores = math.prod(tile) * columns
-        # None within the limit: the least scores. Otherwise the least work.
+        # The least work within the limit, or else the fewest scores.
         rank = max(scores - max_scores, 0), math.prod(counts) * (scores + _STEP)
         if best is None or rank < best[0]:
             best = rank, Tiling(tile, counts, boxes)
@@ -156,17 +159,17 @@ def _finer(grid: Axes, factors: Axes) -> Axes:
 
 
 def box_starts(box: Sequence[Span], step: Sequence[Scalar]) -> list[Scalar]:
-    """Where the box of the tile `step` starts, in the grid's own coordinates."""
+    """Start of the box of the tile `step`, in coordinates of the grid."""
     return [span.start(i) - span.left for span, i in zip(box, step)]
 
 
 def box_sizes(box: Sequence[Span]) -> Axes:
-    """The number of places of a box along each axis."""
+    """Sizes of a box."""
     return tuple(span.size for span in box)
 
 
 def places_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) -> list[Array]:
-    """The places with the raster numbers `flat` in a box; a number past the box's end is far away."""
+    """Positions with the raster indices `flat` in a box; indices past its end give positions far outside."""
     rest = lax.rem(flat, sizes[1] * sizes[2])
     offsets = lax.div(flat, sizes[1] * sizes[2]), lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
     first, second, third = (start + offset for start, offset in zip(starts, offsets))
@@ -174,26 +177,26 @@ def places_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) ->
 
 
 def raster(places: Places, grid: Axes) -> Int[Array, "..."]:
-    """The numbers of places in raster order over `grid`."""
+    """Raster indices of positions over `grid`."""
     return (places[0] * grid[1] + places[1]) * grid[2] + places[2]
 
 
 def inside(places: Places, grid: Axes) -> Bool[Array, "..."]:
-    """Which places lie in `grid`."""
+    """True for positions inside `grid`."""
     return functools.reduce(jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(places, grid)])
 
 
 def visible(window: Window, queries: Places, keys: Places, boxed: str) -> Bool[Array, "..."]:
-    """Which keys each query sees, where queries and keys broadcast against each other.
+    """Mask of the keys that each query sees; queries and keys broadcast against each other.
 
-    The side that `boxed` names, "keys" or "queries", may overhang its grid: its places outside see nothing
-    and are not seen. The other side's are the caller's to drop.
+    The side named by `boxed`, "keys" or "queries", may overhang its grid: positions outside are masked. The
+    caller must drop positions of the other side that overhang.
     """
     grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
     centres = [lax.div(place, factor) if factor > 1 else place for place, factor in zip(queries, factors)]
     columns = {"queries": centres[2], "keys": keys[2]}
     within = inside(keys, grid) if boxed == "keys" else inside(queries, _finer(grid, factors))
-    columns[boxed] = jnp.where(within, columns[boxed], _FAR)  # one comparison a pair fewer
+    columns[boxed] = jnp.where(within, columns[boxed], _FAR)  # saves a comparison per pair
     seen = jnp.abs(columns["queries"] - columns["keys"]) <= radii[2]
     for axis in (0, 1):
         if radii[axis] < grid[axis] - 1:

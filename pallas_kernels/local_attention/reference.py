@@ -1,4 +1,4 @@
-"""Local attention by brute force: every query against every key, with a mask made place by place."""
+"""Local attention by brute force: all queries against all keys, with a mask made position by position."""
 
 import itertools
 
@@ -13,7 +13,7 @@ Extra = tuple[Array, Array, Array]  # key and value (batch, extra, heads, dim), 
 
 
 def visible(grid: tuple[int, ...], window: Window) -> Bool[np.ndarray, "tokens keys"]:
-    """Whether each place of `grid` sees each place of `window.grid`, both in raster order."""
+    """Mask of the keys that each query sees, both in raster order."""
     mask = np.zeros((int(np.prod(grid)), window.tokens), bool)
     for q, place in enumerate(itertools.product(*map(range, grid))):
         centre = [i // f for i, f in zip(place, window.factor)]
@@ -30,7 +30,7 @@ def attend(
     extra: Extra | None,
     geometry: Geometry,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Softmax over the keys of all windows and the extra keys, in float32; all scores at once in memory."""
+    """Attention over the keys of all windows and the extra keys, in float32, with all scores in memory."""
     batch, tokens = query.shape[:2]
     masks = [jnp.asarray(visible(geometry.grid, window)) for window in geometry.windows]
     masks = [jnp.broadcast_to(mask, (batch, *mask.shape)) for mask in masks]

@@ -1,12 +1,13 @@
 """Local attention in Pallas for TPU (Mosaic).
 
-One step takes a tile of queries and, for each window, the box of keys that the tile sees: tile and halo,
-fetched straight from padded arrays in HBM by overlapping blocks. All scores of the step are in VMEM at once,
-so the softmax is a plain one, in float32. The backward pass keeps the log-sum-exp of each query and computes
-the scores again, once by tiles of queries for their gradient and once by tiles of keys for theirs, where the
-box holds the queries whose windows reach the tile.
+A step takes a tile of queries and, for each window, the box of keys that the tile sees: tile and halo, loaded
+from padded arrays in HBM by overlapping blocks. All scores of the step are in VMEM at once, so that the
+softmax, in float32, is a plain one. The backward pass keeps the log-sum-exp of each query and recomputes the
+scores twice: over tiles of queries for their gradient, and over tiles of keys for theirs, where the box holds
+the queries whose windows reach the tile.
 
-HBM holds the padded inputs, the outputs, and two statistics a query: no scores, so memory grows with tokens.
+HBM holds the padded inputs, the outputs and two statistics per query, but no scores: memory grows linearly
+with the number of tokens.
 """
 
 import functools
@@ -52,7 +53,7 @@ def attend(
     geometry: Geometry,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Softmax over the keys of all windows and the extra keys, in float32."""
+    """Attention over the keys of all windows and the extra keys, with a float32 softmax."""
     if extra is not None and extra[0].shape[1] == 0:
         extra = None
     if extra is not None:
@@ -70,7 +71,7 @@ def _attend(query, keys, values, extra, geometry, interpret):
 
 
 def _numbers(sizes: Axes, axis: int) -> Array:
-    """The raster numbers of a box's places, as a column (`axis` 0) or a row (1)."""
+    """Raster indices of a box's positions, as a column (`axis` 0) or a row (1)."""
     count = math.prod(sizes)
     return lax.broadcasted_iota(jnp.int32, (count, 1) if axis == 0 else (1, count), axis)
 
@@ -84,12 +85,12 @@ def _box_places(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> lis
 
 
 def _rows(ref) -> Array:
-    """A block `(1, ..., width)` as a matrix of rows."""
+    """Block `(1, ..., width)` as a matrix `(rows, width)`."""
     return ref[...].reshape(math.prod(ref.shape[:-1]), ref.shape[-1])
 
 
 def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: Geometry) -> list[Array]:
-    """The tile's scaled scores with every box, then with the extra keys; those not seen are `NEGATIVE`."""
+    """Scaled scores of the tile with each box, then with the extra keys; masked ones are `NEGATIVE`."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
     queries = _tile_places(step, tiling.tile, 0)
     scale = query.shape[-1] ** -0.5
@@ -119,7 +120,7 @@ def _query_kernel(
     query_ref, key_refs, value_refs, extra_refs, grad_ref, stats_ref,
     out_ref, extra_out_refs, *, tiling, geometry,
 ):  # fmt: skip
-    """The gradient of a tile of queries; adds the tile's part to those of the extra keys and values."""
+    """Gradient of a tile of queries; accumulates the gradients of the extra keys and values."""
     query, grad = _rows(query_ref), _rows(grad_ref)
     scores = _tile_scores(query, key_refs, extra_refs, tiling, geometry)
     keys = [_rows(ref) for ref in key_refs] + ([] if extra_refs is None else [extra_refs[0][0]])
@@ -137,14 +138,14 @@ def _query_kernel(
         for ref in extra_out_refs:
             ref[...] = jnp.zeros_like(ref)
 
-    # The loop ended with the extra keys.
+    # The last iteration of the loop above was that of the extra keys.
     key_out_ref, value_out_ref = extra_out_refs
     key_out_ref[0] += product(slopes.astype(query.dtype), query, COLUMNS_BY_COLUMNS)
     value_out_ref[0] += product(weights.astype(grad.dtype), grad, COLUMNS_BY_COLUMNS)
 
 
 def _slopes(scores: Array, grad: Array, value: Array, stats: Array) -> tuple[Array, Array]:
-    """The softmax's weights, and the loss's slopes in the products of queries and keys."""
+    """Softmax weights, and the gradient of the loss with respect to the scores."""
     weights = jnp.exp(scores - stats[:, 0:1])
     scale = grad.shape[-1] ** -0.5
     return weights, weights * (product(grad, value, ROWS_BY_ROWS) - stats[:, 1:2]) * scale
@@ -153,7 +154,7 @@ def _slopes(scores: Array, grad: Array, value: Array, stats: Array) -> tuple[Arr
 def _key_kernel(
     key_ref, value_ref, query_ref, grad_ref, stats_ref, key_out_ref, value_out_ref, *, tiling, window
 ):
-    """The gradients of a tile of keys and values, from the box of queries that see it."""
+    """Gradients of a tile of keys and values, from the box of queries that see it."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
     (box,) = tiling.boxes
     queries, keys = _box_places(step, box, 0), _tile_places(step, tiling.tile, 1)
@@ -171,7 +172,7 @@ def _tile_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
 
 
 def _box_spec(box: tuple[Span, ...], width: int) -> pl.BlockSpec:
-    """Blocks that overlap: each starts where its span does, not at a multiple of its size."""
+    """Overlapping blocks, each of which starts at its span and not at a multiple of its size."""
     shape = tuple(pl.Element(size) for size in (1, *box_sizes(box), width))
     return pl.BlockSpec(shape, lambda n, *step: (n, *(span.start(i) for span, i in zip(box, step)), 0))
 
@@ -193,7 +194,7 @@ def _heads_first(extra: Extra | None) -> Extra | None:
 
 
 def _lay_out(x: Array, grid: tuple[int, ...], left: Sequence[int], total: Sequence[int]) -> Array:
-    """`(batch, tokens, heads, width)` to `(batch * heads, *total, width)`, zeros around the grid."""
+    """Lays `(batch, tokens, heads, width)` out as `(batch * heads, *total, width)`, zero-padded."""
     sizes = three_axes(grid)
     x = x.transpose(0, 2, 1, 3).reshape(-1, *sizes, x.shape[-1])
     pads = [(before, after - before - size) for before, after, size in zip(left, total, sizes)]
@@ -209,19 +210,19 @@ def _lay_out_boxes(x: Array, grid: tuple[int, ...], box: tuple[Span, ...]) -> Ar
 
 
 def _tokens(x: Array, grid: tuple[int, ...], batch: int) -> Array:
-    """The inverse of `_lay_out_tiles`."""
+    """Inverse of `_lay_out_tiles`."""
     sizes = three_axes(grid)
     x = x[:, : sizes[0], : sizes[1], : sizes[2]]
     return x.reshape(batch, -1, math.prod(grid), x.shape[-1]).transpose(0, 2, 1, 3)
 
 
 def _align(dtype) -> int:
-    """Rows of a native tile: the last axis of a box is cut in whole ones."""
+    """Rows of a native tile, of which the last axis of a box is a multiple."""
     return 32 // jnp.dtype(dtype).itemsize
 
 
 def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, carries: bool, interpret: bool):
-    """`carries`: a step adds to what the one before it left in the output."""
+    """Builds the call; with `carries`, a step accumulates into the output of the previous one."""
     semantics: Any = ("parallel", *["arbitrary" if carries else "parallel"] * 3)
     return pl.pallas_call(
         kernel,
@@ -235,7 +236,7 @@ def _call(kernel, tiling: Tiling, rows: int, in_specs, out_specs, out_shape, car
 
 
 def _query_side(query, keys, values, extra, geometry: Geometry, kernel: str):
-    """The tiling by queries, and specs and arrays that the forward and the query kernel share."""
+    """Tiling over queries, with the specs and arrays that the forward and query kernels share."""
     width, align = query.shape[3], _align(query.dtype)
     tiling = find_tiling(
         geometry.grid,

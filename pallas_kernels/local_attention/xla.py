@@ -1,9 +1,9 @@
-"""Local attention in plain JAX: one tile of queries at a time against the keys that the tile can see.
+"""Local attention in plain JAX: a scan over tiles of queries, each against the keys that it can see.
 
-A tile's keys are the box around it in each window and the extra keys, side by side; inside a tile attention
-is dense under a mask. So the work is plain batched matrix products, which a CPU does best, and the scores in
-memory are those of one tile. The backward pass goes over the tiles again, makes the weights anew from the
-log-sum-exp, and adds the gradients of each box where they belong.
+The keys of a tile are the box around it in each window, followed by the extra keys; attention within a tile
+is dense under a mask. The work is therefore plain batched matrix products, which suit CPUs best, and only the
+scores of one tile are in memory. The backward pass scans over the tiles again, recomputes the weights from
+the log-sum-exp and adds the gradients of each box in place.
 """
 
 import functools
@@ -18,31 +18,31 @@ from pallas_kernels.local_attention.reference import Extra
 from pallas_kernels.local_attention.xla_tiling import Halo, Tiles, choose_tiles
 from pallas_kernels.numerics import NEGATIVE
 
-_MOST_TOKENS = 256  # in a tile
+_MAX_TOKENS = 256  # per tile
 
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _pool(key: Array, value: Array, grid: tuple[int, ...]) -> Array:
-    """Key and value `(batch, places, heads, dim)` as one array `(2, batch, heads, *grid, dim)`."""
+    """Key and value `(batch, positions, heads, dim)` as one array `(2, batch, heads, *grid, dim)`."""
     both = jnp.stack([key, value]).swapaxes(2, 3)
     return both.reshape(*both.shape[:3], *grid, both.shape[-1])
 
 
 def _unpool(pool: Array) -> tuple[Array, Array]:
-    """The inverse of `_pool`."""
+    """Inverse of `_pool`."""
     both = pool.reshape(*pool.shape[:3], -1, pool.shape[-1]).swapaxes(2, 3)
     return both[0], both[1]
 
 
 class _Problem:
-    """What both passes share: the tiles, the halos, and the keys and values that tiles read."""
+    """Data that both passes share: tiles, halos, and the keys and values that tiles read."""
 
     def __init__(
         self, keys: tuple[Array, ...], values: tuple[Array, ...], extra: Extra | None, geometry: Geometry
     ):
         extra_tokens = 0 if extra is None else extra[0].shape[1]
-        self.tiles: Tiles = choose_tiles(geometry, extra_tokens, _MOST_TOKENS)
+        self.tiles: Tiles = choose_tiles(geometry, extra_tokens, _MAX_TOKENS)
         self.halos = [Halo(window, self.tiles) for window in geometry.windows]
         self.pools = [_pool(k, v, w.grid) for k, v, w in zip(keys, values, geometry.windows)]
         batch, _, heads, dim = keys[0].shape
@@ -51,7 +51,7 @@ class _Problem:
         self.extra_pool = _pool(extra_key, extra_value, extra_key.shape[1:2])
 
     def read(self, index: Array) -> tuple[Array, Array, list[tuple[Array, ...]]]:
-        """Key and value `(2, batch, heads, seen, dim)` of a tile, their mask, and where the boxes start."""
+        """Key and value `(2, batch, heads, seen, dim)` of a tile, their mask, and the starts of the boxes."""
         origin = self.tiles.origin(index)
         starts = [halo.start(origin) for halo in self.halos]
         boxes = [halo.read(pool, start) for halo, pool, start in zip(self.halos, self.pools, starts)]
@@ -69,7 +69,7 @@ class _Problem:
         return jnp.concatenate([*boxes, self.extra_pool], axis=3), mask[:, None], starts
 
     def add(self, sums: list[Array], grad: Array, starts: list[tuple[Array, ...]]) -> list[Array]:
-        """The sums, which are like the pools, with a tile's gradients of keys and values added."""
+        """Adds a tile's gradients of keys and values to `sums`, which have the shapes of the pools."""
         parts, first = [], 0
         for halo, pool, start in zip(self.halos, sums, starts):
             parts.append(halo.add(pool, grad[:, :, :, first : first + halo.tokens], start))
@@ -85,7 +85,7 @@ def attend(
     extra: Extra | None,
     geometry: Geometry,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Softmax in float32 over the keys of all windows and the extra keys."""
+    """Attention over the keys of all windows and the extra keys, with a float32 softmax."""
     return _forward(query, keys, values, extra, geometry)[0]
 
 
@@ -117,8 +117,8 @@ def _backward(geometry, residuals, d_out):
     delta = (d_out.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
 
     def one_tile(sums, inputs):
-        # Scores are transposed here: so one of the three products that give gradients reads them across its
-        # rows and not two. That product is the slow kind on a CPU: up to twice the time.
+        # With transposed scores, only one of the three products for gradients reads them across rows. Such a
+        # product takes up to twice the time on CPU.
         index, q, do, log_sum, delta = inputs
         (k, v), mask, starts = problem.read(index)
         scores = _dot("bhkd,bhqd->bhkq", k, q) * scale

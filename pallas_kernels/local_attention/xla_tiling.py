@@ -1,4 +1,4 @@
-"""Tiles of queries, and the box of keys that each of them sees."""
+"""Tiling of the XLA implementation: tiles of queries, and the box of keys that each tile sees."""
 
 import dataclasses
 import functools
@@ -14,19 +14,20 @@ from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.local_attention.geometry import Geometry, Window
 
-# Reading a tile's keys and adding their gradients takes the time of this many queries: fitted on a CPU.
+# Cost of reading a tile's keys and adding their gradients, in queries; fitted on a CPU.
 _MOVE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Equal boxes of `sizes` places that cover `grid`, `counts` an axis; the last ones may reach beyond."""
+    """Equal tiles of `sizes` positions that cover `grid`; the last ones may overhang it."""
 
     grid: tuple[int, ...]
     sizes: tuple[int, ...]
 
     @property
     def counts(self) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
         return tuple(-(-places // size) for places, size in zip(self.grid, self.sizes))
 
     def _rearrange(self, x: Array, split: bool) -> Array:
@@ -37,7 +38,7 @@ class Tiles:
         return rearrange(x, f"{whole} -> {tiled}" if split else f"{tiled} -> {whole}", **sizes)
 
     def split(self, x: Float[Array, "batch tokens heads dim"]) -> Float[Array, "tiles batch heads tile dim"]:
-        """Tokens by tiles, with zeros beyond the grid."""
+        """Splits tokens into tiles, with zeros beyond the grid."""
         beyond = [
             (0, size * count - places) for places, size, count in zip(self.grid, self.sizes, self.counts)
         ]
@@ -45,21 +46,21 @@ class Tiles:
         return self._rearrange(jnp.pad(x, [(0, 0), *beyond, (0, 0), (0, 0)]), split=True)
 
     def join(self, x: Float[Array, "tiles batch heads tile dim"]) -> Float[Array, "batch tokens heads dim"]:
-        """The inverse of `split`."""
+        """Inverse of `split`."""
         x = self._rearrange(x, split=False)[:, *map(slice, self.grid)]
         return x.reshape(x.shape[0], math.prod(self.grid), *x.shape[-2:])
 
     def origin(self, index: Array) -> tuple[Array, ...]:
-        """The first place of tile `index`."""
+        """First position of tile `index`."""
         return tuple(i * size for i, size in zip(jnp.unravel_index(index, self.counts), self.sizes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Halo:
-    """The box of a window's keys that holds all that the queries of one tile see.
+    """Box of a window's keys that contains all keys that the queries of one tile see.
 
-    At the edges the box moves inside the grid instead of reaching beyond it, so nothing is padded and a
-    window as wide as the grid reads each key once.
+    At the edges the box is shifted into the grid instead of overhanging it. Nothing is padded, and a window
+    as wide as the grid reads each key once.
     """
 
     window: Window
@@ -67,8 +68,9 @@ class Halo:
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Sizes of the box."""
         window = self.window
-        reach = (  # the most centres that a tile's queries have along an axis, and the window around them
+        reach = (  # the maximum number of centres of a tile along an axis, plus the window around them
             (size + factor - 2) // factor + extent
             for size, factor, extent in zip(self.tiles.sizes, window.factor, window.extents)
         )
@@ -76,16 +78,17 @@ class Halo:
 
     @property
     def tokens(self) -> int:
+        """Number of keys in the box."""
         return math.prod(self.sizes)
 
     def start(self, origin: Sequence[Array]) -> tuple[Array, ...]:
-        """The box's first place for the tile that begins at `origin`."""
+        """First position of the box for the tile that starts at `origin`."""
         window = self.window
         first = (i // factor - radius for i, factor, radius in zip(origin, window.factor, window.radii))
         return tuple(jnp.clip(i, 0, keys - size) for i, keys, size in zip(first, window.grid, self.sizes))
 
     def read(self, x: Float[Array, "..."], start: Sequence[Array]) -> Float[Array, "..."]:
-        """The box of `x`, `(leading, *window.grid, dim)`, as `(leading, box, dim)`."""
+        """Reads the box from `x`, `(leading, *window.grid, dim)`, as `(leading, box, dim)`."""
         leading = x.shape[: -len(self.sizes) - 1]
         at: Sequence[Any] = (*(0 for _ in leading), *start, 0)
         box = jax.lax.dynamic_slice(x, at, (*leading, *self.sizes, x.shape[-1]))
@@ -94,14 +97,14 @@ class Halo:
     def add(
         self, x: Float[Array, "..."], box: Float[Array, "..."], start: Sequence[Array]
     ) -> Float[Array, "..."]:
-        """`x` with `box` added where `read` finds it."""
+        """Adds `box` to `x` at the positions that `read` reads."""
         leading = x.shape[: -len(self.sizes) - 1]
         at: Sequence[Any] = (*(0 for _ in leading), *start, 0)
         box = (self.read(x, start) + box).reshape(*leading, *self.sizes, x.shape[-1])
         return jax.lax.dynamic_update_slice(x, box, at)
 
     def visible(self, origin: Sequence[Array], start: Sequence[Array]) -> Bool[Array, "tile box"]:
-        """Which keys of the box at `start` each query of the tile at `origin` sees."""
+        """Mask of the keys in the box at `start` that each query of the tile at `origin` sees."""
         axes = len(self.sizes)
         near, level = jnp.array(True), jnp.array(True)
         later = jnp.array(False)
@@ -111,7 +114,7 @@ class Halo:
             ahead = key - (query // self.window.factor[axis])[:, None]
             ahead = jnp.expand_dims(ahead, [i for i in range(2 * axes) if i not in (axis, axes + axis)])
             near &= jnp.abs(ahead) <= self.window.radii[axis]
-            later |= level & (ahead > 0)  # in raster order: by the first axis that differs
+            later |= level & (ahead > 0)  # raster order: the first axis that differs decides
             level &= ahead == 0
         if self.window.causal:
             near &= ~later
@@ -119,11 +122,11 @@ class Halo:
 
 
 @functools.lru_cache(maxsize=256)
-def choose_tiles(geometry: Geometry, extra: int, most_tokens: int) -> Tiles:
-    """The tiles of at most `most_tokens` places with the least work, where every query sees `extra` keys too.
+def choose_tiles(geometry: Geometry, extra: int, max_tokens: int) -> Tiles:
+    """Chooses the tiles of at most `max_tokens` positions with the least work; `extra` keys are global.
 
-    A small tile wastes few products on pairs that do not see each other, a large one moves each key less
-    often; what overhangs the grid is wasted on either.
+    A small tile wastes few products on pairs that do not see each other; a large tile moves each key less
+    often. Overhang of the grid is wasted in both cases.
     """
 
     def work(tiles: Tiles) -> int:
@@ -132,4 +135,4 @@ def choose_tiles(geometry: Geometry, extra: int, most_tokens: int) -> Tiles:
 
     lengths = (sorted({-(-places // count) for count in range(1, places + 1)}) for places in geometry.grid)
     options = (Tiles(geometry.grid, sizes) for sizes in itertools.product(*lengths))
-    return min((tiles for tiles in options if math.prod(tiles.sizes) <= most_tokens), key=work)
+    return min((tiles for tiles in options if math.prod(tiles.sizes) <= max_tokens), key=work)

@@ -1,7 +1,8 @@
-"""One decoding step of a masked transformer from its hidden states, without the logits in memory.
+"""Sampling of tokens from the hidden states of a masked transformer, without the logits in memory.
 
-The vocabulary is streamed in blocks: each gives its logits, Gumbel noise is added, and what is kept is the
-greatest sum and the log-sum-exp. `reference` makes the logits, `xla` is plain JAX, `tpu` and `gpu` Pallas.
+The vocabulary is streamed in blocks. Each block gives logits, to which Gumbel noise is added; only the
+maximum and the log-sum-exp are kept. `reference` materializes the logits, `xla` is plain JAX, `tpu` and `gpu`
+are Pallas.
 """
 
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from pallas_kernels.masked_sampling.gumbel import seed_words
 
 __all__ = ["masked_sampling", "mix_guidance", "sample_logits"]
 
-# Below this a temperature counts as zero: the noise no longer changes which logit is the greatest.
-_LEAST_TEMPERATURE = 1e-6
+# Temperatures below this count as greedy: the noise no longer changes the argmax.
+_MIN_TEMPERATURE = 1e-6
 
 Scalar = Float[Array, ""] | float
 
@@ -29,29 +30,34 @@ def masked_sampling(
     uncond_hidden: Float[Array, "batch n width"] | None = None,
     implementation: str | None = None,
 ) -> tuple[Int[Array, "batch n"], Float[Array, "batch n"]]:
-    """Draws tokens from softmax(logits / temperature), where logits = hidden @ table.T + bias in float32.
+    """Samples tokens from softmax(logits / temperature), where logits = hidden @ table.T + bias in float32.
 
-    With guidance the logits are (1 + s) those of `hidden` - s those of `uncond_hidden`. Logits are linear in
-    hidden states, so that these are mixed instead: half the work. One key gives the same tokens in every
-    implementation, up to near ties, whatever the batch's size; and those that `sample_logits` draws.
+    With guidance s, the logits are (1 + s) times those of `hidden` minus s times those of `uncond_hidden`.
+    Because logits are linear in the hidden states, these are mixed instead, at half the cost. A key gives the
+    same tokens in every implementation, up to near ties, for any batch size, and the same as `sample_logits`.
+    Under a mesh (`jax.set_mesh`), the Pallas implementations shard the rows over it.
 
     Args:
-      hidden: float32 or bfloat16; the table is cast to its type.
-      key: of `jax.random.key`.
-      temperature: 0 or greater, may be traced; 0 is taken as 1e-6, which is greedy.
-      guidance: s, a scalar or one a sample (batch,), may be traced; given together with `uncond_hidden`.
+      hidden: float32 or bfloat16; the table is cast to its dtype.
+      table: output embedding of each code.
+      bias: of each code.
+      key: a key of `jax.random.key`.
+      temperature: 0 or greater, may be traced; 0 counts as 1e-6, which is greedy.
+      guidance: s, a scalar or one number per sample (batch,), may be traced; requires `uncond_hidden`.
+      uncond_hidden: hidden states of the unconditional pass; requires `guidance`.
       implementation: "reference", "xla", "tpu" or "gpu"; by default the variable MUSE_JAX_KERNELS, or else
-        the form for the platform. Under a mesh (`jax.set_mesh`) the Pallas forms split the rows over it.
+        the platform's own.
 
     Returns:
-      The tokens, int32, and log p(token) under that softmax, float32.
+      int32 tokens and their float32 log-probabilities under that softmax.
 
     Raises:
-      ValueError: if shapes disagree, guidance is given by half, or the implementation does not run here.
+      ValueError: if shapes disagree, only one of `guidance` and `uncond_hidden` is given, or the
+        implementation does not run here.
     """
     _check(hidden, table, bias)
     if (guidance is None) != (uncond_hidden is None):
-        raise ValueError("Guidance is given by half: pass guidance and uncond_hidden, or neither.")
+        raise ValueError("Only one of guidance and uncond_hidden is given: pass both or neither.")
     if guidance is not None:
         hidden = mix_guidance(hidden, uncond_hidden, guidance)
     rows = hidden.reshape(-1, hidden.shape[-1])
@@ -64,7 +70,7 @@ def masked_sampling(
 def sample_logits(
     logits: Float[Array, "... vocab"], key: Array, *, temperature: Scalar
 ) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
-    """The draw of `masked_sampling` from logits that are there, with the same noise; rows in raster order."""
+    """Samples like `masked_sampling` from an array of logits, with the same noise; rows in raster order."""
     from pallas_kernels.masked_sampling.xla import sample_logits
 
     rows = logits.reshape(-1, logits.shape[-1])
@@ -77,7 +83,14 @@ def mix_guidance(
     uncond: Float[Array, "batch n features"] | None,
     scale: Float[Array, "..."] | float,
 ) -> Float[Array, "batch n features"]:
-    """(1 + scale) cond - scale uncond, in float32, then in the type of `cond`; scale is () or (batch,)."""
+    """Guided features (1 + scale) cond - scale uncond, computed in float32, in the dtype of `cond`.
+
+    Args:
+      scale: a scalar or one number per sample (batch,).
+
+    Raises:
+      ValueError: if the shapes of `cond` and `uncond` differ.
+    """
     if uncond is None or uncond.shape != cond.shape:
         raise ValueError(
             f"uncond_hidden has shape {getattr(uncond, 'shape', None)}, but hidden {cond.shape}: "
@@ -89,11 +102,11 @@ def mix_guidance(
 
 
 def _positive(temperature: Scalar) -> Float[Array, ""]:
-    return jnp.maximum(jnp.asarray(temperature, jnp.float32), _LEAST_TEMPERATURE)
+    return jnp.maximum(jnp.asarray(temperature, jnp.float32), _MIN_TEMPERATURE)
 
 
 def _sample(implementation: str):
-    # Pallas is imported where it is used: its TPU half needs seconds and is useless on a CPU.
+    # Pallas is imported on use: its TPU part takes seconds to import and is not needed on CPU.
     if implementation == "reference":
         from pallas_kernels.masked_sampling.reference import sample
     elif implementation == "xla":

@@ -1,8 +1,8 @@
-"""Masked sampling in Pallas for GPU, through Triton.
+"""Masked sampling in Pallas for GPU (Triton).
 
-Of Pallas's two ways to a GPU, Mosaic GPU asks for its own warpgroup products and runs from Hopper on; Triton
-takes a plain `dot` and runs from Ampere on. A program holds a block of rows and goes through a part of the
-vocabulary; where rows are few there are more parts, so that all processors have work, merged at the end.
+Triton takes a plain `dot` and runs since Ampere; Mosaic GPU, Pallas's other GPU backend, needs explicit
+warpgroup products and runs since Hopper. A program holds a block of rows and loops over a part of the
+vocabulary. With few rows there are more parts, so that all processors have work; they are merged at the end.
 """
 
 import functools
@@ -14,15 +14,15 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int, UInt32
 
 from pallas_kernels.masked_sampling.gumbel import LANES, PAIR, gumbel_pair
-from pallas_kernels.masked_sampling.online_logsumexp import Running, nothing
+from pallas_kernels.masked_sampling.online_logsumexp import Running, empty
 from pallas_kernels.numerics import NEGATIVE, product
 from pallas_kernels.sharding import split_rows
 
 _ROWS = 64
-_CODES = LANES  # of each word of noise at a time
-_WIDTH = 64  # of the hidden state that one product takes
+_CODES = LANES  # per word of noise and step
+_WIDTH = 64  # part of the hidden state in one product
 _WARPS = 8
-_PROGRAMS = 512  # as many as keep a large GPU busy
+_PROGRAMS = 512  # enough to keep a large GPU busy
 
 
 def sample(
@@ -33,7 +33,7 @@ def sample(
     temperature: Float[Array, ""],
     interpret: bool = False,
 ) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
-    """As `reference.sample`; device memory holds no logits."""
+    """Samples as `reference.sample`; device memory holds no logits."""
     one_device = functools.partial(_sample, interpret=interpret)
     return split_rows(one_device, hidden, table, bias, seed, temperature)
 
@@ -45,7 +45,7 @@ def _sample(hidden, first_row, table, bias, seed, temperature, *, interpret):
     more_width = -hidden.shape[1] % _WIDTH
     hidden = jnp.pad(hidden, ((0, -rows % _ROWS), (0, more_width)))
     table = jnp.pad(table, ((0, 0), (0, more_width)))
-    shapes = jax.eval_shape(lambda: nothing((parts, len(hidden))))
+    shapes = jax.eval_shape(lambda: empty((parts, len(hidden))))
     running = pl.pallas_call(
         functools.partial(_kernel, part_pairs=-(-pairs // parts)),
         grid=(row_blocks, parts),
@@ -74,7 +74,7 @@ def _kernel(words_ref, temperature_ref, hidden_ref, table_ref, bias_ref, *runnin
     lane = jax.lax.broadcasted_iota(jnp.int32, (_ROWS, _CODES), 1)
 
     def step(part, running):
-        """`_CODES` counters, and the two sets of codes that their words belong to."""
+        """Takes `_CODES` counters and the two sets of codes that their words belong to."""
         counter = (j * part_pairs * LANES) + part * _CODES
         noises = gumbel_pair(seed, row, (lane + counter).astype(jnp.uint32))
         for word, noise in enumerate(noises):
@@ -85,13 +85,13 @@ def _kernel(words_ref, temperature_ref, hidden_ref, table_ref, bias_ref, *runnin
         return running
 
     steps = part_pairs * LANES // _CODES
-    running = jax.lax.fori_loop(0, steps, step, nothing((_ROWS,)))
+    running = jax.lax.fori_loop(0, steps, step, empty((_ROWS,)))
     for ref, value in zip(running_refs, running):
         ref[...] = value
 
 
 def _flat(running: Running) -> Running:
-    """As vectors: of a column Triton gives every thread of a row a copy, and each would merge it."""
+    """Reshapes columns to vectors: Triton would replicate a column in every thread of a row."""
     return Running(*(value.reshape(_ROWS) for value in running))
 
 

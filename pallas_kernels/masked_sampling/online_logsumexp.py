@@ -1,4 +1,4 @@
-"""What is kept of a part of the vocabulary: enough to draw from the whole once all parts are merged."""
+"""Online maximum and log-sum-exp over parts of the vocabulary, for sampling from the whole."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from pallas_kernels.numerics import NEGATIVE
 
 
 class Running(NamedTuple):
-    """The winner so far of logits + noise, and the log-sum-exp so far as `peak + log(total)`.
+    """Running maximum of logits + noise, and log-sum-exp `peak + log(total)` of the logits.
 
-    All arrays have one shape: one draw each.
+    All arrays have the same shape, with one sample per entry.
     """
 
     best: Float[Array, "..."]
-    """Logit + noise of the winner."""
+    """Maximum of logit + noise."""
     token: Int[Array, "..."]
     logit: Float[Array, "..."]
-    """The winner's logit alone."""
+    """Logit of the maximum, without noise."""
     peak: Float[Array, "..."]
     total: Float[Array, "..."]
 
     def merge(self, later: "Running") -> "Running":
-        """Of both parts; between equals the winner is the one of `self`."""
+        """Combines two parts of the vocabulary; ties go to `self`."""
         wins = later.best > self.best
         peak = jnp.maximum(self.peak, later.peak)
         return Running(
@@ -35,7 +35,7 @@ class Running(NamedTuple):
         )
 
     def reduce(self, axis: int) -> "Running":
-        """Merges the draws along `axis`, which stays with length 1; between equals the least token wins."""
+        """Combines the parts along `axis`, which is kept with size 1; ties go to the smallest token."""
         best = jnp.max(self.best, axis, keepdims=True)
         most = jnp.iinfo(jnp.int32).max
         token = jnp.min(jnp.where(self.best == best, self.token, most), axis, keepdims=True)
@@ -49,10 +49,11 @@ class Running(NamedTuple):
         )
 
     def log_prob(self) -> Float[Array, "..."]:
+        """Log-probability of the sampled token."""
         return self.logit - (self.peak + jnp.log(self.total))
 
 
-def nothing(shape: tuple[int, ...]) -> Running:
-    """Of no part at all."""
+def empty(shape: tuple[int, ...]) -> Running:
+    """Neutral element of `Running.merge`."""
     least = jnp.full(shape, NEGATIVE, jnp.float32)
     return Running(least, jnp.zeros(shape, jnp.int32), least, least, jnp.zeros(shape, jnp.float32))

@@ -1,4 +1,4 @@
-"""Makes the logits and the noise, and takes the argmax of their sum: the truth for the other forms."""
+"""Reference implementation: the argmax of materialized logits plus noise."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def sample(
     seed: UInt32[Array, "2"],
     temperature: Float[Array, ""],
 ) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
-    """A token of each row, and its log-probability."""
+    """Samples a token for each row, with its log-probability."""
     scaled = (product(hidden, table) + bias) / temperature
     token = jnp.argmax(scaled + gumbel(seed, *scaled.shape), axis=-1).astype(jnp.int32)
     log_probs = jax.nn.log_softmax(scaled, axis=-1)

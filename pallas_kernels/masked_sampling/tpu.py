@@ -1,8 +1,8 @@
 """Masked sampling in Pallas for TPU (Mosaic).
 
-A block of rows stays in VMEM while the table streams by. What is running is kept for each of 128 lanes
-apart, so that a step is elementwise after its matrix product; the lanes are merged once, at the end. Blocks
-may reach beyond the arrays: nothing is padded in HBM.
+A block of rows stays in VMEM while the table streams through. Each of 128 lanes has a running maximum and
+log-sum-exp of its own, so that a step is elementwise after its matrix product; the lanes are merged once at
+the end. Blocks may overhang the arrays, so that nothing is padded in HBM.
 """
 
 import functools
@@ -14,11 +14,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
 from pallas_kernels.masked_sampling.gumbel import LANES, PAIR, gumbel_pair
-from pallas_kernels.masked_sampling.online_logsumexp import Running, nothing
+from pallas_kernels.masked_sampling.online_logsumexp import Running, empty
 from pallas_kernels.numerics import NEGATIVE, product
 from pallas_kernels.sharding import split_rows
 
-# (rows, vocabulary indices) of a step, the first whose blocks, double-buffered, take this much VMEM at most.
+# Candidates for (rows, vocabulary indices) of a step: the first whose double-buffered blocks fit in _BYTES.
 _BLOCKS = ((256, 512), (256, 256), (128, 256))
 _BYTES = 6 * 2**20
 
@@ -31,7 +31,7 @@ def sample(
     temperature: Float[Array, ""],
     interpret: bool = False,
 ) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
-    """As `reference.sample`; HBM holds no logits."""
+    """Samples as `reference.sample`; HBM holds no logits."""
     one_device = functools.partial(_sample, interpret=interpret)
     return split_rows(one_device, hidden, table, bias, seed, temperature)
 
@@ -66,7 +66,7 @@ def _sample(hidden, first_row, table, bias, seed, temperature, *, interpret):
 
 
 def _running_shapes(rows: int) -> Running:
-    return jax.eval_shape(lambda: nothing((rows, LANES)))
+    return jax.eval_shape(lambda: empty((rows, LANES)))
 
 
 def _kernel(
@@ -85,14 +85,14 @@ def _kernel(
 
     @pl.when(j == 0)
     def _():
-        for ref, value in zip(running_refs, nothing((rows, LANES))):
+        for ref, value in zip(running_refs, empty((rows, LANES))):
             ref[...] = value
 
     scaled = (product(hidden_ref[...], table_ref[...]) + bias_ref[...]) / temperature_ref[0]
     if vocab % codes:
         code = jax.lax.broadcasted_iota(jnp.int32, scaled.shape, 1) + j * codes
         scaled = jnp.where(code < vocab, scaled, NEGATIVE)
-    # Signed until it is a counter: unsigned iotas are not for every compiler.
+    # Signed at first, because not every compiler supports unsigned iotas.
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 0) + i * rows
     lane = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
     block = _draw_lanes(words_ref, scaled, row, lane, j * codes)
@@ -102,17 +102,17 @@ def _kernel(
 
     @pl.when(j == pl.num_programs(1) - 1)
     def _():
-        # Transposed, so that the result lies along lanes, as it does in HBM.
+        # Transposed, so that the result lies along lanes, as in HBM.
         drawn = Running(*(value.T for value in running)).reduce(0)
         token_ref[...] = drawn.token
         log_prob_ref[...] = drawn.log_prob()
 
 
 def _draw_lanes(words_ref, scaled: Array, row: Array, lane: Array, start: Array) -> Running:
-    """The winner of each lane in a block of scaled logits whose first vocabulary index is `start`."""
+    """Reduces a block of scaled logits, whose first vocabulary index is `start`, to one entry per lane."""
     seed = words_ref[0], words_ref[1]
     row = row.astype(jnp.uint32) + words_ref[2]
-    logits, winners = [], nothing(lane.shape)
+    logits, winners = [], empty(lane.shape)
     for pair in range(scaled.shape[1] // PAIR):
         column = lane + (start // 2 + pair * LANES)
         for word, noise in enumerate(gumbel_pair(seed, row, column.astype(jnp.uint32))):

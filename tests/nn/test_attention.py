@@ -59,7 +59,7 @@ def test_attend_without_keys_has_a_finite_gradient():
     assert all(jnp.all(grad == 0) for grad in grads)
 
 
-def test_self_attention_permutes_with_its_tokens():
+def test_self_attention_is_equivariant_to_permutations_of_tokens():
     attention = Attention(heads=2)
     x, order = normal(2, 6, 8), np.array([3, 1, 5, 0, 2, 4])
     params = attention.init(KEY, x)

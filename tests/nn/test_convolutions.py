@@ -10,7 +10,7 @@ from muse_jax.nn.convolutions import depthwise_conv
 
 
 def grouped_conv(x, weights, kernel, stride):
-    """The same by XLA's own grouped convolution."""
+    """The same convolution by XLA's grouped convolution."""
     channels = x.shape[-1]
     return lax.conv_general_dilated(
         x,

@@ -11,7 +11,7 @@ def test_the_pretrained_weights_fit_the_network_and_its_parameter_count():
     params = load_efficientnet_lite0()
     shapes = jax.eval_shape(lambda: EfficientNetLite0().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes["params"])
-    # 4.65 million (Lite0's published count), less the two numbers a channel that folding removes.
+    # 4.65 million (Lite0's published count), minus the two numbers per channel that folding removes.
     folded = 4_652_008 - sum(leaf.size for leaf in jax.tree.leaves(params))
     norms = 32 + 1280 + sum(_norm_channels())
     assert folded == norms

@@ -10,7 +10,7 @@ from tests.nn.test_attention import softmax_attention
 
 
 def neighbours(grid, block, kind):
-    """For every position, the positions that it attends to, from coordinates."""
+    """Positions that each position attends to, from coordinates."""
     key = (lambda x: x // block) if kind is block_layout else (lambda x: x % block)
     group = [tuple(key(x) for x in place) for place in np.ndindex(*grid)]
     return [[i for i, other in enumerate(group) if other == mine] for mine in group]

@@ -13,7 +13,7 @@ def test_rms_norm_is_its_formula_and_stays_in_float32_inside():
     np.testing.assert_allclose(out.astype(jnp.float32), want, rtol=1e-2, atol=1e-2)
 
 
-def test_rms_norm_keeps_the_type_of_its_input_unless_it_has_one():
+def test_rms_norm_keeps_the_dtype_of_its_input_by_default():
     x = jnp.ones((2, 4), jnp.bfloat16)
     params = {"params": {"scale": jnp.ones(4)}}
     assert RMSNorm().apply(params, x).dtype == jnp.bfloat16

@@ -18,7 +18,7 @@ TABLES = {
 
 @pytest.mark.parametrize("grid", TABLES)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_an_embedding_is_that_of_its_tokens_and_of_its_place_along_each_axis(grid, groups):
+def test_an_embedding_is_the_sum_of_tokens_and_of_a_position_per_axis(grid, groups):
     module = TokenGrid(7, grid, 6, groups=groups)
     count = int(np.prod(grid))
     tokens = jax.random.randint(jax.random.key(0), (2, count * groups), 0, 8)

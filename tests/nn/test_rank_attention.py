@@ -8,7 +8,7 @@ import pytest
 from muse_jax.nn.rank_attention import Ranks, attend_by_rank, attend_to_memory, remember
 
 RNG = np.random.default_rng(0)
-RANKS = np.array([[0, 0, -1, 1, 2, 3], [0, 2, 1, 1, -1, 3]])  # of the last token none is higher
+RANKS = np.array([[0, 0, -1, 1, 2, 3], [0, 2, 1, 1, -1, 3]])  # no rank is above that of the last token
 WEIGHT = RNG.normal(size=RANKS.shape).astype(np.float32)
 BATCH, HEADS, TOKENS, DIM = 2, 3, 6, 5
 
@@ -35,19 +35,19 @@ def by_hand(stream, weight):
 
 @pytest.mark.parametrize("attend", [attend_by_rank, remember])
 @pytest.mark.parametrize("weight", [WEIGHT, np.zeros((), np.float32)])
-def test_a_token_sees_those_of_its_rank_and_below_by_logits_and_weights(attend, weight):
+def test_a_token_attends_to_its_own_rank_and_lower_ones(attend, weight):
     stream = draw()
     (out,), kept = jax.jit(attend)((stream,), None, Ranks(RANKS, RANKS, weight))
     expected = by_hand(stream, np.broadcast_to(weight, RANKS.shape))
     there = np.broadcast_to((RANKS >= 0)[:, None], out.shape[:3])
     np.testing.assert_allclose(out[there], expected[there], rtol=1e-4, atol=1e-5)
-    assert np.isfinite(out).all()  # of tokens that see nothing too
+    assert np.isfinite(out).all()  # also for tokens without any key
     assert kept is None or attend is remember
     if attend is remember:
         jax.tree.map(np.testing.assert_array_equal, kept, stream[1:])
 
 
-def test_a_new_token_sees_the_remembered_ones_and_itself_as_in_the_whole_sequence():
+def test_cached_attention_of_a_new_token_equals_attention_over_the_whole_sequence():
     stream = draw()
     last = tuple(part[:, :, -1:] for part in stream)
     memory = tuple(part[:, :, :-1] for part in stream[1:])
@@ -57,7 +57,7 @@ def test_a_new_token_sees_the_remembered_ones_and_itself_as_in_the_whole_sequenc
     jax.tree.map(np.testing.assert_array_equal, kept, last[1:])
 
 
-def test_a_token_alone_sees_itself_whatever_its_rank():
+def test_a_single_token_attends_to_itself_whatever_its_rank():
     _, _, value = last = tuple(part[:, :, -1:] for part in draw())
     memory = tuple(part[:, :, :-1] for part in draw()[1:])
     ranks = Ranks(np.full((BATCH, 1), -1), RANKS[:, :-1], WEIGHT)
@@ -66,8 +66,8 @@ def test_a_token_alone_sees_itself_whatever_its_rank():
 
 
 @pytest.mark.parametrize("with_memory", [False, True])
-def test_logits_of_bfloat16_are_not_rounded(with_memory):
-    """Products of about 100 are 0.5 apart in bfloat16, and weights would be wrong by a tenth."""
+def test_scores_of_bfloat16_inputs_are_float32(with_memory):
+    """In bfloat16, scores of about 100 would be rounded to multiples of 0.5 and weights wrong by a tenth."""
     stream = draw(jnp.bfloat16, offset=10.0)
     expected = by_hand(stream, WEIGHT)[:, :, -1:]
     if with_memory:

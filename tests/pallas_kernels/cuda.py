@@ -1,4 +1,4 @@
-"""For tests of the GPU kernels: on a GPU, or lowered for one on a machine that may have none."""
+"""Helpers for tests of GPU kernels, on a GPU or lowered for one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from pallas_kernels import aot
 
 TRITON = "__gpu$xla.gpu.triton"
-# What Pallas asks of the GPU that it lowers for; JAX 0.12 refuses to guess where there is none.
+# Properties that Pallas needs of the GPU it lowers for; JAX 0.12 does not guess them without one.
 _H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 
 on_gpu = [
@@ -22,7 +22,7 @@ needs_gpu_compiler = pytest.mark.skipif(aot.missing_for_gpu() is not None, reaso
 
 
 def lower_for_cuda(function: Callable, *arguments: Any) -> export.Exported:
-    """`function(*arguments)` as a program for one H100; arguments are pytrees of shapes and types."""
+    """Lowers `function(*arguments)` for one H100; arguments are pytrees of shapes and dtypes."""
     check = export.DisabledSafetyCheck.custom_call(TRITON)
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("chip",), abstract_device=_H100)):
         return export.export(jax.jit(function), platforms=["cuda"], disabled_checks=[check])(*arguments)

@@ -14,7 +14,7 @@ needs_libtpu = pytest.mark.skipif(aot.missing() is not None, reason=aot.missing(
 SQUARE = jax.ShapeDtypeStruct((512, 512), jnp.float32)
 
 
-def test_without_libtpu_the_reason_says_what_to_install(monkeypatch):
+def test_the_reason_for_missing_libtpu_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install -e '.[plan]'" in aot.missing()
     with pytest.raises(ValueError, match="pip install -e"):
@@ -22,7 +22,7 @@ def test_without_libtpu_the_reason_says_what_to_install(monkeypatch):
 
 
 @needs_libtpu
-def test_a_matrix_product_is_counted():
+def test_the_flops_of_a_matrix_product_are_counted():
     compiled = aot.compile_for_tpu(jnp.matmul, SQUARE, SQUARE)
     assert compiled.argument_bytes == 2 * 512 * 512 * 4
     assert compiled.output_bytes == 512 * 512 * 4
@@ -30,7 +30,7 @@ def test_a_matrix_product_is_counted():
 
 
 @needs_libtpu
-def test_a_kernel_that_outgrows_vmem_is_refused():
+def test_a_kernel_that_exceeds_vmem_is_refused():
     def copy(x_ref, out_ref, scratch_ref):
         scratch_ref[:8] = x_ref[...]
         out_ref[...] = scratch_ref[:8]
@@ -43,7 +43,7 @@ def test_a_kernel_that_outgrows_vmem_is_refused():
 
 
 @needs_libtpu
-def test_two_processes_compile_at_once():
+def test_two_processes_can_compile_at_the_same_time():
     aot.devices("v5e")  # libtpu stays loaded here
     program = "from pallas_kernels import aot; print(aot.devices('v6e')[0].device_kind)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

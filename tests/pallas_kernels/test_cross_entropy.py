@@ -1,4 +1,4 @@
-"""The loss without logits against optax's with them: values, gradients, memory."""
+"""Cross-entropy without logits against optax's: values, gradients, memory."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The loop against a plain one over Python lists that draws the same noise."""
+"""Autoregressive decoding against a loop over Python lists with the same noise."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ END = 3
 
 
 def next_logits(token, place, cache):
-    """Logits of a table by token and place, plus a slope by the sum of all that was read: the cache."""
+    """Logits from a table by token and position, plus a slope by the sum of all tokens read: the cache."""
     total = cache + token
     return jnp.asarray(TABLE)[place, token] + 0.1 * total[:, None] * jnp.arange(VOCAB), total
 
@@ -68,7 +68,7 @@ def test_equals_brute_force_and_leaves_the_rest_alone(seed):
     assert not np.array_equal(out, TOKENS)
 
 
-def test_what_is_drawn_hangs_on_nothing_that_was_there_before():
+def test_sampled_tokens_do_not_depend_on_the_tokens_they_replace():
     key, sampling = jax.random.key(7), Sampling(jnp.float32(0.8))
     other = np.where(DRAWN, (TOKENS + 3) % VOCAB, TOKENS)
     np.testing.assert_array_equal(decode(TOKENS, DRAWN, key, sampling), decode(other, DRAWN, key, sampling))
@@ -81,7 +81,7 @@ def test_one_program_serves_regions_of_all_sizes():
     assert decode._cache_size() == 1
 
 
-def test_after_the_end_token_comes_nothing_else_and_all_ended_stops_the_loop():
+def test_the_end_token_fills_the_rest_and_the_loop_stops_when_all_samples_ended():
     drawn = np.tile(np.arange(LENGTH) > 0, (3, 1)).astype(int)
     key = jax.random.key(1)
     steps = []
@@ -110,8 +110,8 @@ def test_after_the_end_token_comes_nothing_else_and_all_ended_stops_the_loop():
     assert len(steps) == 1 and set(out[:, 1:].ravel()) == {END}
 
 
-def test_a_long_region_is_drawn_from_left_to_right():
-    """Each token is the one before it plus one, but for those that are given."""
+def test_a_long_region_is_sampled_from_left_to_right():
+    """Each sampled token is the previous one plus one."""
     length = 48
     drawn = (np.arange(length) % 5 > 0)[None]
     tokens = np.arange(length)[None] // 5
@@ -128,7 +128,7 @@ def test_a_long_region_is_drawn_from_left_to_right():
     np.testing.assert_array_equal(out[0], np.array(expected) % VOCAB)
 
 
-def test_reports_count_the_tokens_that_are_left_until_the_region_ends():
+def test_reports_count_the_remaining_tokens_of_the_region():
     heard = []
     # Of the first sample tokens 2, 3 and 6 of 8: read are 1, 2, 3 and 5. The other ends after one step.
     drawn = DRAWN[[1, 3]]
@@ -146,7 +146,7 @@ def test_reports_count_the_tokens_that_are_left_until_the_region_ends():
     assert sorted(heard) == [DecodeStep("", t, 7, left) for t, left in ((1, 2), (2, 1), (3, 1), (4, 0))]
 
 
-def test_sampling_filters_are_those_of_their_names():
+def test_sampling_fields_apply_the_filters_of_their_names():
     logits = jnp.asarray(np.random.default_rng(2).normal(size=VOCAB).astype(np.float32))
     many = jnp.tile(logits, (500, 1))
     order = np.argsort(-np.array(logits))

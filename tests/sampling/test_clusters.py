@@ -1,4 +1,4 @@
-"""Cluster sampling against probabilities that are summed code by code."""
+"""Cluster sampling against probabilities summed code by code."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ DRAWS = 20_000
 
 
 def by_hand(temperature, top_clusters, inner_temperature):
-    """The probability of each code."""
+    """Probability of each code."""
     tempered = LOGITS.astype(np.float64) / temperature
     probs = np.exp(tempered) / np.exp(tempered).sum()
     mass = {c: sum(p for p, d in zip(probs, OF_CODE) if d == c) for c in set(OF_CODE)}
@@ -28,7 +28,7 @@ def by_hand(temperature, top_clusters, inner_temperature):
 
 
 @pytest.mark.parametrize("settings", [(1.0, 4, 1.0), (1.4, 2, 0.6), (0.7, 1, 1.0)])
-def test_codes_are_drawn_with_the_probabilities_of_cluster_then_code(settings):
+def test_codes_are_sampled_by_cluster_and_then_within_it(settings):
     temperature, top_clusters, inner = settings
     sampling = Sampling(temperature, clusters=jnp.asarray(OF_CODE), num_clusters=4)
     sampling = sampling.replace(top_clusters=top_clusters, inner_temperature=inner)
@@ -41,7 +41,7 @@ def test_codes_are_drawn_with_the_probabilities_of_cluster_then_code(settings):
     assert chi_square < 27.9  # 6 degrees of freedom at most, p = 1e-4
 
 
-def test_cluster_probabilities_are_sums_and_an_empty_cluster_has_none():
+def test_cluster_probabilities_are_sums_over_codes_and_zero_for_an_empty_cluster():
     log_probs = np.array(cluster_log_probs(jnp.asarray(LOGITS), jnp.asarray(OF_CODE), 4))
     probs = np.exp(LOGITS) / np.exp(LOGITS).sum()
     for cluster in (0, 2, 3):
@@ -60,7 +60,7 @@ def test_leading_axes_are_kept_and_trailing_clusters_may_be_empty():
     assert sampling(jax.random.key(0), jnp.asarray(logits)).shape == (2, 3)
 
 
-def test_clusters_of_another_codebook_are_refused_in_one_sentence():
+def test_clusters_of_another_codebook_are_refused():
     sampling = Sampling(clusters=jnp.asarray(OF_CODE), num_clusters=4)
     with pytest.raises(ValueError, match="clusters are of a codebook with 7 codes, but 9 can be drawn"):
         sampling(jax.random.key(0), jnp.zeros((1, 9)))

@@ -15,7 +15,7 @@ TOKENS = RNG.integers(0, VOCAB + 1, size=(BATCH, N)).astype(np.int32)
 
 
 def apply(params, tokens, text, text_mask):
-    """Logits from each token and the mean of the text states that are not padding."""
+    """Logits from each token and the mean of the text states without padding."""
     mean = (text * text_mask[..., None]).sum(axis=1) / text_mask.sum(axis=1)[:, None]
     return params["codes"][tokens] + mean[:, None]
 
@@ -42,12 +42,12 @@ def test_doubled_batch_equals_two_passes_and_grows_linearly(fraction):
 
 
 def linear(params, tokens, text, text_mask):
-    """A network with a linear head, whose hidden states are the logits of `apply`."""
+    """Network with a linear head, whose hidden states are the logits of `apply`."""
     return LinearLogits(apply(params, tokens, text, text_mask), params["table"], params["bias"])
 
 
-def test_linear_logits_decode_as_what_they_stand_for():
-    """Guided on the hidden states and drawn block by block, or made, guided and drawn from."""
+def test_linear_logits_decode_like_materialized_logits():
+    """Guidance on hidden states with blockwise sampling equals guidance on materialized logits."""
     rng = np.random.default_rng(1)
     params = PARAMS | {"table": rng.normal(size=(VOCAB, VOCAB)), "bias": rng.normal(size=VOCAB)}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
@@ -70,14 +70,14 @@ def test_linear_logits_decode_as_what_they_stand_for():
             np.testing.assert_array_equal(a, b)
 
 
-def test_unconditional_text_of_one_sample_serves_the_batch():
+def test_an_unconditional_batch_of_one_is_repeated():
     empty, empty_mask = np.zeros((1, 2, VOCAB), np.float32), np.array([[True, False]])
     logits = guided_logits_fn(apply, PARAMS, (TEXT, MASK), (empty, empty_mask), 2.0)(TOKENS, jnp.float32(1))
     expected = 3 * apply(PARAMS, TOKENS, TEXT, MASK) - 2 * PARAMS["codes"][TOKENS]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_no_guidance_is_one_pass_of_the_batch():
+def test_without_guidance_there_is_one_pass():
     batches = []
 
     def counting(params, tokens, *cond):
@@ -94,7 +94,7 @@ def test_no_guidance_is_one_pass_of_the_batch():
     assert batches == [BATCH, BATCH]
 
 
-def test_scales_and_texts_share_one_compilation_of_the_decoder():
+def test_other_scales_and_texts_need_no_recompilation():
     traces = []
 
     @jax.jit

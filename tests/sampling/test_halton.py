@@ -34,14 +34,14 @@ GRIDS = [(4, 4), (8, 8), (16, 16), (8, 16), (9, 3), (1, 5), (5, 1), (7,), (4, 3,
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_equals_a_loop_in_whole_numbers(grid):
+def test_the_order_equals_a_loop_in_integer_arithmetic(grid):
     order = halton_order(grid)
     assert sorted(order) == list(range(math.prod(grid)))
     assert order.tolist() == halton_by_hand(grid)
     np.testing.assert_array_equal(halton_ranks(grid)[order], np.arange(len(order)))
 
 
-def test_first_points_are_the_known_sequence():
+def test_the_first_points_are_those_worked_out_by_hand():
     # (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) on a 9 x 9 grid, worked out on paper
     assert halton_order((9, 9))[:4].tolist() == [4 * 9 + 3, 2 * 9 + 6, 6 * 9 + 1, 1 * 9 + 4]
 

@@ -24,7 +24,7 @@ def chi_square(tokens, probabilities):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_frequencies_and_log_probs_are_those_of_the_softmax(temperature):
+def test_frequencies_and_log_probs_match_the_softmax(temperature):
     token, log_prob = draw(key(0), jnp.tile(LOGITS, (20_000, 1)), temperature)
     expected = special.log_softmax(LOGITS.astype(np.float64) / temperature)
     assert chi_square(np.array(token), np.exp(expected)) < 23.5  # 4 degrees of freedom, p = 1e-4
@@ -37,7 +37,7 @@ def test_the_temperature_is_one_by_default():
     np.testing.assert_allclose(log_prob, special.log_softmax(LOGITS)[token], rtol=1e-5)
 
 
-def test_logits_that_are_not_made_are_drawn_from_like_those_that_are():
+def test_linear_logits_give_the_same_samples_as_materialized_logits():
     rng = np.random.default_rng(3)
     hidden, table, bias = (rng.normal(size=size).astype(np.float32) for size in ((2, 6, 4), (9, 4), (9,)))
     expected = draw(key(7), unembed(hidden, table, bias), 0.5)
@@ -48,19 +48,19 @@ def test_logits_that_are_not_made_are_drawn_from_like_those_that_are():
 
 
 def test_low_precision_logits_are_sampled_in_float32():
-    """bfloat16 noise has too few values to tell 4096 equal codes apart: the draws would crowd together."""
+    """bfloat16 noise has too few distinct values for 4096 equal codes: some would be sampled too often."""
     token, log_prob = draw(key(1), jnp.zeros((4000, 4096), jnp.bfloat16))
     assert log_prob.dtype == jnp.float32
     assert len(np.unique(token)) > 2300  # 4096 (1 - exp(-4000/4096)) = 2553 expected
 
 
-def test_a_temperature_divides_the_logits_and_zero_is_a_millionth():
+def test_a_temperature_divides_the_logits_and_zero_counts_as_a_millionth():
     np.testing.assert_allclose(apply_temperature(LOGITS, 0.5), 2 * LOGITS)
     np.testing.assert_allclose(apply_temperature(LOGITS, 0.0), 1e6 * LOGITS, rtol=1e-6)
     assert apply_temperature(jnp.zeros(3, jnp.bfloat16), 1.0).dtype == jnp.float32
 
 
-def test_a_draw_is_the_argmax_of_the_logits_and_gumbel_noise():
+def test_a_sample_is_the_argmax_of_logits_plus_gumbel_noise():
     logits = np.random.default_rng(2).normal(size=(2, 3, 5)).astype(np.float32)
     drawn = gumbel_argmax(key(5), logits)
     np.testing.assert_array_equal(drawn, np.argmax(logits + jax.random.gumbel(key(5), logits.shape), axis=-1))
@@ -82,23 +82,23 @@ def decode(tokens, key, choice_temperature, order):
     )
 
 
-def test_halton_decoding_is_unbiased_where_context_does_not_matter():
+def test_halton_decoding_is_unbiased_if_context_does_not_matter():
     tokens = np.array(decode(np.full((2000, 16), 5), key(2), 0.0, "halton"))
     assert chi_square(tokens, special.softmax(LOGITS)) < 23.5
 
 
 def test_confidence_without_selection_by_probability_is_unbiased_and_with_it_is_not():
-    """Choice noise that drowns the log probability keeps the softmax; none keeps the most probable draws."""
+    """Large choice noise keeps the softmax's distribution; without it, probable codes are preferred."""
     probabilities = special.softmax(LOGITS)
     start = np.full((2000, 16), 5)
-    # The last steps have ever less noise (none at the end, where all are kept), hence the huge temperature.
+    # The noise decreases over the steps (to none at the last, which keeps all), hence the huge temperature.
     drowned = np.array(decode(start, key(3), 1e6, "confidence"))
     assert chi_square(drowned, probabilities) < 23.5
     greedy = np.array(decode(start, key(4), 0.0, "confidence"))
     assert np.mean(greedy == 3) > probabilities[3] + 0.1
 
 
-def test_filters_keep_the_greatest():
+def test_filters_keep_the_largest_logits():
     logits = np.random.default_rng(0).normal(size=(7, 20)).astype(np.float32)
     for k in (1, 3, 20, 50):
         for row, got in zip(logits, np.array(top_k_filter(logits, k))):
@@ -126,6 +126,6 @@ def test_filters_keep_to_the_last_axis():
         np.testing.assert_array_equal(np.array(keep(logits)).reshape(-1, 6), rows)
 
 
-def test_the_fewest_tokens_that_reach_p_are_kept():
+def test_top_p_keeps_the_fewest_tokens_that_reach_p():
     kept = top_p_filter(jnp.log(jnp.array([2.0, 1.0, 1.0])), 0.5)  # probabilities 1/2, 1/4, 1/4
     assert np.isfinite(kept).tolist() == [True, False, False]

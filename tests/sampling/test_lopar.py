@@ -13,13 +13,13 @@ STEPS = tile_steps(step_table(3), GRID)
 
 
 def logits_fn(tokens):
-    """Any function of all tokens: here of each one and its neighbours in a row."""
+    """Some function of all tokens: of each one and its neighbours in a row."""
     state = jnp.sin(tokens + 3.0 * jnp.roll(tokens, 1, axis=1) + jnp.roll(tokens, -1, axis=1))
     return 4 * jnp.cos(state[..., None] * jnp.arange(1, CODES + 1))
 
 
 def plain(tokens, key, temperature, editable=None):
-    """The turns one token at a time, with the noise that the loop draws."""
+    """LoPAR one token at a time, with the same noise."""
     tokens = np.array(tokens)
     editable = np.ones(tokens.shape, bool) if editable is None else editable
     for m in range(1, 7):
@@ -37,7 +37,7 @@ def plain(tokens, key, temperature, editable=None):
     return tokens
 
 
-def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
+def test_lopar_equals_a_token_by_token_loop_in_six_passes():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, CODES, (2, 56)))
     steps, passes = [], []
 
@@ -62,7 +62,7 @@ def test_lopar_is_the_plain_rendering_of_its_turns_in_six_passes():
     assert {(step.step, step.masked) for step in steps} == left and {step.num_steps for step in steps} == {6}
 
 
-def test_tokens_that_are_kept_condition_every_turn():
+def test_tokens_that_are_not_editable_condition_every_step():
     rng = np.random.default_rng(1)
     tokens, editable = rng.integers(0, CODES, (2, 56)), rng.random((2, 56)) < 0.3
     contexts = []
@@ -90,7 +90,7 @@ def test_the_published_temperature_is_one():
     assert LoparSampling().temperature == iterative_superres.get_config().sampling.temperature == 1.0
 
 
-def test_the_table_covers_every_turn_and_is_repeated_over_the_grid():
+def test_the_table_has_every_step_and_is_repeated_over_the_grid():
     tiled = STEPS.reshape(GRID)
     assert set(range(1, 7)) <= set(STEPS)
     np.testing.assert_array_equal(tiled[6], [*TABLE[0], *TABLE[0][:2]])
@@ -119,7 +119,7 @@ def test_other_factors_follow_the_rule(factor):
     assert 0.25 <= np.mean(table < 0) <= 10 / 36 + 0.05
 
 
-def test_the_top_k_of_six_turns_is_cogview2_s_and_falls_likewise_for_others():
+def test_top_k_is_the_published_one_for_six_steps_and_decreases_likewise_for_others():
     assert lopar_top_k(6) == TOP_K
     assert lopar_top_k(4) == (40, 40, 20, 10)
     assert lopar_top_k(8) == (40, 40, 40, 40, 20, 20, 10, 10)
@@ -134,14 +134,14 @@ def test_a_step_with_one_code_is_greedy_and_fewer_codes_than_it_keeps_are_all_ke
     assert len(np.unique(drawn[:, 40:])) == 5 and drawn.dtype == jnp.int32
 
 
-def test_a_table_of_other_turns_needs_no_sizes():
+def test_top_k_is_optional_for_tables_with_other_numbers_of_steps():
     steps = tile_steps(step_table(2), GRID)
     tokens = jnp.zeros((1, 56), jnp.int32)
     drawn = lopar_decode(logits_fn, tokens, jax.random.key(0), steps=steps, mask_id=MASK)
     np.testing.assert_array_equal(drawn[:, steps <= 0], 0)
 
 
-def test_what_does_not_fit_is_refused_in_one_sentence():
+def test_steps_and_top_k_that_do_not_fit_are_refused():
     tokens, key = jnp.zeros((1, 56), jnp.int32), jax.random.key(0)
     with pytest.raises(ValueError, match=r"tokens have shape \(1, 56\), but there are steps for \(36,\)"):
         lopar_decode(logits_fn, tokens, key, steps=step_table(3).reshape(-1), mask_id=MASK)

@@ -1,4 +1,4 @@
-"""Masked decoding against plain loops over Python lists that draw the same noise."""
+"""Masked decoding against loops over Python lists with the same noise."""
 
 import functools
 import math
@@ -17,17 +17,17 @@ VOCAB, GRID = 11, (4, 4)
 N = GRID[0] * GRID[1]
 MASK = VOCAB
 SEEN: list = []  # (tokens, step fraction) of every call of the network inside the compiled loop
-# Small enough that log probabilities and choice noise weigh alike, and an error in either changes the order.
+# Small enough for log-probabilities and choice noise to matter equally, so that an error in either shows.
 TABLE = np.random.default_rng(0).normal(scale=0.3, size=(N, N, VOCAB + 1, VOCAB)).astype(np.float32)
 
 
 def random_key(seed):
-    """A key whose draws compile several times faster on a CPU than those of the default kind."""
+    """Key of a kind whose random bits compile several times faster on CPU than the default."""
     return jax.random.key(seed, impl="rbg")
 
 
 def network(tokens, step_fraction):
-    """Logits of every position that depend on every token: the sum of a table's rows."""
+    """Logits that depend on all tokens: sums of rows of a table."""
     rows = jnp.asarray(TABLE)[:, jnp.arange(N)[None, :], tokens]  # (position, batch, token, vocab)
     return jnp.moveaxis(rows.sum(axis=2), 0, 1) * (0.5 + step_fraction)
 
@@ -57,7 +57,7 @@ def decode(tokens, key, temperature, choice_temperature, num_steps, order, roll=
 
 
 def start_tokens():
-    """Samples with 16, 10, 3, 1 and 0 tokens to draw."""
+    """Samples with 16, 10, 3, 1 and 0 masked tokens."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, VOCAB, size=(5, N)).astype(np.int32)
     for sample, count in enumerate([16, 10, 3, 1, 0]):
@@ -70,7 +70,7 @@ def floor(x):
 
 
 def by_hand(tokens, key, temperature, choice_temperature, num_steps, order, roll=False):
-    """The algorithm as it is written in the papers, one token at a time; the tokens before every step too."""
+    """The papers' algorithm, one token at a time; returns the tokens before every step and at the end."""
     tokens = tokens.copy()
     history = [tokens.copy()]
     batch = len(tokens)
@@ -147,7 +147,7 @@ def test_equals_brute_force(order, roll, num_steps, temperature, choice_temperat
 
 @pytest.mark.parametrize("order", ["confidence", "halton"])
 def test_masked_counts_obey_the_formula(order):
-    """The counts that the network sees, written out without the code of either loop."""
+    """Numbers of masked tokens that the network gets, written out by hand."""
     num_steps, tokens = 6, start_tokens()
     SEEN.clear()
     decode(tokens, random_key(5), 0.7, 4.5, num_steps, order)
@@ -175,7 +175,7 @@ def test_temperature_zero_is_greedy():
     assert drawn.dtype == jnp.int32
 
 
-def test_left_out_arguments_are_the_documented_defaults():
+def test_omitted_arguments_have_the_documented_defaults():
     @jax.jit
     def both(tokens, key):
         draw = functools.partial(masked_decode, network, tokens, key, mask_id=MASK, num_steps=6, grid=(2, 8))
@@ -193,7 +193,7 @@ def test_left_out_arguments_are_the_documented_defaults():
 
 
 @pytest.mark.parametrize("edit_ratio, redrawn", [(1e-3, 1), (0.5, 8), (1, 16)])
-def test_an_edit_redraws_its_share_and_at_least_one_token_to_the_best_code(edit_ratio, redrawn):
+def test_an_edit_resamples_its_ratio_of_tokens_and_at_least_one(edit_ratio, redrawn):
     tokens, logits = np.zeros((2, N), np.int16), jnp.zeros((2, N, VOCAB)).at[..., 4].set(1.0)
     settings = {"mask_id": MASK, "num_steps": 1, "edit_ratio": edit_ratio, "temperature": 0.0}
     edited = mask_free_edit(lambda *_: logits, tokens, random_key(0), **settings)
@@ -202,7 +202,7 @@ def test_an_edit_redraws_its_share_and_at_least_one_token_to_the_best_code(edit_
 
 
 @pytest.mark.parametrize("edit_ratio", [0, 1.5])
-def test_a_share_of_nothing_or_of_more_than_all_is_refused(edit_ratio):
+def test_an_edit_ratio_out_of_range_is_refused(edit_ratio):
     with pytest.raises(ValueError, match=f"edit_ratio must be above 0 and at most 1, given {edit_ratio}"):
         mask_free_edit(network, np.zeros((2, N), int), random_key(0), mask_id=MASK, edit_ratio=edit_ratio)
 

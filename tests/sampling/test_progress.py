@@ -18,7 +18,7 @@ def key():
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def cascade(tokens, key, temperature, progress, num_steps=4):
-    """Two loops in one program, the second an edit."""
+    """Program of two loops: decoding, then an edit."""
     TRACES.append(num_steps)
 
     def logits_fn(tokens, step_fraction):
@@ -32,7 +32,7 @@ def cascade(tokens, key, temperature, progress, num_steps=4):
     return mask_free_edit(logits_fn, tokens, key, mask_id=7, num_steps=2, on_step=edit)
 
 
-def test_every_listener_hears_every_step_and_nothing_is_compiled_again():
+def test_each_listener_gets_every_step_without_recompilation():
     TRACES.clear()
     quiet = cascade(TOKENS, key(), 1.0, silent())
     # 16 cos(22.5, 45, 67.5 degrees) = 14.8, 11.3, 6.1 of each of two samples
@@ -59,7 +59,7 @@ def test_none_compiles_no_callback():
     assert "callback" in text(silent()) and "callback" not in text(None)
 
 
-def test_an_exception_is_raised_at_the_end_and_the_listener_not_called_again():
+def test_an_exception_in_a_listener_is_raised_at_the_end_of_the_block():
     heard = []
 
     def fail(step):
@@ -72,7 +72,7 @@ def test_an_exception_is_raised_at_the_end_and_the_listener_not_called_again():
     np.testing.assert_array_equal(drawn, cascade(TOKENS, key(), 1.0, silent()))
 
 
-def test_a_plain_function_is_heard_too():
+def test_a_plain_function_can_listen():
     heard: list = []
     tokens = masked_decode(
         lambda tokens, _: jnp.zeros((*tokens.shape, 7)),
@@ -87,7 +87,7 @@ def test_a_plain_function_is_heard_too():
     assert sorted(heard) == [DecodeStep("", 1, 2, 22), DecodeStep("", 2, 2, 0)]
 
 
-def test_a_program_traced_without_reports_calls_no_host():
+def test_a_program_traced_without_reports_has_no_host_callback():
     def trace():
         return str(jax.make_jaxpr(functools.partial(cascade.__wrapped__))(TOKENS, key(), 1.0, silent()))
 

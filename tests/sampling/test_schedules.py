@@ -27,7 +27,7 @@ def test_mask_ratio_has_the_published_density():
     assert area == pytest.approx(2 / np.pi * (math.asin(0.9) - math.asin(0.1)), rel=1e-4)
 
 
-def test_masks_cover_the_ratio_and_every_position_alike():
+def test_masks_have_the_ratio_s_distribution_and_are_uniform_over_positions():
     mask = np.array(sample_mask(key(1), 4000, 64))
     share = mask.mean(axis=1)
     assert mask.dtype == bool and mask.sum(axis=1).min() >= 1
@@ -43,7 +43,7 @@ def test_at_least_one_token_is_masked_in_a_tiny_grid():
         sample_mask(key(0), 2, 0)
 
 
-def test_one_token_alone_is_masked():
+def test_a_single_token_is_always_masked():
     assert np.array(sample_mask(key(0), 1, 1)).tolist() == [[True]]
 
 
@@ -65,13 +65,13 @@ def test_counts_at_every_step(num_steps):
     assert (np.diff(masked, axis=0) <= 0).all() and (np.diff(revealed, axis=0) >= 0).all()
 
 
-def test_whole_products_are_not_rounded_down():
+def test_integer_products_are_not_rounded_down():
     n0 = np.arange(0, 4097, 6)
     np.testing.assert_array_equal(remask_counts(3, 4096)[1, n0], n0 // 2)  # cos(60 degrees) = 1/2
     np.testing.assert_array_equal(reveal_counts(2, 4096)[0, n0[1:]], n0[1:] // 3)  # arccos(1/2) = pi/3
 
 
-def test_ranks_break_ties_by_place():
+def test_ranks_break_ties_by_position():
     assert ranks(np.array([[3.0, 1.0, 3.0, 1.0, -1.0]])).tolist() == [[3, 1, 4, 2, 0]]
 
 

@@ -1,4 +1,4 @@
-"""How a process learns of the others, and the same losses however many there are."""
+"""Detection of other processes, and equal losses for any number of them."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
     [
         ({}, False, False),
         ({**SLURM, "SLURM_NTASKS": "1"}, False, False),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False, False),  # an allocation's shell, not a task of it
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False, False),  # the shell of an allocation, not a task
         (SLURM, False, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}, True, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, True, True),  # GKE, one slice
@@ -26,11 +26,11 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
         ({"JAX_PLATFORMS": "cpu"}, True, False),
     ],
 )
-def test_where_processes_are_joined(environment, tpu, joins):
+def test_environments_with_and_without_other_processes(environment, tpu, joins):
     assert process_arguments(environment, tpu) == ({} if joins else None)
 
 
-def test_settings_by_hand_go_before_all_others():
+def test_explicit_settings_take_precedence():
     given = process_arguments({**SLURM, **HAND}, True)
     assert given == {
         "coordinator_address": "node0:1234",
@@ -52,7 +52,7 @@ def test_settings_by_hand_go_before_all_others():
         ({"JAX_COORDINATOR_ADDRESS": "node0"}, "'node0', but must be HOST:PORT"),
     ],
 )
-def test_wrong_settings_by_hand(change, message):
+def test_wrong_explicit_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         process_arguments({**HAND, **change}, False)
 

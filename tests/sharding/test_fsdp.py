@@ -1,4 +1,4 @@
-"""Layouts inside a program: weights gathered, gradients scattered, activations where they are."""
+"""FSDP inside a program: weights are gathered, gradients scattered, activations not moved."""
 
 import json
 import os
@@ -49,20 +49,20 @@ def result():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_few_activations_stay_where_they_are_and_the_weight_is_gathered(result):
-    # The whole batch has 512 numbers, the weight 32,768: the weight travels all the same.
+def test_the_weight_is_gathered_and_not_the_activations(result):
+    # The whole batch has 512 numbers, the weight 32,768: the weight is gathered nevertheless.
     gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", result["hlo"])
     assert gathered == ["64,512"]
     assert "all-to-all" not in result["hlo"]
 
 
-def test_the_gradient_of_a_gathered_weight_lies_in_its_shards(result):
+def test_the_gradient_of_a_gathered_weight_is_sharded_like_it(result):
     assert result["shard"] == [8, 512]
 
 
-def test_a_gathered_weight_gives_the_product_of_one_device(result):
+def test_a_gathered_weight_gives_the_same_product_as_one_device(result):
     assert max(result["errors"]) < 1e-5
 
 
-def test_an_axis_that_the_mesh_does_not_divide_stays_whole(result):
+def test_an_axis_that_the_mesh_does_not_divide_is_not_sharded(result):
     assert result["rows"] == [[1, 4], [2, 4]]

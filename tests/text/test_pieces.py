@@ -14,7 +14,7 @@ def file(tmp_path_factory):
     return file
 
 
-def test_texts_come_back_from_their_pieces(file):
+def test_texts_are_decoded_from_their_pieces(file):
     pieces = TextPieces.from_file(file, 40)
     ids, mask = pieces.encode(["A Red Heart", "cat", ""])
     assert ids.shape == mask.shape == (3, 40) and ids.dtype == np.int32
@@ -31,7 +31,7 @@ def test_training_is_repeatable_and_leaves_one_file(file, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["again.model"]
 
 
-def test_a_text_too_long_is_refused_by_name_and_a_caption_is_cut(file):
+def test_a_long_text_is_refused_and_a_long_caption_is_cut(file):
     pieces = TextPieces.from_file(file, 5)
     with pytest.raises(ValueError, match="'a red heart and a blue dog' has .* the network reads at most 5"):
         pieces.encode(["cat", "a red heart and a blue dog"])
@@ -40,7 +40,7 @@ def test_a_text_too_long_is_refused_by_name_and_a_caption_is_cut(file):
     assert mask.all() and ids.tolist() == whole[:, :5].tolist()
 
 
-def test_bad_input_is_one_sentence(file, tmp_path):
+def test_bad_input_is_refused(file, tmp_path):
     with pytest.raises(ValueError, match="There is no sentencepiece model .*experiments.train_text_pieces"):
         TextPieces.from_file(tmp_path / "none.model", 8)
     (tmp_path / "other.model").write_bytes(b"text")

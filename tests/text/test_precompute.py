@@ -1,4 +1,4 @@
-"""States of a data set against one-by-one encoding, on a small randomly initialised T5."""
+"""States of a data set against one-by-one encoding, on a small randomly initialized T5."""
 
 import jax
 import numpy as np
@@ -40,12 +40,12 @@ def test_equals_encoding_one_by_one(encoder):
         assert not states[row][~mask[row]].any()
 
 
-def test_no_captions_are_no_states(encoder):
+def test_no_captions_give_no_states(encoder):
     states, mask = encode_captions(encoder, [])
     assert states.shape == (0, 8, 16) and mask.shape == (0, 8)
 
 
-def test_states_that_float16_cannot_hold_are_refused(encoder):
+def test_states_that_overflow_float16_are_refused(encoder):
     large = jax.tree.map(lambda leaf: leaf, encoder.params)
     large["final_norm"] = {"scale": large["final_norm"]["scale"] * 1e6}
     spoiled = TextEncoder("large", 16, 8, large, encoder.module, encoder.tokenizer)

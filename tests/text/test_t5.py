@@ -1,4 +1,4 @@
-"""T5 against a plain numpy forward and against transformers; layouts on disk; its tokenizer and errors."""
+"""T5 against a numpy implementation and transformers; file formats, tokenizer and errors."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def encoder(tmp_path_factory, spiece, weights):
 
 
 def bucket_by_loop(key_minus_query: int) -> int:
-    """Raffel et al. 2020, with 32 buckets and 128 as the largest distance, in whole numbers: no logarithm."""
+    """Buckets of Raffel et al. 2020 (32 buckets, maximum distance 128) in integer arithmetic."""
     side = 16 if key_minus_query > 0 else 0
     n = abs(key_minus_query)
     if n < 8:
@@ -56,7 +56,7 @@ def bucket_by_loop(key_minus_query: int) -> int:
 
 
 def numpy_t5(w: dict, ids: np.ndarray) -> np.ndarray:
-    """One unpadded sequence through the encoder, in float64."""
+    """Encoder in numpy and float64, for one unpadded sequence."""
     n, heads, dim = len(ids), t5_files.HEADS, t5_files.HEAD_DIM
 
     def norm(x, name):
@@ -135,7 +135,7 @@ def test_buckets_equal_the_loop():
     assert table.max() == 31 and table.min() == 0
 
 
-def test_padding_changes_nothing(encoder, batch_and_states):
+def test_padding_does_not_change_the_states(encoder, batch_and_states):
     ids, mask, states = batch_and_states
     changed = np.where(mask, ids, 5)
     again = np.asarray(jax.jit(encoder.apply)(encoder.params, changed, mask))
@@ -146,12 +146,12 @@ def assert_same_params(a, b, atol=0.0):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(np.float32(x), np.float32(y), atol=atol), a, b)
 
 
-def test_shards_read_the_same(directory, weights, encoder):
+def test_sharded_files_give_the_same_weights(directory, weights, encoder):
     t5_files.write_shards(directory, weights)
     assert_same_params(load_text_encoder(f"t5:{directory}").params, encoder.params)
 
 
-def test_t5x_reads_the_same(directory, weights, encoder):
+def test_t5x_files_give_the_same_weights(directory, weights, encoder):
     t5_files.write_t5x(directory, weights)
     read = load_text_encoder(f"t5:{directory}")
     assert_same_params(read.params, encoder.params)
@@ -177,12 +177,12 @@ def test_bfloat16_files_and_compute(directory, weights, batch_and_states):
     assert 0 < np.abs(rough - states)[mask].mean() < 0.05
 
 
-def test_weights_stay_in_the_hosts_memory(encoder):
+def test_weights_stay_in_host_memory(encoder):
     leaves = jax.tree.leaves(encoder.params)
     assert len(leaves) == 12 and all(isinstance(leaf, np.ndarray) for leaf in leaves)
 
 
-def test_tokens_end_with_the_end_and_are_padded(encoder, directory, weights):
+def test_tokens_end_with_the_end_of_text_and_padding(encoder, directory, weights):
     ids, mask = encoder.tokenize(TEXTS)
     processor = encoder.tokenizer.processor
     for row, text in enumerate(TEXTS):
@@ -199,7 +199,7 @@ def test_tokens_end_with_the_end_and_are_padded(encoder, directory, weights):
 
 
 @pytest.mark.parametrize("size", T5_SIZES)
-def test_sizes_have_their_parameters(size):
+def test_published_sizes_have_the_published_numbers_of_parameters(size):
     c = T5_SIZES[size]
     tree = jax.eval_shape(
         T5Encoder(c).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
@@ -276,7 +276,7 @@ def is_empty(directory, weights):
         (is_empty, "contains no T5 weights"),
     ],
 )
-def test_spoiled_directories_are_refused(directory, spoil, message):
+def test_damaged_directories_are_refused(directory, spoil, message):
     spoil(directory, t5_files.random_weights())
     with pytest.raises(ValueError, match=message):
         load_text_encoder(f"t5:{directory}")
@@ -287,7 +287,7 @@ def test_a_missing_directory_is_refused(tmp_path):
         load_text_encoder(f"t5:{tmp_path / 'absent'}")
 
 
-def test_only_what_is_read_is_loaded(tmp_path):
+def test_only_the_encoder_s_tensors_are_loaded(tmp_path):
     save_file({"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.ones(4, np.float16)}, tmp_path / "f")
     files = SafetensorsFiles([tmp_path / "f"])
     assert isinstance(files.read("a"), np.memmap) and files.shape("a") == (2, 3) and "c" not in files

@@ -1,4 +1,4 @@
-"""The tokenizer protocol, met by an image, a video and a continuous tokenizer."""
+"""The tokenizer protocol with image, video and continuous audio tokenizers."""
 
 from dataclasses import dataclass
 

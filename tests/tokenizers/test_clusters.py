@@ -8,13 +8,13 @@ CENTRES = RNG.normal(size=(6, 4)) * 10
 CODEBOOK = (CENTRES[np.arange(60) % 6] + RNG.normal(size=(60, 4)) * 0.1).astype(np.float32)
 
 
-def test_groups_that_lie_apart_are_found():
+def test_well_separated_clusters_are_found():
     clusters = cluster_codebook(CODEBOOK, 6)
     groups = {tuple(np.flatnonzero(clusters.of_code == cluster) % 6) for cluster in range(6)}
     assert groups == {(group,) * 10 for group in range(6)}
 
 
-def test_clusters_are_read_for_their_codebook_alone(tmp_path):
+def test_clusters_are_only_read_for_their_own_codebook(tmp_path):
     clusters = cluster_codebook(CODEBOOK, 6)
     file = tmp_path / "clusters.npz"
     clusters.save(file)

@@ -14,7 +14,7 @@ from muse_jax.tokenizers.discriminator import (
 )
 
 
-def test_blur_downsampling_is_the_binomial_filter_at_every_second_place():
+def test_blur_downsampling_is_the_binomial_filter_at_every_second_position():
     x = np.random.default_rng(0).normal(size=(2, 8, 7, 2)).astype(np.float32)
     taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
     out = blur_downsample(jnp.asarray(x))
@@ -44,7 +44,7 @@ def test_minibatch_stddev_groups_every_second_sample_of_eight_and_keeps_the_type
     assert minibatch_stddev(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_minibatch_stddev_of_a_batch_that_no_group_divides_is_none():
+def test_minibatch_stddev_is_zero_for_a_batch_that_is_no_multiple_of_the_group():
     x = jax.random.normal(jax.random.key(0), (3, 2, 2, 3))
     np.testing.assert_allclose(minibatch_stddev(x)[..., 3], 1e-4, atol=1e-6)
 
@@ -64,7 +64,7 @@ def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weights():
     np.testing.assert_allclose(penalty, jnp.sum(weights**2), rtol=1e-5)
 
 
-def test_one_logit_an_image_and_a_finite_second_gradient():
+def test_there_is_one_logit_per_image_with_a_finite_second_gradient():
     module = Discriminator(filters=(4, 8))
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
     params = nn.unbox(module.init(jax.random.key(1), x))

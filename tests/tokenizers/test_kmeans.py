@@ -14,14 +14,14 @@ def test_each_vector_is_in_its_nearest_cluster_and_each_centre_is_the_mean_of_it
         np.testing.assert_allclose(centres[cluster], vectors[nearest == cluster].mean(axis=0), atol=1e-5)
 
 
-def test_a_vector_that_occurs_often_starts_one_cluster_alone():
+def test_a_repeated_vector_seeds_only_one_cluster():
     different = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     vectors = jnp.asarray(np.concatenate([different, np.ones((500, 4), np.float32)]))
     centres, _ = kmeans(vectors, 21, jax.random.key(0), 1)
     assert len(np.unique(np.asarray(centres).round(4), axis=0)) == 21
 
 
-def test_nearest_centres_are_those_of_a_loop_where_blocks_do_not_divide_the_vectors():
+def test_nearest_centres_equal_a_loop_for_a_number_that_is_no_multiple_of_the_block():
     rng = np.random.default_rng(0)
     vectors, centres = rng.normal(size=(1100, 3)).astype(np.float32), rng.normal(size=(9, 3))
     expected = ((vectors[:, None] - centres) ** 2).sum(-1).argmin(1)

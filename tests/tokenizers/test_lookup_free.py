@@ -33,7 +33,7 @@ def bounded(value, levels):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_every_dimension_of_fsq_takes_the_level_that_a_loop_finds_nearest(groups):
+def test_fsq_levels_equal_those_of_a_loop(groups):
     quantized = fsq(groups).apply({}, vectors())
     for place in itertools.product(range(3), range(5)):
         digits, codes = [], []
@@ -59,7 +59,7 @@ def test_fsq_has_no_losses_and_counts_its_codes(groups):
     np.testing.assert_allclose(quantized.perplexity, np.mean([np.exp(entropy(c)) for c in counts]), rtol=1e-5)
 
 
-def test_ids_that_float32_does_not_hold_are_whole():
+def test_ids_beyond_the_integers_of_float32_are_exact():
     lfq, bits = LookupFreeQuantizer(26, 2**26), jnp.where(jnp.arange(26) % 25 == 0, 1.0, -1.0)
     assert lfq.apply({}, bits, method="nearest") == 2**25 + 1
     np.testing.assert_array_equal(lfq.apply({}, jnp.int32(2**25 + 1), method="lookup"), bits)
@@ -70,7 +70,7 @@ def test_ids_that_float32_does_not_hold_are_whole():
     np.testing.assert_array_equal(codes, np.array([-31, -32, -32, -32, 31]) / 32)
 
 
-def test_all_levels_of_fsq_are_reached_and_zero_lies_in_the_middle():
+def test_fsq_reaches_all_levels_and_maps_zero_to_the_middle():
     far = jnp.linspace(-6, 6, 500)[:, None] * jnp.ones(4)
     codes = np.asarray(fsq(1).apply({}, far).codes)
     assert [len(np.unique(codes[:, i].round(4))) for i in range(4)] == list(LEVELS)
@@ -87,7 +87,7 @@ def test_the_gradient_of_fsq_is_that_of_its_bound():
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", ["fsq", "lfq"])
-def test_ids_are_looked_up_as_the_codes_they_came_from(kind, groups):
+def test_looking_up_ids_gives_the_codes_they_came_from(kind, groups):
     module = fsq(groups) if kind == "fsq" else LookupFreeQuantizer(4, 4 if groups == 2 else 16, groups)
     quantized = module.apply({}, vectors())
     assert quantized.ids.shape == ((3, 5) if groups == 1 else (3, 5, 2))
@@ -99,7 +99,7 @@ def test_ids_are_looked_up_as_the_codes_they_came_from(kind, groups):
     assert len(np.unique(np.asarray(codes), axis=0)) == module.codebook_size
 
 
-def test_lfq_takes_signs_and_draws_vectors_to_them():
+def test_lfq_takes_signs_and_pulls_vectors_towards_them():
     module = LookupFreeQuantizer(4, 16)
     quantized = module.apply({}, vectors())
     signs = np.where(np.asarray(vectors()) > 0, 1.0, -1.0)
@@ -155,5 +155,5 @@ def test_groups_that_do_not_fit_are_refused():
         LookupFreeQuantizer(4, 4, 3).apply({}, vectors())
     with pytest.raises(ValueError, match=r"codebook_size is 16, but .* in 2 groups give \[4, 4\] codes"):
         LookupFreeQuantizer(4, 16, 2).apply({}, vectors())
-    with pytest.raises(ValueError, match="the same in every group"):
+    with pytest.raises(ValueError, match="which must be equal in all groups"):
         FiniteScalarQuantizer((4, 4, 3, 3), 16, 2).apply({}, vectors())

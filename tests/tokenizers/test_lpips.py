@@ -16,7 +16,7 @@ from muse_jax.tokenizers.lpips import cut_lpips, lpips, lpips_shapes
 
 
 def stored(seed=0):
-    """A tree as the package pickles it."""
+    """Parameter tree as the package pickles it."""
     rng = np.random.default_rng(seed)
     widths = [3] + [width for count, width in STAGES for _ in range(count)]
     vgg = {
@@ -77,7 +77,7 @@ def test_images_have_no_distance_to_themselves_and_a_finite_gradient(params):
     assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 0
 
 
-def test_the_shapes_are_those_of_the_weights(params):
+def test_lpips_shapes_are_those_of_the_loaded_weights(params):
     jax.tree.map(lambda shape, leaf: np.testing.assert_equal(shape.shape, leaf.shape), lpips_shapes(), params)
 
 

@@ -16,7 +16,7 @@ from muse_jax.tokenizers.perceptual import (
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     """A disc, a square and a gradient, 32 px, in [-1, 1]."""
     y, x = np.mgrid[:32, :32] / 31.0
     image = np.stack([x, y, 1 - x], -1)
@@ -32,15 +32,15 @@ def loss_and_grad():
     return lambda images, targets: compiled(params, images, targets)
 
 
-def test_is_the_sum_over_stages_of_mean_squared_differences_of_unit_channels(picture, loss_and_grad):
-    other = picture[:, ::-1].copy()
+def test_the_loss_sums_mean_squared_differences_of_unit_channels_over_stages(image, loss_and_grad):
+    other = image[:, ::-1].copy()
     apply = jax.jit(lambda x: EfficientNetLite0().apply({"params": load_efficientnet_lite0()}, x, taps=TAPS))
     expected = 0.0
-    for a, b in zip(apply(picture), apply(other)):
+    for a, b in zip(apply(image), apply(other)):
         a, b = (np.asarray(m, np.float64) for m in (a, b))
         a, b = (m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9) for m in (a, b))
         expected += np.mean(np.sum((a - b) ** 2, axis=-1))
-    np.testing.assert_allclose(loss_and_grad(picture, other)[0], expected, rtol=1e-3)
+    np.testing.assert_allclose(loss_and_grad(image, other)[0], expected, rtol=1e-3)
 
 
 def test_the_distance_of_each_example_is_its_own_sum_over_stages():
@@ -76,22 +76,22 @@ def test_images_are_enlarged_before_the_network():
     assert abs(loss - perceptual_loss(params, images, targets, taps=(0,))) > 1e-3
 
 
-def test_grows_with_blur_and_noise_from_zero(picture, loss_and_grad):
-    noise = np.random.default_rng(0).normal(size=picture.shape).astype(np.float32)
-    blurred = [gaussian_filter(picture, (0, s, s, 0)) for s in (0.0, 0.5, 1.0, 2.0)]
-    noisy = [picture + s * noise for s in (0.0, 0.02, 0.1, 0.5)]
+def test_the_loss_grows_with_blur_and_noise_from_zero(image, loss_and_grad):
+    noise = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+    blurred = [gaussian_filter(image, (0, s, s, 0)) for s in (0.0, 0.5, 1.0, 2.0)]
+    noisy = [image + s * noise for s in (0.0, 0.02, 0.1, 0.5)]
     for family in (blurred, noisy):
-        losses = [float(loss_and_grad(image.astype(np.float32), picture)[0]) for image in family]
+        losses = [float(loss_and_grad(member.astype(np.float32), image)[0]) for member in family]
         assert losses[0] < 1e-9 and losses == sorted(losses) and losses[1] > 1e-3
 
 
-def test_a_step_down_the_gradient_lowers_it_and_a_white_picture_has_finite_ones(picture, loss_and_grad):
-    start = gaussian_filter(picture, (0, 1, 1, 0))
-    before, grad = loss_and_grad(start, picture)
+def test_a_gradient_step_lowers_the_loss_and_gradients_of_a_white_image_are_finite(image, loss_and_grad):
+    start = gaussian_filter(image, (0, 1, 1, 0))
+    before, grad = loss_and_grad(start, image)
     norm = float(jnp.sum(grad**2))
-    after, _ = loss_and_grad(np.asarray(start - 0.005 * float(before) / norm * grad), picture)
+    after, _ = loss_and_grad(np.asarray(start - 0.005 * float(before) / norm * grad), image)
     np.testing.assert_allclose(before - after, 0.005 * before, rtol=0.3)
-    white = np.ones_like(picture)
+    white = np.ones_like(image)
     assert np.isfinite(loss_and_grad(white, white)[1]).all()
 
 

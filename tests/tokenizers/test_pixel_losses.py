@@ -14,7 +14,7 @@ def test_l1_is_the_mean_of_a_loop():
     np.testing.assert_allclose(l1_loss(a, b), expected, rtol=1e-5)
 
 
-def test_edges_compare_neighbours_down_and_across():
+def test_the_edge_loss_compares_neighbours_along_both_axes():
     a, b = pair()
     down, across = [], []
     for n, y, x, c in np.ndindex(a.shape):
@@ -25,7 +25,7 @@ def test_edges_compare_neighbours_down_and_across():
     np.testing.assert_allclose(edge_loss(a, b), np.mean(down) + np.mean(across), rtol=1e-5)
 
 
-def test_a_change_of_the_whole_colour_is_no_edge():
+def test_a_uniform_change_of_colour_has_no_edge_loss():
     a, _ = pair()
     np.testing.assert_allclose(edge_loss(a + 0.5, a), 0, atol=1e-6)
     np.testing.assert_allclose(l1_loss(a + 0.5, a), 0.5, rtol=1e-5)

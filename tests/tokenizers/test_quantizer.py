@@ -32,7 +32,7 @@ def unit(x):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_every_vector_gets_the_code_that_a_loop_finds_nearest(normalize):
+def test_nearest_codes_equal_those_of_a_loop(normalize):
     module, params, vectors = quantizer(normalize)
     rows = np.asarray(params["params"]["codebook"])
     flat = np.asarray(vectors).reshape(-1, DIM)
@@ -73,21 +73,21 @@ def test_commitment_moves_vectors_and_the_codebook_loss_moves_codes_only():
     assert not np.any(by_codes["params"]["codebook"])
 
 
-def test_the_entropy_loss_is_zero_for_one_sure_code_and_minus_log_of_their_number_for_sure_even_ones():
+def test_the_entropy_loss_of_confident_codes_is_zero_for_one_code_and_minus_log_n_for_n():
     distances = jnp.where(jnp.eye(4, dtype=bool), 0.0, 10.0)
     np.testing.assert_allclose(entropy_loss(distances, temperature=0.01), -np.log(4), atol=1e-3)
     one_code = jnp.broadcast_to(jnp.array([0.0, 10.0, 10.0, 10.0]), (4, 4))
     np.testing.assert_allclose(entropy_loss(one_code, temperature=0.01), 0, atol=1e-3)
 
 
-def test_the_entropy_loss_of_unsure_codes_is_scipy_s_mean_of_entropies_minus_entropy_of_the_mean():
+def test_the_entropy_loss_of_uncertain_codes_equals_scipy_s_entropies():
     distances = np.random.default_rng(0).uniform(size=(6, 5)).astype(np.float32)
     probs = softmax(-distances.astype(np.float64) / 0.3, axis=1)
     expected = np.mean([entropy(row) for row in probs]) - entropy(probs.mean(0))
     np.testing.assert_allclose(entropy_loss(jnp.asarray(distances), temperature=0.3), expected, atol=1e-4)
 
 
-def test_the_quantizer_s_entropy_loss_has_its_distances_and_temperature():
+def test_the_quantizer_passes_its_distances_and_temperature_to_the_entropy_loss():
     module, params, vectors = quantizer(False)
     module = module.clone(entropy_temperature=0.7)
     flat, rows = np.asarray(vectors).reshape(-1, DIM), np.asarray(params["params"]["codebook"])
@@ -117,7 +117,7 @@ def test_the_length_of_a_vector_does_not_matter_where_units_are_compared():
         np.testing.assert_array_equal(long, module.apply(params, vectors).ids)
 
 
-def test_the_codebook_lies_over_the_mesh_by_code_and_dimension():
+def test_the_codebook_has_the_logical_axes_vocab_and_embed():
     boxed = jax.eval_shape(VectorQuantizer(CODES, DIM).init, jax.random.key(0), jnp.zeros((1, DIM)))
     assert nn.get_partition_spec(boxed)["params"]["codebook"] == PartitionSpec("vocab", "embed")
 
@@ -126,7 +126,7 @@ def test_a_zero_vector_stays_zero_at_unit_length():
     np.testing.assert_array_equal(unit_length(jnp.zeros(DIM)), np.zeros(DIM))
 
 
-def test_usage_counts_codes_and_perplexity_is_of_the_batch():
+def test_usage_and_perplexity_are_those_of_the_batch():
     module, params, vectors = quantizer(False)
     quantized = module.apply(params, vectors)
     counts = np.bincount(np.asarray(quantized.ids).reshape(-1), minlength=CODES)

@@ -58,7 +58,7 @@ def test_the_encoder_learns_through_the_straight_through_gradient(model):
 
 
 class Plain:
-    """The network in numpy, from its description: one method a part, float64, weights by their names."""
+    """The network in numpy and float64, one method per part, with weights by their names."""
 
     def __init__(self, vqgan, params):
         self.vqgan = vqgan
@@ -128,7 +128,7 @@ class Plain:
 @pytest.mark.parametrize(
     "fields", [{"patch": 1}, {"patch": 2, "decoder_multipliers": (1, 1, 2), "decoder_patch": 1}]
 )
-def test_the_forward_pass_is_its_plain_rendering(fields):
+def test_the_forward_pass_equals_a_numpy_implementation(fields):
     # Width 32, one channel a group, and width 64 in groups of two; an image that is not square.
     vqgan = VQGAN(**SMALL | {"filters": 32}, multipliers=(1, 2), **fields)
     x = np.asarray(images(16))[:, :, :8]
@@ -148,13 +148,13 @@ def test_the_forward_pass_is_its_plain_rendering(fields):
     np.testing.assert_allclose(reconstruction, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_a_size_that_the_factor_does_not_divide_is_refused_in_one_sentence(model):
+def test_a_size_that_is_no_multiple_of_the_downsampling_factor_is_refused(model):
     vqgan, params = model
     with pytest.raises(ValueError, match="20x20 pixels: both sides must be multiples of 8"):
         vqgan.apply(params, images(20))
 
 
-def test_a_larger_decoder_leaves_encoder_and_codebook_as_they_are(model):
+def test_a_larger_decoder_does_not_change_encoder_and_codebook(model):
     vqgan, params = model
     large = vqgan.clone(decoder_filters=16, decoder_res_blocks=2)
     shapes = jax.eval_shape(lambda: nn.unbox(large.init(jax.random.key(0), images(16))))["params"]
@@ -170,7 +170,7 @@ def local():
     return vqgan, nn.unbox(jax.jit(vqgan.init)(jax.random.key(1), images(16)))
 
 
-def test_a_local_code_depends_on_its_own_square_alone(local):
+def test_a_local_code_depends_only_on_its_own_patch(local):
     vqgan, params = local
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # away from the start, where the MLP is off
     x = images(32)
@@ -180,7 +180,7 @@ def test_a_local_code_depends_on_its_own_square_alone(local):
     assert changed.sum() == 1 and changed[1, 2]
 
 
-def test_local_vectors_of_full_width_start_as_far_apart_as_the_squares_themselves(local):
+def test_initial_local_vectors_of_full_width_preserve_distances_between_patches(local):
     vqgan, params = local
     x = images(16)
     vectors = vqgan.apply(params, x, method="encode_vectors")

@@ -1,4 +1,4 @@
-"""Small problems for the Pallas forms, and their answers."""
+"""Small problems for the Pallas kernels, and their solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ SUPERRES = Case(
 
 @st.composite
 def cases(draw):
-    """Grids of one to three axes and at most about 60 places, with windows of every kind."""
+    """Draws grids of one to three axes and at most about 60 positions, with windows of every kind."""
     axes = draw(st.integers(1, 3))
     odd = st.sampled_from([1, 3, 5, 9])
     factors = [draw(st.integers(1, 3)) for _ in range(axes)]
@@ -39,7 +39,7 @@ def cases(draw):
 
 
 def arrays(case: Case, batch: int = 2, dtype=jnp.float32):
-    """Random arguments for `attend`. A row of the batch sees one extra key, the next two, and so on."""
+    """Random arguments for `attend`; row 0 of the batch sees one extra key, row 1 two, and so on."""
     rng = np.random.default_rng(0)
 
     def draw(struct):
@@ -51,7 +51,7 @@ def arrays(case: Case, batch: int = 2, dtype=jnp.float32):
 
 
 def output_and_grads(attend, arguments, geometry, **options):
-    """The output, and the gradients of a weighted sum of it in all arguments but the mask."""
+    """Output, and gradients of a weighted sum of it with respect to all arguments but the mask."""
     *windows, extra = arguments
     mask = None if extra is None else extra[2]
 
@@ -65,7 +65,7 @@ def output_and_grads(attend, arguments, geometry, **options):
 
 
 def check_against_reference(attend, case: Case, interpret: bool = True, atol: float = 1e-5) -> None:
-    """Asserts that `attend`, interpreted or as it runs here, has the reference's values and gradients."""
+    """Asserts that `attend`, interpreted or not, has the reference's values and gradients."""
     arguments = arrays(case)
     ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=interpret))(arguments)
     theirs = jax.jit(lambda a: output_and_grads(reference.attend, a, case.geometry))(arguments)

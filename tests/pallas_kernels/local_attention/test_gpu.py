@@ -28,7 +28,7 @@ def test_real_sizes_lower_for_cuda_forward_and_backward(case):
 
 
 def _check_compiles(case: Case, kind: str, dtype) -> None:
-    """The compiler refuses what shared memory cannot hold. Nothing may be kept but statistics."""
+    """Compiles, which fails beyond shared memory, and checks that only statistics are kept."""
     arguments = case.arguments(1, dtype)
     compiled = aot.compile_for_gpu(_both(case), *arguments, kind=kind)
     # The cotangent of this test and two statistics a query.

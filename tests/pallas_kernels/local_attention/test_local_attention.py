@@ -19,7 +19,7 @@ def test_a_window_wider_than_the_grid_is_full_attention(implementation):
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
-def test_extra_keys_alone_join_full_attention(implementation):
+def test_extra_keys_join_full_attention(implementation):
     query, key, value, extra_key, extra_value = (_normal(seed, 6) for seed in range(5))
     mask = jnp.array([[True] * 6, [True, False] * 3])
     out = local_attention(
@@ -81,7 +81,7 @@ _FEW = np.zeros((1, 9, 2, 4), np.float32)
         ({"implementation": "cuda"}, "forms of a kernel are reference, xla, tpu, gpu"),
     ],
 )
-def test_a_wrong_argument_is_one_sentence(change, message):
+def test_wrong_arguments_are_refused(change, message):
     arguments = {"query": _QUERY, "key": _QUERY, "value": _QUERY, "grid": (6, 6), "window": (3, 3)}
     with pytest.raises(ValueError, match=message) as error:
         local_attention(**arguments | change)
@@ -90,17 +90,17 @@ def test_a_wrong_argument_is_one_sentence(change, message):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the platform of this test is a CPU")
 class TestSelection:
-    def test_the_platform_picks(self, monkeypatch):
+    def test_the_platform_chooses_the_implementation(self, monkeypatch):
         monkeypatch.delenv(dispatch.VARIABLE, raising=False)
         assert dispatch.select(None) == "xla"
 
-    def test_the_variable_picks_where_the_caller_does_not(self, monkeypatch):
+    def test_the_variable_chooses_if_the_caller_does_not(self, monkeypatch):
         monkeypatch.setenv(dispatch.VARIABLE, "reference")
         assert dispatch.select(None) == "reference"
         assert dispatch.select("xla") == "xla"
 
     @pytest.mark.parametrize("implementation", ["tpu", "gpu"])
-    def test_a_form_that_does_not_run_here_is_refused(self, implementation, monkeypatch):
+    def test_an_implementation_that_does_not_run_here_is_refused(self, implementation, monkeypatch):
         with pytest.raises(ValueError, match=f"implementation is '{implementation}', but JAX runs on cpu"):
             dispatch.select(implementation)
         monkeypatch.setenv(dispatch.VARIABLE, implementation)

@@ -1,4 +1,4 @@
-"""The kernels run on an NVIDIA GPU: `python -m pytest -m gpu`."""
+"""The kernels on an NVIDIA GPU: `python -m pytest -m gpu`."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ small = pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 
 
 @small
-def test_values_and_gradients_are_the_references(case):
+def test_values_and_gradients_equal_the_reference_s(case):
     with jax.default_matmul_precision("highest"):
         check_against_reference(gpu.attend, case, interpret=False, atol=5e-5)
 

@@ -1,4 +1,4 @@
-"""The kernels for TPU and for GPU against the reference, interpreted on a CPU."""
+"""The TPU and GPU kernels in interpret mode against the reference."""
 
 import dataclasses
 
@@ -23,13 +23,13 @@ many = pytest.mark.parametrize("kernels", SMALL_STEPS, ids=["gpu", "tpu"])
 
 @pytest.fixture
 def small_steps(kernels, monkeypatch):
-    """Small grids take several programs, parts or steps, so that halos and overhangs are met."""
+    """Settings that split small grids into several programs, so that halos and overhangs occur."""
     monkeypatch.setattr(kernels, "settings", lambda *_: SMALL_STEPS[kernels])
     monkeypatch.setattr(gpu, "_PART", 48)
 
 
 @many
-def test_two_windows_and_text_in_one_softmax_have_the_references_values_and_gradients(kernels, small_steps):
+def test_two_windows_and_text_in_one_softmax_equal_the_reference(kernels, small_steps):
     check_against_reference(kernels.attend, SUPERRES)
 
 
@@ -41,7 +41,7 @@ def test_two_windows_and_text_in_one_softmax_have_the_references_values_and_grad
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(case=cases())
-def test_values_and_gradients_are_the_references(kernels, small_steps, case):
+def test_values_and_gradients_equal_the_reference_s(kernels, small_steps, case):
     check_against_reference(kernels.attend, case)
 
 
@@ -51,12 +51,12 @@ def test_values_and_gradients_are_the_references(kernels, small_steps, case):
     max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @hypothesis.given(case=cases())
-def test_values_and_gradients_are_the_references_for_many_shapes(kernels, small_steps, case):
+def test_values_and_gradients_equal_the_reference_s_for_many_shapes(kernels, small_steps, case):
     check_against_reference(kernels.attend, case)
 
 
 @many
-def test_bfloat16_keeps_its_type_and_sums_in_float32(kernels):
+def test_bfloat16_is_kept_with_sums_in_float32(kernels):
     check_bfloat16(kernels.attend, dataclasses.replace(SUPERRES, dim=32))
 
 

@@ -1,4 +1,4 @@
-"""What is seen, written out by hand: a query of zeros spreads its weight evenly over all that it sees."""
+"""Windows written out by hand: a query of zeros attends equally to all keys that it sees."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from pallas_kernels.local_attention.reference import attend
 
 
 def _seen(grid, *windows, extra_mask=None):
-    """For each query, the places it sees, counted through all windows and then the extra keys."""
+    """Indices of the keys that each query sees, through all windows and then the extra keys."""
     geometry = Geometry(grid, tuple(make_window("window", grid, *window) for window in windows))
     sizes = [window.tokens for window in geometry.windows]
     extra = 0 if extra_mask is None else len(extra_mask)
     total = sum(sizes) + extra
-    one_hot = jnp.eye(total)[None, :, None]  # each value names its own place
+    one_hot = jnp.eye(total)[None, :, None]  # each value is the one-hot code of its position
     ends = np.cumsum([0, *sizes, extra])
     *values, extra_value = (one_hot[:, a:b] for a, b in zip(ends, ends[1:]))
     query = jnp.zeros((1, geometry.tokens, 1, total))
@@ -34,12 +34,12 @@ def test_a_window_on_a_plane_has_a_height_and_a_width():
     assert seen == [{0, 4}, {1, 5}, {2, 6}, {3, 7}] * 2
 
 
-def test_causal_leaves_the_query_itself_and_what_precedes_it():
+def test_a_causal_window_keeps_the_query_itself_and_earlier_positions():
     seen = _seen((2, 3), ((3, 3), None, True))
     assert seen == [{0}, {0, 1}, {1, 2}, {0, 1, 3}, {0, 1, 2, 3, 4}, {1, 2, 4, 5}]
 
 
-def test_a_coarser_key_grid_is_seen_around_the_place_divided_and_rounded_down():
+def test_a_window_on_a_coarser_key_grid_is_centred_on_the_divided_position():
     assert _seen((6,), ((1,), (3,))) == [{0}, {0}, {1}, {1}, {2}, {2}]
     assert _seen((6,), ((3,), (3,))) == [{0, 1}, {0, 1}, {0, 1, 2}, {0, 1, 2}, {1, 2}, {1, 2}]
 

@@ -18,7 +18,7 @@ def _compile(case: Case, topology: str, dtype) -> aot.Compiled:
 
 
 def _check_fits(case: Case, topology: str, dtype) -> None:
-    """The compiler refuses what VMEM cannot hold. HBM must hold less than one array of all pairs' scores.
+    """Compiles, which fails beyond VMEM, and checks that HBM holds less than the scores of all pairs.
 
     Dense attention makes three of them, forward and backward.
     """
@@ -50,7 +50,7 @@ def test_every_size_compiles_for_every_tpu(case, topology, dtype):
 
 @needs_libtpu
 @pytest.mark.slow
-def test_a_large_grid_takes_a_small_part_of_the_memory_of_all_pairs():
+def test_memory_of_a_large_grid_is_far_below_that_of_all_pairs():
     case = BY_NAME["128x128, window 9x9"]
     all_scores = 4 * case.heads * case.geometry.tokens**2
     assert _compile(case, "v5e", jnp.bfloat16).temporary_bytes < all_scores / 25

@@ -17,7 +17,7 @@ from pallas_kernels.local_attention.xla_tiling import choose_tiles
 
 @st.composite
 def problems(draw):
-    """A geometry, whether there are extra keys, and a tile size; at most about 200 queries."""
+    """Draws a geometry of at most about 200 queries, whether there are extra keys, and a tile size."""
     axes = draw(st.integers(1, 3))
     odd = st.sampled_from([1, 3, 5, 9])
     grid, factors, windows = [], [], []
@@ -46,13 +46,15 @@ def _arrays(geometry, extra, batch=2, heads=2, dim=4, dtype=jnp.float32):
 
     query = normal(geometry.tokens)
     key, value = (tuple(normal(window.tokens) for window in geometry.windows) for _ in "kv")
-    mask = jnp.asarray(np.arange(3) <= np.arange(batch)[:, None])  # a row sees one extra key, the next two
+    mask = jnp.asarray(
+        np.arange(3) <= np.arange(batch)[:, None]
+    )  # row 0 sees one extra key, row 1 two, and so on
     return query, key, value, (normal(3), normal(3), mask) if extra else None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _output_and_grads(attend, arrays, geometry, tile=None):
-    """The output, and the gradients of query, keys, values and extra keys for some cotangent."""
+    """Output, and gradients of query, keys, values and extra keys for some cotangent."""
     *arrays, extra = arrays
     mask = None if extra is None else extra[2]
 
@@ -61,7 +63,7 @@ def _output_and_grads(attend, arrays, geometry, tile=None):
 
     with pytest.MonkeyPatch.context() as patch:
         if tile is not None:  # several tiles, and padding, in small grids
-            patch.setattr(xla, "_MOST_TOKENS", tile)
+            patch.setattr(xla, "_MAX_TOKENS", tile)
         out, pull_back = jax.vjp(function, *arrays, () if extra is None else extra[:2])
         cotangent = jnp.cos(jnp.arange(out.size)).astype(jnp.bfloat16)  # the same numbers in either type
         return out, pull_back(cotangent.astype(out.dtype).reshape(out.shape))
@@ -79,14 +81,14 @@ def _check_against_reference(problem):
 
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 @hypothesis.given(problems())
-def test_values_and_gradients_are_the_references(problem):
+def test_values_and_gradients_equal_the_reference_s(problem):
     _check_against_reference(problem)
 
 
 @pytest.mark.slow
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(problems())
-def test_values_and_gradients_are_the_references_in_many_more_draws(problem):
+def test_values_and_gradients_equal_the_reference_s_for_many_random_problems(problem):
     _check_against_reference(problem)
 
 
@@ -106,7 +108,7 @@ def test_gradients_agree_with_finite_differences():
     check_grads(function, (query, key, value, extra_key, extra_value), order=1, modes=["rev"], rtol=2e-2)
 
 
-def test_bfloat16_keeps_its_type_and_sums_in_float32():
+def test_bfloat16_is_kept_with_sums_in_float32():
     geometry = _superres()
     narrow = _arrays(geometry, True, dim=32, dtype=jnp.bfloat16)
     wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), narrow)
@@ -118,7 +120,7 @@ def test_bfloat16_keeps_its_type_and_sums_in_float32():
         np.testing.assert_allclose(np.float32(a), b, rtol=2**-7, atol=2**-6)
 
 
-def test_large_scores_stay_finite():
+def test_large_scores_give_finite_results():
     geometry = _superres()
     query, key, value, extra = _arrays(geometry, True)
     out, grads = _output_and_grads(xla.attend, (100 * query, key, value, extra), geometry)
@@ -127,7 +129,7 @@ def test_large_scores_stay_finite():
     assert float(jnp.abs(out).max()) <= largest * 1.001
 
 
-def test_memory_grows_with_the_tokens_and_stays_far_below_all_pairs():
+def test_memory_is_far_below_that_of_all_pairs_and_grows_linearly_with_tokens():
     def temporary_bytes(side):
         geometry = Geometry((side, side), (make_window("window", (side, side), (9, 9)),))
         compiled = _output_and_grads.lower(xla.attend, _arrays(geometry, False, batch=1), geometry).compile()
@@ -140,9 +142,9 @@ def test_memory_grows_with_the_tokens_and_stays_far_below_all_pairs():
 
 
 @pytest.mark.parametrize("grid", [(1,), (7,), (60, 60), (61, 5), (10, 20, 20), (64, 64)])
-def test_tiles_cover_the_grid_and_little_more(grid):
+def test_tiles_cover_the_grid_with_little_overhang(grid):
     geometry = Geometry(grid, (make_window("window", grid, (9,) * len(grid)),))
-    tiles = choose_tiles(geometry, extra=0, most_tokens=256)
+    tiles = choose_tiles(geometry, extra=0, max_tokens=256)
     covered = [size * count for size, count in zip(tiles.sizes, tiles.counts)]
     assert all(0 <= n - places < count for n, places, count in zip(covered, grid, tiles.counts))
     assert math.prod(tiles.sizes) <= 256

@@ -1,4 +1,4 @@
-"""The generator against published vectors, JAX's own Threefry, and the distributions it should have."""
+"""The generator against published vectors, JAX's Threefry and the expected distributions."""
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,12 @@ def words(key, counter):
         ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
     ],
 )
-def test_published_vectors(key, counter, expected):
+def test_threefry_gives_the_published_vectors(key, counter, expected):
     assert words(key, counter) == expected
 
 
-def test_words_are_those_of_jax():
-    """JAX's partitionable Threefry: element i of an array has the counter (0, i), its words xored."""
+def test_threefry_gives_the_words_of_jax():
+    """In JAX's partitionable Threefry, element i of an array has counter (0, i) and xors its words."""
     key = jax.random.key(7)
     with jax.threefry_partitionable(True):
         bits = jax.random.bits(key, (1000,), jnp.uint32)
@@ -41,7 +41,7 @@ def test_words_are_those_of_jax():
     np.testing.assert_array_equal(x ^ y, bits)
 
 
-def test_an_entry_is_the_word_of_its_own_counter():
+def test_each_entry_uses_the_word_of_its_own_counter():
     rows, vocab = 3, 600  # not a multiple of the 256 entries that a vector of counters serves
     seed = seed_words(jax.random.key(1, impl="rbg"))
     noise = noise_of(seed, rows, vocab)

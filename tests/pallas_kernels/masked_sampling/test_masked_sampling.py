@@ -1,4 +1,4 @@
-"""Every form of the kernel against logits, noise and argmax written out in NumPy."""
+"""All implementations against logits, noise and argmax in NumPy."""
 
 import functools
 
@@ -23,7 +23,7 @@ def inputs(batch=2, n=3, width=16, vocab=600, dtype=jnp.float32, seed=0):
 
 
 def by_hand(hidden, table, bias, key, temperature, guidance=None, uncond=None):
-    """In float64, with the guidance on the logits."""
+    """NumPy in float64, with guidance applied to the logits."""
     hidden, table, bias = (np.asarray(x, np.float64) for x in (hidden, table, bias))
     logits = hidden @ table.T + bias
     if uncond is not None:
@@ -51,7 +51,7 @@ def draw(hidden, table, bias, key, temperature, guidance=None, uncond=None, form
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("vocab", [11, 2100])
-def test_draws_the_tokens_and_log_probs_of_the_definition(form, vocab):
+def test_tokens_and_log_probs_follow_the_definition(form, vocab):
     hidden, _, table, bias = inputs(vocab=vocab)
     for seed, temperature in [(0, 1.0), (1, 0.3), (2, 4.0)]:
         key = jax.random.key(seed)
@@ -62,21 +62,21 @@ def test_draws_the_tokens_and_log_probs_of_the_definition(form, vocab):
 
 
 @pytest.mark.parametrize("guidance", [2.5, np.array([0.0, 3.0], np.float32)])
-def test_guidance_is_that_of_the_logits_whatever_the_scale_s_shape(guidance):
+def test_guidance_equals_that_of_the_logits_for_any_shape_of_the_scale(guidance):
     hidden, uncond, table, bias = inputs()
     key = jax.random.key(4)
     got = draw(hidden, table, bias, key, 0.8, guidance, uncond)
     check(got, by_hand(hidden, table, bias, key, 0.8, guidance, uncond))
 
 
-def test_logits_that_are_there_give_the_same_draw():
+def test_materialized_logits_give_the_same_samples():
     hidden, _, table, bias = inputs(vocab=600)
     key = jax.random.key(5)
     got = jax.jit(sample_logits)(hidden @ table.T + bias, key, temperature=0.7)
     check(got, by_hand(hidden, table, bias, key, 0.7))
 
 
-def test_a_sample_s_draw_does_not_hang_on_the_batch_and_the_key_s_kind_is_free():
+def test_a_sample_does_not_depend_on_the_batch_and_keys_of_any_kind_work():
     hidden, _, table, bias = inputs(batch=3)
     key = jax.random.key(6, impl="rbg")
     token, log_prob = draw(hidden, table, bias, key, 1.0)
@@ -97,7 +97,7 @@ def test_temperature_zero_is_greedy():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"guidance": 1.0}, "given by half"),
+        ({"guidance": 1.0}, "pass both or neither"),
         ({"guidance": 1.0, "uncond_hidden": jnp.zeros((1, 3, 16))}, "give both passes the same shape"),
         ({"hidden": jnp.zeros((2, 3, 8))}, r"hidden has shape \(2, 3, 8\) and table \(600, 16\)"),
         ({"bias": jnp.zeros(599)}, r"the table of 600 codes needs \(600,\)"),

@@ -1,4 +1,4 @@
-"""The kernel run on an NVIDIA GPU: `python -m pytest -m gpu`."""
+"""The kernel on an NVIDIA GPU: `python -m pytest -m gpu`."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ def _draws(rows, width, vocab, dtype):
 
 
 @pytest.mark.parametrize("rows, width, vocab", [(140, 24, 1100), (64, 64, 512), (3, 130, 11)])
-def test_draws_the_reference_s_tokens(rows, width, vocab):
+def test_the_tokens_equal_the_reference_s(rows, width, vocab):
     (token, log_prob), (expected, expected_log_prob) = _draws(rows, width, vocab, jnp.float32)
     np.testing.assert_array_equal(token, expected)
     np.testing.assert_allclose(log_prob, expected_log_prob, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("width, vocab", [(1024, 8192), (2048, 20_000)])
-def test_real_sizes_differ_from_the_reference_in_near_ties_alone(width, vocab):
+def test_real_sizes_differ_from_the_reference_only_in_near_ties(width, vocab):
     (token, log_prob), (expected, expected_log_prob) = _draws(16 * 256, width, vocab, jnp.bfloat16)
     same = np.asarray(token) == np.asarray(expected)
     assert same.mean() > 0.995

@@ -1,4 +1,4 @@
-"""The Pallas forms interpreted, compiled for TPUs that are not there, and lowered for CUDA."""
+"""The Pallas kernels interpreted, compiled ahead of time for TPUs, and lowered for CUDA."""
 
 import functools
 import os
@@ -48,7 +48,7 @@ def shapes(rows, width, vocab, dtype):
         pytest.param(3, 130, 11, jnp.float32, marks=pytest.mark.slow),
     ],
 )
-def test_draws_the_reference_s_tokens(form, rows, width, vocab, dtype):
+def test_the_tokens_equal_the_reference_s(form, rows, width, vocab, dtype):
     arrays = inputs(rows, width, vocab, dtype)
     seed, temperature = jnp.array([3, 5], jnp.uint32), jnp.float32(0.7)
     token, log_prob = jax.jit(functools.partial(FORMS[form], interpret=True))(*arrays, seed, temperature)
@@ -75,7 +75,7 @@ def test_compiles_for_tpu_without_logits(topology, rows, width, vocab, dtype):
 
 
 @needs_libtpu
-def test_compiles_for_four_chips_whose_rows_are_split():
+def test_compiles_for_four_chips_with_sharded_rows():
     mesh = Mesh(np.array(aot.devices("v5e")).reshape(2, 2), ("data", "tensor"))
     with jax.set_mesh(mesh):
         arguments = [
@@ -104,7 +104,7 @@ print("split over", jax.device_count())
 
 
 @pytest.mark.slow
-def test_four_devices_draw_the_tokens_of_one():
+def test_four_devices_sample_the_same_tokens_as_one():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-c", SPLIT],
