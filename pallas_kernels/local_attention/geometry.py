@@ -76,7 +76,7 @@ def make_window(
     grid, window = tuple(grid), tuple(window)
     key_grid = grid if key_grid is None else tuple(key_grid)
     if not 1 <= len(grid) <= 3 or min(grid) < 1:
-        raise ValueError(f"grid is {grid}, but it has one to three axes of at least one place each.")
+        raise ValueError(f"grid is {grid}, but it has one to three axes of at least one position each.")
     if not len(grid) == len(window) == len(key_grid):
         raise ValueError(
             f"{name} {show(window)} on a key grid {show(key_grid)} does not fit the grid {show(grid)}: "
@@ -84,9 +84,9 @@ def make_window(
         )
     if any(extent < 1 or extent % 2 == 0 for extent in window):
         raise ValueError(
-            f"{name} is {show(window)}, but it is centred on a place: use odd sizes of at least one."
+            f"{name} is {show(window)}, but it is centred on a position: use odd sizes of at least one."
         )
-    if any(keys < 1 or places % keys for places, keys in zip(grid, key_grid)):
+    if any(keys < 1 or positions % keys for positions, keys in zip(grid, key_grid)):
         raise ValueError(
             f"The key grid {show(key_grid)} of {name} does not divide the grid {show(grid)}: "
             "each axis of the grid is a whole multiple of the keys'."
@@ -99,6 +99,6 @@ def make_window(
     return Window(
         grid=key_grid,
         extents=tuple(min(extent, 2 * keys - 1) for extent, keys in zip(window, key_grid)),
-        factor=tuple(places // keys for places, keys in zip(grid, key_grid)),
+        factor=tuple(positions // keys for positions, keys in zip(grid, key_grid)),
         causal=causal,
     )

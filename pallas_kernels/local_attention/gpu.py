@@ -33,7 +33,7 @@ from pallas_kernels.local_attention.pallas_tiling import (
     box_starts,
     find_tiling,
     inside,
-    places_in,
+    positions_in,
     power_tiles,
     raster,
     three_axes,
@@ -128,11 +128,11 @@ def _step(tiling: Tiling) -> list[Array]:
 
 def _tile(tiling: Tiling) -> list[Array]:
     starts = [i * size for i, size in zip(_step(tiling), tiling.tile)]
-    return places_in(jnp.arange(math.prod(tiling.tile)), starts, tiling.tile)
+    return positions_in(jnp.arange(math.prod(tiling.tile)), starts, tiling.tile)
 
 
-def _along(axis: int, places: list[Array]) -> list[Array]:
-    return [jnp.expand_dims(place, 1 - axis) for place in places]
+def _along(axis: int, positions: list[Array]) -> list[Array]:
+    return [jnp.expand_dims(position, 1 - axis) for position in positions]
 
 
 def _walk_keys(tiling: Tiling, box, window: Window) -> _Walk:
@@ -141,7 +141,7 @@ def _walk_keys(tiling: Tiling, box, window: Window) -> _Walk:
     starts, sizes = box_starts(box, _step(tiling)), box_sizes(box)
 
     def locate(numbers):
-        keys = places_in(numbers, starts, sizes)
+        keys = positions_in(numbers, starts, sizes)
         return raster(keys, grid), inside(keys, grid), visible(window, queries, _along(1, keys), "keys")
 
     return _Walk(window.tokens, math.prod(sizes), locate)
@@ -153,7 +153,7 @@ def _walk_queries(tiling: Tiling, box, window: Window, grid: Axes) -> _Walk:
     starts, sizes = box_starts(box, _step(tiling)), box_sizes(box)
 
     def locate(numbers):
-        queries = places_in(numbers, starts, sizes)
+        queries = positions_in(numbers, starts, sizes)
         seen = visible(window, _along(1, queries), keys, "queries")
         return raster(queries, grid), inside(queries, grid), seen
 
@@ -266,17 +266,17 @@ def _key_kernel(
 
     For extra keys, a program computes the contribution of its part of the queries.
     """
-    places = _tile(tiling)
+    positions = _tile(tiling)
     tokens, heads, dim = shape
     keys = outs = _Rows(tokens, heads, dim, pl.program_id(1))
     queries = dataclasses.replace(keys, tokens=math.prod(grid))
     if window is None:
-        where = places[2], places[2] < tokens
+        where = positions[2], positions[2] < tokens
         outs = dataclasses.replace(keys, head=keys.head + pl.program_id(2) * pl.num_programs(1))
-        walk = _walk_part(_load_mask(mask_ref, keys.head, heads, places[2], tokens), queries.tokens)
+        walk = _walk_part(_load_mask(mask_ref, keys.head, heads, positions[2], tokens), queries.tokens)
     else:
         sizes = three_axes(window.grid)
-        where = raster(places, sizes), inside(places, sizes)
+        where = raster(positions, sizes), inside(positions, sizes)
         walk = _walk_queries(tiling, tiling.boxes[0], window, three_axes(grid))
     key, value = (keys.load(ref, *where) for ref in (key_ref, value_ref))
     scale = dim**-0.5

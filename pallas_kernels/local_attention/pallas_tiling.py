@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int
 from pallas_kernels.local_attention.geometry import Window
 
 Axes = tuple[int, ...]  # three sizes
-Places = Sequence[Int[Array, "..."]]  # three coordinates of positions
+Positions = Sequence[Int[Array, "..."]]  # three coordinates of positions
 Scalar = Any  # an integer, traced or not
 
 _STEP = 2**15  # fixed cost of a step of the launch grid, in scores
@@ -70,7 +70,9 @@ class Tiling:
         return tuple(t * n for t, n in zip(self.tile, self.counts))
 
 
-def _span(tile: int, count: int, places: int, radius: int, factor: int, transposed: bool, align: int) -> Span:
+def _span(
+    tile: int, count: int, positions: int, radius: int, factor: int, transposed: bool, align: int
+) -> Span:
     if transposed:
         left, step, divisor, need = factor * radius, factor * tile, 1, factor * (tile + 2 * radius)
     else:
@@ -78,32 +80,32 @@ def _span(tile: int, count: int, places: int, radius: int, factor: int, transpos
         left, step, divisor, need = radius, tile, factor, centres + 2 * radius
     slack = max(i * step // divisor % align for i in range(count))
     size = round_up(need + slack, align)
-    whole = round_up(places, align)
+    whole = round_up(positions, align)
     if whole <= size:
         return Span(0, whole, whole, 0, 1, 1)
     last = (count - 1) * step // divisor // align * align
-    return Span(left, size, max(last + size, left + places), step, divisor, align)
+    return Span(left, size, max(last + size, left + positions), step, divisor, align)
 
 
 def equal_tiles(grid: tuple[int, ...], align: int) -> tuple[Axes, ...]:
     """Tiles that cut each axis into equal parts; the last size is a multiple of `align`."""
 
-    def sizes(places: int, multiple: int) -> list[int]:
-        return sorted({round_up(-(-places // parts), multiple) for parts in range(1, places + 1)})
+    def sizes(positions: int, multiple: int) -> list[int]:
+        return sorted({round_up(-(-positions // parts), multiple) for parts in range(1, positions + 1)})
 
     *others, last = three_axes(grid)
-    return tuple(itertools.product(*(sizes(places, 1) for places in others), sizes(last, align)))
+    return tuple(itertools.product(*(sizes(positions, 1) for positions in others), sizes(last, align)))
 
 
-def power_tiles(grid: tuple[int, ...], places: int) -> tuple[Axes, ...]:
-    """Tiles of `places` positions, whose sizes are powers of two; so is `places`."""
+def power_tiles(grid: tuple[int, ...], positions: int) -> tuple[Axes, ...]:
+    """Tiles of `positions` positions, whose sizes are powers of two; so is `positions`."""
     first, second, _ = (1 << (size - 1).bit_length() for size in three_axes(grid))
-    powers = [1 << i for i in range(places.bit_length())]
+    powers = [1 << i for i in range(positions.bit_length())]
     return tuple(
-        (a, b, places // (a * b))
+        (a, b, positions // (a * b))
         for a in powers
         for b in powers
-        if a <= first and b <= second and a * b <= places
+        if a <= first and b <= second and a * b <= positions
     )
 
 
@@ -147,10 +149,10 @@ def find_tiling(
 def _box(tile: Axes, counts: Axes, window: Window, transposed: bool, align: int) -> tuple[Span, ...]:
     keys, radii = three_axes(window.grid), three_axes(window.radii, 0)
     factors = three_axes(window.factor)
-    places = _finer(keys, factors) if transposed else keys
+    positions = _finer(keys, factors) if transposed else keys
     return tuple(
         _span(*sizes, transposed, align if axis == 2 else 1)
-        for axis, sizes in enumerate(zip(tile, counts, places, radii, factors))
+        for axis, sizes in enumerate(zip(tile, counts, positions, radii, factors))
     )
 
 
@@ -168,7 +170,7 @@ def box_sizes(box: Sequence[Span]) -> Axes:
     return tuple(span.size for span in box)
 
 
-def places_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) -> list[Array]:
+def positions_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) -> list[Array]:
     """Positions with the raster indices `flat` in a box; indices past its end give positions far outside."""
     rest = lax.rem(flat, sizes[1] * sizes[2])
     offsets = lax.div(flat, sizes[1] * sizes[2]), lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
@@ -176,24 +178,26 @@ def places_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes) ->
     return [jnp.where(flat < math.prod(sizes), first, _FAR), second, third]
 
 
-def raster(places: Places, grid: Axes) -> Int[Array, "..."]:
+def raster(positions: Positions, grid: Axes) -> Int[Array, "..."]:
     """Raster indices of positions over `grid`."""
-    return (places[0] * grid[1] + places[1]) * grid[2] + places[2]
+    return (positions[0] * grid[1] + positions[1]) * grid[2] + positions[2]
 
 
-def inside(places: Places, grid: Axes) -> Bool[Array, "..."]:
+def inside(positions: Positions, grid: Axes) -> Bool[Array, "..."]:
     """True for positions inside `grid`."""
-    return functools.reduce(jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(places, grid)])
+    return functools.reduce(jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(positions, grid)])
 
 
-def visible(window: Window, queries: Places, keys: Places, boxed: str) -> Bool[Array, "..."]:
+def visible(window: Window, queries: Positions, keys: Positions, boxed: str) -> Bool[Array, "..."]:
     """Mask of the keys that each query sees; queries and keys broadcast against each other.
 
     The side named by `boxed`, "keys" or "queries", may overhang its grid: positions outside are masked. The
     caller must drop positions of the other side that overhang.
     """
     grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
-    centres = [lax.div(place, factor) if factor > 1 else place for place, factor in zip(queries, factors)]
+    centres = [
+        lax.div(position, factor) if factor > 1 else position for position, factor in zip(queries, factors)
+    ]
     columns = {"queries": centres[2], "keys": keys[2]}
     within = inside(keys, grid) if boxed == "keys" else inside(queries, _finer(grid, factors))
     columns[boxed] = jnp.where(within, columns[boxed], _FAR)  # saves a comparison per pair

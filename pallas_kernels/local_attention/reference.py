@@ -15,8 +15,8 @@ Extra = tuple[Array, Array, Array]  # key and value (batch, extra, heads, dim), 
 def visible(grid: tuple[int, ...], window: Window) -> Bool[np.ndarray, "tokens keys"]:
     """Mask of the keys that each query sees, both in raster order."""
     mask = np.zeros((int(np.prod(grid)), window.tokens), bool)
-    for q, place in enumerate(itertools.product(*map(range, grid))):
-        centre = [i // f for i, f in zip(place, window.factor)]
+    for q, position in enumerate(itertools.product(*map(range, grid))):
+        centre = [i // f for i, f in zip(position, window.factor)]
         for k, key_place in enumerate(itertools.product(*map(range, window.grid))):
             near = all(abs(j - c) <= r for j, c, r in zip(key_place, centre, window.radii))
             mask[q, k] = near and not (window.causal and k > q)

@@ -32,7 +32,7 @@ from pallas_kernels.local_attention.pallas_tiling import (
     box_starts,
     equal_tiles,
     find_tiling,
-    places_in,
+    positions_in,
     round_up,
     three_axes,
     visible,
@@ -76,12 +76,12 @@ def _numbers(sizes: Axes, axis: int) -> Array:
     return lax.broadcasted_iota(jnp.int32, (count, 1) if axis == 0 else (1, count), axis)
 
 
-def _tile_places(step: Sequence[Scalar], tile: Axes, axis: int) -> list[Array]:
-    return places_in(_numbers(tile, axis), [i * size for i, size in zip(step, tile)], tile)
+def _tile_positions(step: Sequence[Scalar], tile: Axes, axis: int) -> list[Array]:
+    return positions_in(_numbers(tile, axis), [i * size for i, size in zip(step, tile)], tile)
 
 
-def _box_places(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> list[Array]:
-    return places_in(_numbers(box_sizes(box), axis), box_starts(box, step), box_sizes(box))
+def _box_positions(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> list[Array]:
+    return positions_in(_numbers(box_sizes(box), axis), box_starts(box, step), box_sizes(box))
 
 
 def _rows(ref) -> Array:
@@ -92,11 +92,11 @@ def _rows(ref) -> Array:
 def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: Geometry) -> list[Array]:
     """Scaled scores of the tile with each box, then with the extra keys; masked ones are `NEGATIVE`."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
-    queries = _tile_places(step, tiling.tile, 0)
+    queries = _tile_positions(step, tiling.tile, 0)
     scale = query.shape[-1] ** -0.5
     scores = []
     for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes):
-        keys = _box_places(step, box, 1)
+        keys = _box_positions(step, box, 1)
         dots = product(query, _rows(ref), ROWS_BY_ROWS) * scale
         scores.append(jnp.where(visible(window, queries, keys, "keys"), dots, NEGATIVE))
     if extra_refs is not None:
@@ -157,7 +157,7 @@ def _key_kernel(
     """Gradients of a tile of keys and values, from the box of queries that see it."""
     step = [pl.program_id(axis) for axis in (1, 2, 3)]
     (box,) = tiling.boxes
-    queries, keys = _box_places(step, box, 0), _tile_places(step, tiling.tile, 1)
+    queries, keys = _box_positions(step, box, 0), _tile_positions(step, tiling.tile, 1)
     query, key, grad = _rows(query_ref), _rows(key_ref), _rows(grad_ref)
     scores = product(query, key, ROWS_BY_ROWS) * query.shape[-1] ** -0.5
     scores = jnp.where(visible(window, queries, keys, "queries"), scores, NEGATIVE)

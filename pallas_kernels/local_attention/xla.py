@@ -3,7 +3,7 @@
 The keys of a tile are the box around it in each window, followed by the extra keys; attention within a tile
 is dense under a mask. The work is therefore plain batched matrix products, which suit CPUs best, and only the
 scores of one tile are in memory. The backward pass scans over the tiles again, recomputes the weights from
-the log-sum-exp and adds the gradients of each box in place.
+the log-sum-exp and adds the gradients of each box in position.
 """
 
 import functools

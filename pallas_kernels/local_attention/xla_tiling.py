@@ -28,7 +28,7 @@ class Tiles:
     @property
     def counts(self) -> tuple[int, ...]:
         """Number of tiles along each axis."""
-        return tuple(-(-places // size) for places, size in zip(self.grid, self.sizes))
+        return tuple(-(-positions // size) for positions, size in zip(self.grid, self.sizes))
 
     def _rearrange(self, x: Array, split: bool) -> Array:
         names = "xyz"[: len(self.grid)]
@@ -40,7 +40,8 @@ class Tiles:
     def split(self, x: Float[Array, "batch tokens heads dim"]) -> Float[Array, "tiles batch heads tile dim"]:
         """Splits tokens into tiles, with zeros beyond the grid."""
         beyond = [
-            (0, size * count - places) for places, size, count in zip(self.grid, self.sizes, self.counts)
+            (0, size * count - positions)
+            for positions, size, count in zip(self.grid, self.sizes, self.counts)
         ]
         x = x.reshape(x.shape[0], *self.grid, *x.shape[2:])
         return self._rearrange(jnp.pad(x, [(0, 0), *beyond, (0, 0), (0, 0)]), split=True)
@@ -133,6 +134,8 @@ def choose_tiles(geometry: Geometry, extra: int, max_tokens: int) -> Tiles:
         seen = extra + sum(Halo(window, tiles).tokens for window in geometry.windows)
         return math.prod(tiles.counts) * seen * (math.prod(tiles.sizes) + _MOVE)
 
-    lengths = (sorted({-(-places // count) for count in range(1, places + 1)}) for places in geometry.grid)
+    lengths = (
+        sorted({-(-positions // count) for count in range(1, positions + 1)}) for positions in geometry.grid
+    )
     options = (Tiles(geometry.grid, sizes) for sizes in itertools.product(*lengths))
     return min((tiles for tiles in options if math.prod(tiles.sizes) <= max_tokens), key=work)

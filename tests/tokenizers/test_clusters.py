@@ -34,5 +34,5 @@ def test_clusters_are_only_read_for_their_own_codebook(tmp_path):
 
 
 def test_more_clusters_than_codes_are_refused():
-    with pytest.raises(ValueError, match="60 clusters of 60 codes"):
+    with pytest.raises(ValueError, match="num_clusters is 60, but 60 codes allow 1 to 59"):
         cluster_codebook(CODEBOOK, 60)

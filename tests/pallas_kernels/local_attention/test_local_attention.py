@@ -75,10 +75,10 @@ _FEW = np.zeros((1, 9, 2, 4), np.float32)
         ({"key_grid": (3, 3), "key": _FEW, "value": _FEW, "causal": True}, "drop causal or the key grid"),
         ({"coarse": LocalKeys(_FEW, _FEW, (3, 3), (2, 3))}, r"coarse\.window is 2x3"),
         ({"coarse": LocalKeys(_FEW, _FEW, (2, 3), (3, 3))}, r"coarse\.key has shape"),
-        ({"extra_key": _FEW}, "pass extra_key and extra_value, or neither"),
+        ({"extra_key": _FEW}, "pass both or neither"),
         ({"extra_key": _FEW, "extra_value": _QUERY}, "extra_value has shape"),
         ({"extra_key": _FEW, "extra_value": _FEW, "extra_mask": np.ones((1, 9))}, "extra_mask is float64"),
-        ({"implementation": "cuda"}, "forms of a kernel are reference, xla, tpu, gpu"),
+        ({"implementation": "cuda"}, "must be one of reference, xla, tpu, gpu"),
     ],
 )
 def test_wrong_arguments_are_refused(change, message):
