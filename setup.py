@@ -54,7 +54,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # Not experiments and configs, which run from a checkout: as installed packages their names would be too common.
+    # experiments and configs run from a checkout: as installed packages their names would be too common.
     packages=find_packages(include=["muse_jax*", "pallas_kernels*"]),
     package_data={
         "muse_jax": ["checkpoints/*/*", "data/icons/left_out.txt", "py.typed"],

@@ -1,9 +1,14 @@
 """What `import muse_jax` offers."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType, ModuleType
+
+import muse_jax
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,3 +47,17 @@ def test_no_module_defines_a_name_twice():
                 if isinstance(target, ast.Name) and not isinstance(node, ast.AugAssign | ast.For):
                     assert target.id not in seen, f"{path} assigns {target.id} twice"
                     seen.add(target.id)
+
+
+def test_public_names_are_documented():
+    packages = [info.name for info in pkgutil.walk_packages(muse_jax.__path__, "muse_jax.") if info.ispkg]
+    for package in map(importlib.import_module, ["muse_jax", *packages]):
+        assert package.__doc__, package.__name__
+        for name in set(getattr(package, "__all__", ())) - {"__version__"}:
+            value = getattr(package, name)
+            if isinstance(
+                value, type | FunctionType | ModuleType
+            ):  # aliases of types say it where they are defined
+                # A dataclass without a docstring gets its signature as one.
+                document = (value.__doc__ or "").removeprefix(value.__name__ + "(")
+                assert document == value.__doc__, f"{package.__name__}.{name} has no docstring"
