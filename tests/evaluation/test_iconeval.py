@@ -1,6 +1,7 @@
 """IconEval: right on real compositions, wrong as soon as one attribute of the image is changed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from scipy import ndimage
 from muse_jax.data.icons import BACKGROUNDS, FOREGROUNDS, compose
 from muse_jax.data.icons.compose import Mask
 from muse_jax.data.icons.palette import BACKGROUNDS_FOR, PARTNERS_FOR
+from muse_jax.evaluation.evaluators import Context, make_evaluator
 from muse_jax.evaluation.icon_measures import measure
 from muse_jax.evaluation.iconeval import icon_eval, sample_records, score_image
 from muse_jax.media.image import resize
+from muse_jax.sharding.partitioning import one_device_mesh
 
 
 def mask(name):
@@ -134,3 +137,50 @@ def test_measures_are_right_on_the_real_data():
         records = sample_records(split, 200, 0, "data")
         scores = icon_eval([record["image"] for record in records], records)
         assert min(value for name, value in scores.items() if name != "images") >= 0.97, (split, scores)
+
+
+class Task:
+    """Generates the real image of each caption, upside down if asked."""
+
+    traced = False
+
+    def __init__(self, records, flipped=False):
+        self.records, self.flipped = records, flipped
+
+    def eval_loader(self, split):
+        for start in range(0, len(self.records), 4):
+            index = np.arange(start, start + 4)
+            yield {"index": index % len(self.records), "example_mask": index < len(self.records)}
+
+    def sample(self, params, frozen, batch, key):
+        images = np.stack([self.records[index]["image"] for index in batch["index"]])
+        return images[:, ::-1] if self.flipped else images
+
+
+def evaluate(monkeypatch, records, source="icons", **options):
+    monkeypatch.setattr("muse_jax.evaluation.iconeval.load_source", lambda *_: records)
+    data = SimpleNamespace(source=source, data_dir="", eval_split="test")
+    task = Task(records, options.pop("flipped", False))
+    context = Context(task, SimpleNamespace(data=data, eval_every=0, task="base"), one_device_mesh())
+    return make_evaluator("iconeval", options, context)({}, {})
+
+
+def test_the_evaluator_scores_the_first_images_that_have_attributes(monkeypatch, records):
+    drawings = [{"kind": "art", "image": np.zeros_like(records[0]["image"])}] * 3
+    some = [*drawings, *records[:18]]
+    report = evaluate(monkeypatch, some, images=15)
+    expected = icon_eval([record["image"] for record in records[:15]], records[:15])
+    assert report.details["splits"]["test"] == expected and expected["images"] == 15
+    assert report.scores == {f"test/{name}": value for name, value in expected.items() if name != "images"}
+    flipped = evaluate(monkeypatch, some, images=15, flipped=True)
+    assert flipped.scores["test/all"] < report.scores["test/all"]
+    assert flipped.scores["test/background"] == report.scores["test/background"]
+
+
+def test_the_evaluator_refuses_other_data_and_too_many_images(monkeypatch, records):
+    with pytest.raises(
+        ValueError, match="measures the data source 'icons', but config.data.source is 'emoji'"
+    ):
+        evaluate(monkeypatch, records[:4], source="emoji")
+    with pytest.raises(ValueError, match="test has 4 images in one colour"):
+        evaluate(monkeypatch, records[:4], images=5)
