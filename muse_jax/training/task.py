@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from muse_jax.checkpointing.source import RunSource
 from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader
 from muse_jax.data.loader import Tokenize
+from muse_jax.media import Modality
+from muse_jax.media.image import ImageModality
 from muse_jax.sampling.params import SamplingParams
 from muse_jax.sharding.partitioning import process_rows
 from muse_jax.system import find_system
@@ -145,14 +147,24 @@ class Task:
             source = load_source(data.source, split, data.get("data_dir"))
         options = {
             "batch_size": data.batch_size,
-            "image_size": data.image_size,
-            "encoder_tokenize": self.tokenize,
+            "modalities": self.modalities(augment),
             "augment": augment,
+            "encoder_tokenize": self.tokenize,
             "workers": data.workers,
             "seed": seed,
             "rows": rows,
         }
         return make_loader(source, **{**options, **changes})
+
+    def modalities(self, augment: str) -> Mapping[str, Modality]:
+        """How the fields of records become arrays of one shape. Default: images of `config.data.image_size`.
+
+        A task on video or audio overrides it, and `batch_shapes` with it.
+
+        Args:
+          augment: `config.data.augment` for training, "none" for evaluation.
+        """
+        return {"image": ImageModality(self.config.data.image_size, augment)}
 
     def check_features(self, source: PrecomputedSource) -> None:
         """Refuses stored features that are not those that the config describes."""
