@@ -36,12 +36,13 @@ class ScoreSums:
         # Split i has the places from i * total // SPLITS on.
         split = ((place + 1) * SPLITS - 1) // total
         member = (split == jnp.arange(SPLITS)[:, None]) & mask
-        with jax.enable_x64(True):
-            x, rows = logits.astype(jnp.float64), member.astype(jnp.float64)
-            log_p = jax.nn.log_softmax(x, axis=-1)
-            p = jnp.exp(log_p)
+        log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        p = jnp.exp(log_p)
+        entropy = jnp.sum(p * log_p, axis=-1)
+        with jax.enable_x64(True):  # sums only: TPUs emulate float64
+            rows, p, entropy = (x.astype(jnp.float64) for x in (member, p, entropy))
             probabilities = split_pair(join_pair(self.probabilities) + rows @ p)
-            entropies = split_pair(join_pair(self.entropies) + rows @ jnp.sum(p * log_p, axis=-1))
+            entropies = split_pair(join_pair(self.entropies) + rows @ entropy)
         return ScoreSums(self.count + jnp.sum(member, axis=1), probabilities, entropies)
 
     def score(self) -> tuple[float, float]:
