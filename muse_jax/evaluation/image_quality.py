@@ -13,8 +13,17 @@ def psnr(
 ) -> Float[Array, " batch"]:
     """Peak signal-to-noise ratio of each pair of uint8 images, in dB; 100 for equal images."""
     _check_pair(images, targets)
-    error = jnp.mean((images.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2, axis=(1, 2, 3))
-    return 10 * jnp.log10(255.0**2 / jnp.maximum(error, 255.0**2 * 1e-10))
+    return peak_signal_to_noise(images.astype(jnp.float32), targets.astype(jnp.float32), 255.0)
+
+
+def peak_signal_to_noise(
+    images: Float[Array, "batch height width channels"],
+    targets: Float[Array, "batch height width channels"],
+    peak: float,
+) -> Float[Array, " batch"]:
+    """Peak signal-to-noise ratio of each pair in dB, for values in a range of width `peak`; at most 100."""
+    error = jnp.mean((images - targets) ** 2, axis=(1, 2, 3))
+    return 10 * jnp.log10(peak**2 / jnp.maximum(error, peak**2 * 1e-10))
 
 
 def ssim(

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from muse_jax.checkpointing.source import RunSource, Source, open_source
+from muse_jax.evaluation.image_quality import peak_signal_to_noise
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.sharding.partitioning import current_mesh, replicated
@@ -164,7 +165,7 @@ class VQGANTask(Task):
                 generator, discriminator = losses()
             terms |= {"adversarial": generator, "discriminator": discriminator}
             loss += weights["adversarial"] * generator + discriminator
-        return loss, {**terms, **metrics, "psnr": jnp.mean(psnr(reconstruction, images))}
+        return loss, {**terms, **metrics, "psnr": jnp.mean(psnr_of(reconstruction, images))}
 
     def after_update(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array) -> Any:
         """Restarts dead codes every `restart_every` steps; the optimizer's moments are kept."""
@@ -213,7 +214,7 @@ class VQGANTask(Task):
 
         size, groups = self.vqgan.codebook_size, self.vqgan.groups
         scores = {
-            "psnr": psnr(reconstruction, images),
+            "psnr": psnr_of(reconstruction, images),
             "perceptual": each(self.perceptual),
             "lpips": each(self.lpips),
             "histogram": jax.vmap(lambda ids: code_histogram(ids, size, groups))(quantized.ids),
@@ -266,7 +267,6 @@ class VQGANDecoderTask(VQGANTask):
         return {**super().frozen_shapes(), "generator": generator}
 
 
-def psnr(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
-    """Peak signal-to-noise ratio of each image in dB, for values in [-1, 1]."""
-    error = jnp.mean((jnp.clip(reconstruction, -1, 1) - images) ** 2, axis=(1, 2, 3))
-    return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
+def psnr_of(reconstruction: Float[Array, "b h w 3"], images: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
+    """Peak signal-to-noise ratio of each reconstruction, clipped to [-1, 1], in dB."""
+    return peak_signal_to_noise(jnp.clip(reconstruction, -1, 1), images, 2.0)

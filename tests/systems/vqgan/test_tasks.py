@@ -13,7 +13,7 @@ from muse_jax.media.image import to_unit_range
 from muse_jax.sharding.partitioning import one_device_mesh
 from muse_jax.system import make_task
 from muse_jax.systems.vqgan import tasks as vqgan
-from muse_jax.systems.vqgan.tasks import psnr
+from muse_jax.systems.vqgan.tasks import psnr_of
 from muse_jax.tokenizers.quantizer import code_histogram, squared_distances
 from muse_jax.training import validate_config
 from muse_jax.training.state import create_state
@@ -189,7 +189,7 @@ def test_the_discriminator_learns_from_its_start_step_on(probed):
 
 def test_psnr_of_a_known_error():
     x = jnp.zeros((2, 4, 4, 3))
-    np.testing.assert_allclose(psnr(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
+    np.testing.assert_allclose(psnr_of(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
 
 
 def test_usage_is_of_the_whole_split_and_not_of_a_batch(image_folder):
