@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from muse_jax.sampling.params import LoparSampling, MaskedSampling, TokenSampling, check_fraction
+from muse_jax.sampling.params import LoparSampling, MaskedSampling, TokenSampling, check_fraction, static
 from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 
 NOT_STEPS = (0, -1, 1.0, True, "3", None)
@@ -104,3 +104,8 @@ def test_a_section_of_a_config_has_lists_and_may_lack_keys():
 def test_an_unknown_key_of_a_section_is_refused_by_its_name():
     with pytest.raises(ValueError, match="sampling has the unknown key 'steps': it may have .*'num_steps'"):
         MaskedSampling.from_mapping({"temperature": 1.0, "steps": 3})
+
+
+def test_a_static_field_has_its_default_and_is_no_leaf():
+    field = static(3)
+    assert field.default == 3 and field.metadata["pytree_node"] is False

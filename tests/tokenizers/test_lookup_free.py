@@ -111,6 +111,13 @@ def test_lfq_takes_signs_and_pulls_vectors_towards_them():
     np.testing.assert_allclose(gradient, weights, atol=1e-6)
 
 
+def test_lfq_s_entropy_loss_has_its_temperature_and_its_usage_is_of_all_codes():
+    module, low = LookupFreeQuantizer(4, 16, entropy_temperature=0.7), -jnp.abs(vectors())  # one code
+    quantized = module.apply({}, low)
+    np.testing.assert_allclose(quantized.entropy_loss, bit_entropy_loss(low.reshape(-1, 4), 0.7), rtol=1e-6)
+    np.testing.assert_allclose(quantized.usage, 1 / 16)
+
+
 def test_zero_is_the_lower_bit_of_lfq():
     module = LookupFreeQuantizer(4, 16)
     quantized = module.apply({}, jnp.zeros((1, 4)))

@@ -55,6 +55,7 @@ def test_the_distance_of_each_example_is_its_own_sum_over_stages():
                 b, ..., 0
             ].size
     np.testing.assert_allclose(perceptual_distance(maps, targets), expected, rtol=1e-4)
+    np.testing.assert_array_equal(perceptual_distance([0 * maps[0]], [0 * maps[0]]), np.zeros(2))
 
 
 def test_weights_are_those_that_the_taps_need():

@@ -144,6 +144,7 @@ def test_select_takes_each_sample_from_the_kind_that_is_drawn_for_it():
         image_to_text(VOCABULARY, WORDS, MASK, CODES),
     )
     chosen = select(jnp.array([1, 0, 1]), kinds)
+    assert chosen.loss.dtype == bool
     for b, kind in enumerate([1, 0, 1]):
         np.testing.assert_array_equal(chosen.ranks[b], kinds[kind].ranks[b])
         np.testing.assert_array_equal(chosen.labels[b], kinds[kind].labels[b])
