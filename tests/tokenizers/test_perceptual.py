@@ -99,3 +99,5 @@ def test_a_gradient_step_lowers_the_loss_and_gradients_of_a_white_image_are_fini
 def test_unequal_shapes_are_refused():
     with pytest.raises(ValueError, match="share one"):
         perceptual_loss({}, jnp.zeros((1, 32, 32, 3)), jnp.zeros((2, 32, 32, 3)))
+    with pytest.raises(ValueError, match="share one"):
+        perceptual_loss({}, jnp.zeros((32, 32, 3)), jnp.zeros((32, 32, 3)))

@@ -30,6 +30,9 @@ def test_schedule_is_linear_then_half_a_cosine():
     for step in range(4, 21):
         cosine = 0.5 * (1 + math.cos(math.pi * (step - 4) / 16))
         assert float(schedule(step)) == pytest.approx(0.01 * cosine, abs=1e-8)
+    assert float(schedule(25)) == pytest.approx(0, abs=1e-8)  # it stays at the end
+    last = make_schedule({**OPTIM, "decay": "cosine"}, total_steps=5)  # one step after warmup
+    assert float(last(5)) == pytest.approx(0, abs=1e-8)
 
 
 def test_a_constant_schedule_works_with_and_without_warmup():
