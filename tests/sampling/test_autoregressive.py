@@ -170,7 +170,7 @@ def test_sampling_by_cluster_takes_all_clusters_unless_told_how_many():
 
 def test_clusters_of_another_codebook_are_refused():
     sampling = Sampling(clusters=jnp.zeros(5, jnp.int32), num_clusters=1)
-    with pytest.raises(ValueError, match="a codebook with 5 codes, but 7 can be drawn here"):
+    with pytest.raises(ValueError, match="a codebook with 5 codes, but 7 can be sampled here"):
         sampling(jax.random.key(0), jnp.zeros((2, VOCAB)))
 
 

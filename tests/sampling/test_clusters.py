@@ -62,5 +62,5 @@ def test_leading_axes_are_kept_and_trailing_clusters_may_be_empty():
 
 def test_clusters_of_another_codebook_are_refused():
     sampling = Sampling(clusters=jnp.asarray(OF_CODE), num_clusters=4)
-    with pytest.raises(ValueError, match="clusters are of a codebook with 7 codes, but 9 can be drawn"):
+    with pytest.raises(ValueError, match="clusters are of a codebook with 7 codes, but 9 can be sampled"):
         sampling(jax.random.key(0), jnp.zeros((1, 9)))
