@@ -105,7 +105,7 @@ def compare(root: Path) -> None:
         others = [other for other in names if other != name]
         resumed = [half(root / other, root / f"{other}_in_{name}", steps // 2) for other in others]
         launch(LAYOUTS[name], [f"{directory}:{steps // 2 + AFTER}" for directory in resumed])
-        for other, directory in zip(others, resumed):
+        for other, directory in zip(others, resumed, strict=True):
             found = losses(directory)
             if set(found) != set(range(steps // 2 + 1, steps // 2 + AFTER + 1)):
                 raise ValueError(
@@ -157,7 +157,7 @@ def launch(layout: Layout, runs: list[str]) -> None:
                 if layout.processes > 1
                 else ("", "", "")
             )
-            environment = {**common, **dict(zip(distributed.EXPLICIT, joined))}
+            environment = {**common, **dict(zip(distributed.EXPLICIT, joined, strict=True))}
             # Files: a pipe that is full while another process is waited for would stop all of them.
             said = open_files.enter_context(tempfile.TemporaryFile("w+"))
             processes.append(

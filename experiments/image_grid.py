@@ -77,7 +77,7 @@ def captioned_grid(
     size = (2 * MARGIN + columns * cell_width - GAP, 2 * MARGIN + rows * cell_height - GAP + legend_height)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (image, text) in enumerate(zip(images, texts)):
+    for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         row, column = divmod(index, columns)
         x, y = MARGIN + column * cell_width, MARGIN + row * cell_height
         sheet.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS), (x, y))

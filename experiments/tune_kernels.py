@@ -37,7 +37,7 @@ def candidates(platform: str) -> Iterable[tuning.Settings]:
         return [{"scores": 2**power} for power in range(15, 21)]
     names = ("tile", "chunk", "warps", "stages")
     choices = itertools.product((32, 64, 128), (32, 64, 128), (2, 4, 8), (1, 2, 3))
-    return [dict(zip(names, choice)) for choice in choices]
+    return [dict(zip(names, choice, strict=True)) for choice in choices]
 
 
 def make_step(attend: Step, case: Case, kernel: str, **options: Any) -> Step:

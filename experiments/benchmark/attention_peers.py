@@ -29,7 +29,7 @@ def dense_mask(case: Case) -> np.ndarray:
 def _window_mask(grid: tuple[int, ...], window: Window) -> np.ndarray:
     axes = len(grid)
     mask = np.ones((1,) * (2 * axes), bool)
-    for axis, (places, keys) in enumerate(zip(grid, window.grid)):
+    for axis, (places, keys) in enumerate(zip(grid, window.grid, strict=True)):
         distance = np.abs(np.arange(keys) - (np.arange(places) // window.factor[axis])[:, None])
         near = distance <= window.radii[axis]
         others = tuple(i for i in range(2 * axes) if i not in (axis, axes + axis))

@@ -119,7 +119,7 @@ def random_arguments(case: Case, dtype: Any) -> list[Any]:
         tree,
         [
             jnp.ones(x.shape, x.dtype) if x.dtype == bool else jax.random.normal(key, x.shape, x.dtype)
-            for key, x in zip(keys, leaves)
+            for key, x in zip(keys, leaves, strict=True)
         ],
     )
     return [*arrays, jnp.asarray(peers.dense_mask(case)), cotangent]

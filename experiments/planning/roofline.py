@@ -62,7 +62,7 @@ def group_bandwidth(chip: Chip, kind: str, sides: Sequence[int], spanned: Sequen
     if chip.dimensions == 0:
         return _node_bandwidth(chip, kind, *spanned)
     links = 0
-    for side, places in zip(sides, spanned):
+    for side, places in zip(sides, spanned, strict=False):
         if places > 1:
             links += 2 if places == side and side % chip.ring == 0 and side > 2 else 1
     return max(1, links) * chip.link
@@ -88,7 +88,7 @@ def _node_bandwidth(chip: Chip, kind: str, nodes: int, each: int) -> float:
 
 def spanned_places(coordinates: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """How many different places the devices of a group take along each dimension of the torus."""
-    return tuple(len(set(places)) for places in zip(*coordinates))
+    return tuple(len(set(places)) for places in zip(*coordinates, strict=True))
 
 
 def roofline(

@@ -94,7 +94,7 @@ def _in_batches(
             # The last batch repeats an image, so that all batches share one compilation.
             padded = chosen + chosen[-1:] * (batch_size - len(chosen))
             result = np.asarray(function(params, np.stack([images[i] for i in padded])), np.float32)
-            for index, row in zip(chosen, result):
+            for index, row in zip(chosen, result, strict=False):
                 rows[index] = row
             done += len(chosen)
             if progress is not None:

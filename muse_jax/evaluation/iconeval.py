@@ -59,7 +59,7 @@ class IconEval(Evaluator):
         records: list[dict[str, Any]] = []
         count, seed = self.options["images"], self.options["seed"]
         for batch in generate_images(self._sample, self.context, params, frozen, split, sys.maxsize, seed):
-            for index, image in zip(*batch):
+            for index, image in zip(*batch, strict=True):
                 record = source[int(index)]
                 if record["kind"] != "art" and len(records) < count:
                     images.append(image)
@@ -118,7 +118,7 @@ def icon_eval(
     """
     if len(images) != len(records) or not len(images):
         raise ValueError(f"{len(images)} images of {len(records)} records: give one image for each record.")
-    scores = [score_image(image, record) for image, record in zip(images, records)]
+    scores = [score_image(image, record) for image, record in zip(images, records, strict=True)]
     shares = {
         name: float(np.mean([score[name] for score in scores if name in score]))
         for name in ATTRIBUTES

@@ -88,7 +88,7 @@ class Retrieval(Evaluator):
         batches = generate_images(
             self._sample, self.context, params, frozen, split, self.options["pairs"], seed
         )
-        indices, images = zip(*batches)
+        indices, images = zip(*batches, strict=True)
         rows = [gallery.rows[split, int(index)] for index in np.concatenate(indices)]
         return np.array(rows), np.concatenate(images)
 

@@ -27,7 +27,7 @@ class Sheet:
             return
         products = features @ self._real.T
         distances = np.sum(features**2, axis=1) + np.min(self._norms - 2 * products, axis=1)
-        for image, distance in zip(images, distances):
+        for image, distance in zip(images, distances, strict=True):
             self._ranked.append((float(distance), self._count, image))
             self._count += 1
         self._ranked.sort(key=lambda entry: entry[:2])

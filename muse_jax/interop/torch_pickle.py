@@ -105,7 +105,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, 
         raise ValueError(f"it holds a tensor of impossible size {size}, stride {stride}, offset {offset}")
     if 0 in size:
         return np.zeros(size, data.dtype)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if last >= data.size:
         raise ValueError(
             f"it holds a tensor of size {size} that reaches past its storage of {data.size} values"

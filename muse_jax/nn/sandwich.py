@@ -82,7 +82,9 @@ class SandwichLayer(nn.Module):
 
         qkv = tuple(own[name].split(before(x)) for name, x in zip(self.streams, xs, strict=True))
         outs, kept = attend(qkv, memory, shared)
-        xs = tuple(x + drop(after(own[name].join(y))) for name, x, y in zip(self.streams, xs, outs))
+        xs = tuple(
+            x + drop(after(own[name].join(y))) for name, x, y in zip(self.streams, xs, outs, strict=True)
+        )
         xs = tuple(x + drop(mlp_after(mlp(mlp_before(x)))) for x in xs)
         return tuple(constrain(x, ("batch", None, None)) for x in xs), kept
 

@@ -30,7 +30,10 @@ def _cells(start: int, stop: int, grid: tuple[int, ...]) -> np.ndarray:
     """Flat positions visited by the points start..stop-1 of the Halton sequence."""
     indices = np.arange(start, stop)
     # A value at a cell's lower edge belongs to that cell, whatever rounding did to it.
-    places = [np.floor(radical_inverse(indices, base) * side + 1e-9) for base, side in zip(BASES, grid)]
+    places = [
+        np.floor(radical_inverse(indices, base) * side + 1e-9)
+        for base, side in zip(BASES, grid, strict=False)
+    ]
     return np.ravel_multi_index(tuple(place.astype(np.int64) for place in places), grid).astype(np.int32)
 
 
@@ -38,7 +41,7 @@ def _cells(start: int, stop: int, grid: tuple[int, ...]) -> np.ndarray:
 def _halton_order(grid: tuple[int, ...]) -> np.ndarray:
     # Any 2^a 3^b 5^c consecutive points put one into each box of the lattice of 2^a x 3^b x 5^c boxes. Boxes
     # of at most half a cell's sides lie inside every cell, so that these points visit all cells.
-    boxes = [base ** math.ceil(math.log(2 * side, base)) for base, side in zip(BASES, grid)]
+    boxes = [base ** math.ceil(math.log(2 * side, base)) for base, side in zip(BASES, grid, strict=False)]
     # The sequence begins at index 1; index 0 is the corner at the origin.
     visited, first = np.unique(_cells(1, math.prod(boxes) + 1, grid), return_index=True)
     order = visited[np.argsort(first)]

@@ -21,7 +21,10 @@ def constrain(x: Shaped[Array, "..."], names: Names) -> Shaped[Array, "..."]:
     if mesh.empty or not nn.get_logical_axis_rules():
         return x
     axes = nn.logical_to_mesh_axes(names) or ()
-    fitting = [axis if axis and size % _parts(axis, mesh) == 0 else None for axis, size in zip(axes, x.shape)]
+    fitting = [
+        axis if axis and size % _parts(axis, mesh) == 0 else None
+        for axis, size in zip(axes, x.shape, strict=False)
+    ]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
 
 

@@ -147,7 +147,8 @@ def _leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
     # An axis that the mesh axis does not divide (a vocabulary with a mask row, say) is not sharded.
     names = nn.logical_to_mesh_axes(leaf.names, rules=RULES) or ()
     fitting = [
-        axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(names, leaf.value.shape)
+        axis if axis and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(names, leaf.value.shape, strict=False)
     ]
     return NamedSharding(mesh, PartitionSpec(*fitting))
 

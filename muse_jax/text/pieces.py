@@ -67,7 +67,7 @@ class TextPieces:
         """
         texts = check_texts(texts)
         sequences = self.processor.encode(texts, out_type=int)
-        for text, pieces in zip(texts, sequences):
+        for text, pieces in zip(texts, sequences, strict=True):
             if len(pieces) > self.max_length:
                 shown = text if len(text) <= 80 else text[:77] + "..."
                 raise ValueError(
@@ -92,7 +92,7 @@ class TextPieces:
     def decode(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
         """Texts of the pieces (batch, length) where `mask` is True; ids beyond the vocabulary are unknown."""
         ids = np.where(np.asarray(ids) < len(self), ids, self.processor.unk_id())
-        rows = [row[there].tolist() for row, there in zip(ids, np.asarray(mask))]
+        rows = [row[there].tolist() for row, there in zip(ids, np.asarray(mask), strict=True)]
         return [str(text) for text in self.processor.decode(rows)] if rows else []
 
 

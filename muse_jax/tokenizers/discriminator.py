@@ -1,5 +1,6 @@
 """StyleGAN2 discriminator (Karras et al. 2020, appendix B), as in MaskGIT's VQGAN, and GAN losses."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ class Discriminator(nn.Module):
     def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, " b"]:
         x = rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
         x = nn.leaky_relu(conv(self.filters[0], 1, self.dtype)(x), 0.2)
-        for width, next_width in zip(self.filters, self.filters[1:]):
+        for width, next_width in itertools.pairwise(self.filters):
             h = nn.leaky_relu(conv(width, 3, self.dtype)(x), 0.2)
             h = nn.leaky_relu(conv(next_width, 3, self.dtype)(blur_downsample(h)), 0.2)
             x = (h + conv(next_width, 1, self.dtype)(blur_downsample(x))) / jnp.sqrt(2.0)

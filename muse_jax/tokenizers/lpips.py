@@ -32,7 +32,7 @@ def lpips(
     network: Any = AlexNet() if name == "alex" else VGG16(stages, dtype)
     maps, target_maps = (network.apply({"params": params[name]}, x) for x in (images, targets))
     distances = []
-    for stage, (a, b) in enumerate(zip(maps, target_maps)):
+    for stage, (a, b) in enumerate(zip(maps, target_maps, strict=True)):
         difference = (_unit(a) - _unit(b)) ** 2
         distances.append(jnp.mean(jnp.sum(difference * params["heads"][str(stage)], -1), (1, 2)))
     return jnp.sum(jnp.stack(distances), axis=0)

@@ -23,7 +23,10 @@ def perceptual_distance(maps: list[Array], target_maps: list[Array]) -> Float[Ar
 
     Each stage adds the mean over space of the squared distance of normalized channels, in [0, 4].
     """
-    stages = [jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2)) for a, b in zip(maps, target_maps)]
+    stages = [
+        jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, -1), (1, 2))
+        for a, b in zip(maps, target_maps, strict=True)
+    ]
     return jnp.sum(jnp.stack(stages), axis=0)
 
 

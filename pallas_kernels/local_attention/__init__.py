@@ -79,7 +79,7 @@ def local_attention(
         keys.append(coarse.key)
         values.append(coarse.value)
     geometry = Geometry(tuple(grid), tuple(windows))
-    for prefix, one, k, v in zip(("", "coarse."), windows, keys, values):
+    for prefix, one, k, v in zip(("", "coarse."), windows, keys, values, strict=False):
         expected = (query.shape[0], one.tokens, *query.shape[2:])
         _check(k, f"{prefix}key", expected, query, f"key grid {show(one.grid)}")
         _check(v, f"{prefix}value", expected, query, f"key grid {show(one.grid)}")

@@ -86,7 +86,7 @@ def make_window(
         raise ValueError(
             f"{name} is {show(window)}, but it is centred on a position: use odd sizes of at least one."
         )
-    if any(keys < 1 or positions % keys for positions, keys in zip(grid, key_grid)):
+    if any(keys < 1 or positions % keys for positions, keys in zip(grid, key_grid, strict=True)):
         raise ValueError(
             f"The key grid {show(key_grid)} of {name} does not divide the grid {show(grid)}: "
             "each axis of the grid is a whole multiple of the keys'."
@@ -98,7 +98,7 @@ def make_window(
         )
     return Window(
         grid=key_grid,
-        extents=tuple(min(extent, 2 * keys - 1) for extent, keys in zip(window, key_grid)),
-        factor=tuple(positions // keys for positions, keys in zip(grid, key_grid)),
+        extents=tuple(min(extent, 2 * keys - 1) for extent, keys in zip(window, key_grid, strict=True)),
+        factor=tuple(positions // keys for positions, keys in zip(grid, key_grid, strict=True)),
         causal=causal,
     )

@@ -127,7 +127,7 @@ def _step(tiling: Tiling) -> list[Array]:
 
 
 def _tile(tiling: Tiling) -> list[Array]:
-    starts = [i * size for i, size in zip(_step(tiling), tiling.tile)]
+    starts = [i * size for i, size in zip(_step(tiling), tiling.tile, strict=True)]
     return positions_in(jnp.arange(math.prod(tiling.tile)), starts, tiling.tile)
 
 
@@ -206,10 +206,13 @@ class _Plan:
 
     def fold_keys(self, key_refs, value_refs, mask_ref, visit: Callable, carry):
         """Folds `carry = visit(key, value, seen, carry)` over the keys of all windows and the extra keys."""
-        walks = [_walk_keys(self.tiling, b, w) for b, w in zip(self.tiling.boxes, self.geometry.windows)]
+        walks = [
+            _walk_keys(self.tiling, b, w)
+            for b, w in zip(self.tiling.boxes, self.geometry.windows, strict=True)
+        ]
         if mask_ref is not None:
             walks.append(_walk_extra(mask_ref, self.rows(self.extra)))
-        for refs, walk in zip(zip(key_refs, value_refs), walks):
+        for refs, walk in zip(zip(key_refs, value_refs, strict=True), walks, strict=True):
             load = functools.partial(_load_and_visit, visit, refs, self.rows(walk.tokens))
             carry = walk.fold(self.chunk, load, carry)
         return carry
@@ -350,8 +353,8 @@ def _backward(geometry: Geometry, interpret: bool, residuals, grad):
     def key_grads(key, value, mask, window):
         return _key_grads(key, value, mask, by_queries, geometry, window, blocks, interpret)
 
-    pairs = [key_grads(k, v, None, w) for k, v, w in zip(keys, values, geometry.windows)]
-    key_out, value_out = zip(*pairs)
+    pairs = [key_grads(k, v, None, w) for k, v, w in zip(keys, values, geometry.windows, strict=True)]
+    key_out, value_out = zip(*pairs, strict=True)
     extra_grads = None
     if extra is not None:
         extra_grads = *key_grads(extra[0], extra[1], arrays[3], None), jnp.zeros_like(extra[2])

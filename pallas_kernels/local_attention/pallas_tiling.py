@@ -67,7 +67,7 @@ class Tiling:
     @property
     def padded(self) -> Axes:
         """Sizes of the tiled grid, overhang included."""
-        return tuple(t * n for t, n in zip(self.tile, self.counts))
+        return tuple(t * n for t, n in zip(self.tile, self.counts, strict=True))
 
 
 def _span(
@@ -134,7 +134,7 @@ def find_tiling(
     own = three_axes(grid)
     best: tuple[tuple[float, int], Tiling] | None = None
     for tile in tiles:
-        counts = tuple(-(-n // t) for n, t in zip(own, tile))
+        counts = tuple(-(-n // t) for n, t in zip(own, tile, strict=True))
         boxes = tuple(_box(tile, counts, window, transposed, align) for window in windows)
         columns = sum(round_up(math.prod(s.size for s in box), _LANES) for box in boxes) + extra
         scores = math.prod(tile) * columns
@@ -152,17 +152,17 @@ def _box(tile: Axes, counts: Axes, window: Window, transposed: bool, align: int)
     positions = _finer(keys, factors) if transposed else keys
     return tuple(
         _span(*sizes, transposed, align if axis == 2 else 1)
-        for axis, sizes in enumerate(zip(tile, counts, positions, radii, factors))
+        for axis, sizes in enumerate(zip(tile, counts, positions, radii, factors, strict=True))
     )
 
 
 def _finer(grid: Axes, factors: Axes) -> Axes:
-    return tuple(size * factor for size, factor in zip(grid, factors))
+    return tuple(size * factor for size, factor in zip(grid, factors, strict=True))
 
 
 def box_starts(box: Sequence[Span], step: Sequence[Scalar]) -> list[Scalar]:
     """Start of the box of the tile `step`, in coordinates of the grid."""
-    return [span.start(i) - span.left for span, i in zip(box, step)]
+    return [span.start(i) - span.left for span, i in zip(box, step, strict=True)]
 
 
 def box_sizes(box: Sequence[Span]) -> Axes:
@@ -174,7 +174,7 @@ def positions_in(flat: Int[Array, "..."], starts: Sequence[Scalar], sizes: Axes)
     """Positions with the raster indices `flat` in a box; indices past its end give positions far outside."""
     rest = lax.rem(flat, sizes[1] * sizes[2])
     offsets = lax.div(flat, sizes[1] * sizes[2]), lax.div(rest, sizes[2]), lax.rem(rest, sizes[2])
-    first, second, third = (start + offset for start, offset in zip(starts, offsets))
+    first, second, third = (start + offset for start, offset in zip(starts, offsets, strict=True))
     return [jnp.where(flat < math.prod(sizes), first, _FAR), second, third]
 
 
@@ -185,7 +185,9 @@ def raster(positions: Positions, grid: Axes) -> Int[Array, "..."]:
 
 def inside(positions: Positions, grid: Axes) -> Bool[Array, "..."]:
     """True for positions inside `grid`."""
-    return functools.reduce(jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(positions, grid)])
+    return functools.reduce(
+        jnp.logical_and, [(p >= 0) & (p < size) for p, size in zip(positions, grid, strict=True)]
+    )
 
 
 def visible(window: Window, queries: Positions, keys: Positions, boxed: str) -> Bool[Array, "..."]:
@@ -196,7 +198,8 @@ def visible(window: Window, queries: Positions, keys: Positions, boxed: str) -> 
     """
     grid, radii, factors = three_axes(window.grid), three_axes(window.radii, 0), three_axes(window.factor)
     centres = [
-        lax.div(position, factor) if factor > 1 else position for position, factor in zip(queries, factors)
+        lax.div(position, factor) if factor > 1 else position
+        for position, factor in zip(queries, factors, strict=True)
     ]
     columns = {"queries": centres[2], "keys": keys[2]}
     within = inside(keys, grid) if boxed == "keys" else inside(queries, _finer(grid, factors))

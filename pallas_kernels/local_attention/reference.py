@@ -16,9 +16,9 @@ def visible(grid: tuple[int, ...], window: Window) -> Bool[np.ndarray, "tokens k
     """Mask of the keys that each query sees, both in raster order."""
     mask = np.zeros((int(np.prod(grid)), window.tokens), bool)
     for q, position in enumerate(itertools.product(*map(range, grid))):
-        centre = [i // f for i, f in zip(position, window.factor)]
+        centre = [i // f for i, f in zip(position, window.factor, strict=True)]
         for k, key_place in enumerate(itertools.product(*map(range, window.grid))):
-            near = all(abs(j - c) <= r for j, c, r in zip(key_place, centre, window.radii))
+            near = all(abs(j - c) <= r for j, c, r in zip(key_place, centre, window.radii, strict=True))
             mask[q, k] = near and not (window.causal and k > q)
     return mask
 

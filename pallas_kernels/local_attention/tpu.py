@@ -77,7 +77,7 @@ def _numbers(sizes: Axes, axis: int) -> Array:
 
 
 def _tile_positions(step: Sequence[Scalar], tile: Axes, axis: int) -> list[Array]:
-    return positions_in(_numbers(tile, axis), [i * size for i, size in zip(step, tile)], tile)
+    return positions_in(_numbers(tile, axis), [i * size for i, size in zip(step, tile, strict=True)], tile)
 
 
 def _box_positions(step: Sequence[Scalar], box: tuple[Span, ...], axis: int) -> list[Array]:
@@ -95,7 +95,7 @@ def _tile_scores(query: Array, key_refs, extra_refs, tiling: Tiling, geometry: G
     queries = _tile_positions(step, tiling.tile, 0)
     scale = query.shape[-1] ** -0.5
     scores = []
-    for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes):
+    for ref, window, box in zip(key_refs, geometry.windows, tiling.boxes, strict=True):
         keys = _box_positions(step, box, 1)
         dots = product(query, _rows(ref), ROWS_BY_ROWS) * scale
         scores.append(jnp.where(visible(window, queries, keys, "keys"), dots, NEGATIVE))
@@ -111,7 +111,7 @@ def _forward_kernel(query_ref, key_refs, value_refs, extra_refs, out_ref, lse_re
     top = functools.reduce(jnp.maximum, [s.max(axis=1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(w.sum(axis=1, keepdims=True) for w in weights)
-    out = sum(product(w.astype(v.dtype), v, COLUMNS_BY_ROWS) for w, v in zip(weights, values))
+    out = sum(product(w.astype(v.dtype), v, COLUMNS_BY_ROWS) for w, v in zip(weights, values, strict=True))
     out_ref[...] = jnp.divide(out, total).astype(out_ref.dtype).reshape(out_ref.shape)
     lse_ref[...] = (top + jnp.log(total)).reshape(lse_ref.shape)
 
@@ -126,7 +126,7 @@ def _query_kernel(
     keys = [_rows(ref) for ref in key_refs] + ([] if extra_refs is None else [extra_refs[0][0]])
     values = [_rows(ref) for ref in value_refs] + ([] if extra_refs is None else [extra_refs[1][0]])
     out = jnp.zeros(query.shape, jnp.float32)
-    for s, key, value in zip(scores, keys, values):
+    for s, key, value in zip(scores, keys, values, strict=True):
         weights, slopes = _slopes(s, grad, value, _rows(stats_ref))
         out += product(slopes.astype(key.dtype), key, COLUMNS_BY_ROWS)
     out_ref[...] = out.astype(out_ref.dtype).reshape(out_ref.shape)
@@ -174,7 +174,9 @@ def _tile_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
 def _box_spec(box: tuple[Span, ...], width: int) -> pl.BlockSpec:
     """Overlapping blocks, each of which starts at its span and not at a multiple of its size."""
     shape = tuple(pl.Element(size) for size in (1, *box_sizes(box), width))
-    return pl.BlockSpec(shape, lambda n, *step: (n, *(span.start(i) for span, i in zip(box, step)), 0))
+    return pl.BlockSpec(
+        shape, lambda n, *step: (n, *(span.start(i) for span, i in zip(box, step, strict=True)), 0)
+    )
 
 
 def _extra_specs(extra: Extra | None, heads: int) -> tuple[pl.BlockSpec, ...] | None:
@@ -197,7 +199,7 @@ def _lay_out(x: Array, grid: tuple[int, ...], left: Sequence[int], total: Sequen
     """Lays `(batch, tokens, heads, width)` out as `(batch * heads, *total, width)`, zero-padded."""
     sizes = three_axes(grid)
     x = x.transpose(0, 2, 1, 3).reshape(-1, *sizes, x.shape[-1])
-    pads = [(before, after - before - size) for before, after, size in zip(left, total, sizes)]
+    pads = [(before, after - before - size) for before, after, size in zip(left, total, sizes, strict=True)]
     return jnp.pad(x, [(0, 0), *pads, (0, 0)])
 
 
@@ -250,7 +252,10 @@ def _query_side(query, keys, values, extra, geometry: Geometry, kernel: str):
     specs = (_tile_spec(tiling, width), boxes, boxes, _extra_specs(extra, query.shape[2]))
 
     def around(arrays):
-        return [_lay_out_boxes(x, w.grid, box) for x, w, box in zip(arrays, geometry.windows, tiling.boxes)]
+        return [
+            _lay_out_boxes(x, w.grid, box)
+            for x, w, box in zip(arrays, geometry.windows, tiling.boxes, strict=True)
+        ]
 
     arrays = (
         _lay_out_tiles(query, geometry.grid, tiling), around(keys), around(values), _heads_first(extra)
@@ -284,9 +289,9 @@ def _backward(geometry: Geometry, interpret: bool, residuals, grad):
     query_grad, extra_grads = _query_grads(query, keys, values, extra, grad, stats, geometry, interpret)
     pairs = [
         _key_grads(key, value, query, grad, stats, geometry, window, interpret)
-        for key, value, window in zip(keys, values, geometry.windows)
+        for key, value, window in zip(keys, values, geometry.windows, strict=True)
     ]
-    key_grads, value_grads = zip(*pairs)
+    key_grads, value_grads = zip(*pairs, strict=True)
     return query_grad, key_grads, value_grads, extra_grads
 
 

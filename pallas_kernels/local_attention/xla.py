@@ -44,7 +44,7 @@ class _Problem:
         extra_tokens = 0 if extra is None else extra[0].shape[1]
         self.tiles: Tiles = choose_tiles(geometry, extra_tokens, _MAX_TOKENS)
         self.halos = [Halo(window, self.tiles) for window in geometry.windows]
-        self.pools = [_pool(k, v, w.grid) for k, v, w in zip(keys, values, geometry.windows)]
+        self.pools = [_pool(k, v, w.grid) for k, v, w in zip(keys, values, geometry.windows, strict=True)]
         batch, _, heads, dim = keys[0].shape
         empty = jnp.zeros((batch, 0, heads, dim), keys[0].dtype)
         extra_key, extra_value, self.extra_mask = extra or (empty, empty, jnp.zeros((batch, 0), bool))
@@ -54,9 +54,11 @@ class _Problem:
         """Key and value `(2, batch, heads, seen, dim)` of a tile, their mask, and the starts of the boxes."""
         origin = self.tiles.origin(index)
         starts = [halo.start(origin) for halo in self.halos]
-        boxes = [halo.read(pool, start) for halo, pool, start in zip(self.halos, self.pools, starts)]
+        boxes = [
+            halo.read(pool, start) for halo, pool, start in zip(self.halos, self.pools, starts, strict=True)
+        ]
         near = jnp.concatenate(
-            [halo.visible(origin, start) for halo, start in zip(self.halos, starts)], axis=1
+            [halo.visible(origin, start) for halo, start in zip(self.halos, starts, strict=True)], axis=1
         )
         (batch, extra), (queries, seen) = self.extra_mask.shape, near.shape
         mask = jnp.concatenate(
@@ -71,7 +73,7 @@ class _Problem:
     def add(self, sums: list[Array], grad: Array, starts: list[tuple[Array, ...]]) -> list[Array]:
         """Adds a tile's gradients of keys and values to `sums`, which have the shapes of the pools."""
         parts, first = [], 0
-        for halo, pool, start in zip(self.halos, sums, starts):
+        for halo, pool, start in zip(self.halos, sums[:-1], starts, strict=True):
             parts.append(halo.add(pool, grad[:, :, :, first : first + halo.tokens], start))
             first += halo.tokens
         return [*parts, sums[-1] + grad[:, :, :, first:]]
@@ -142,7 +144,7 @@ def _backward(geometry, residuals, d_out):
     )
     sums, dq = jax.lax.scan(one_tile, zeros, xs)
     *grads, extra_grads = [_unpool(total.astype(dtype)) for total in sums]
-    d_keys, d_values = zip(*grads)
+    d_keys, d_values = zip(*grads, strict=True)
     return tiles.join(dq), d_keys, d_values, None if extra is None else (*extra_grads, None)
 
 

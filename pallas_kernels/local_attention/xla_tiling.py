@@ -28,20 +28,22 @@ class Tiles:
     @property
     def counts(self) -> tuple[int, ...]:
         """Number of tiles along each axis."""
-        return tuple(-(-positions // size) for positions, size in zip(self.grid, self.sizes))
+        return tuple(-(-positions // size) for positions, size in zip(self.grid, self.sizes, strict=True))
 
     def _rearrange(self, x: Array, split: bool) -> Array:
         names = "xyz"[: len(self.grid)]
         whole = "b " + " ".join(f"({a} {a}t)" for a in names) + " h d"
         tiled = f"({' '.join(names)}) b h ({' '.join(a + 't' for a in names)}) d"
-        sizes = dict(zip(names, self.counts)) | {a + "t": size for a, size in zip(names, self.sizes)}
+        sizes = dict(zip(names, self.counts, strict=True)) | {
+            a + "t": size for a, size in zip(names, self.sizes, strict=True)
+        }
         return rearrange(x, f"{whole} -> {tiled}" if split else f"{tiled} -> {whole}", **sizes)
 
     def split(self, x: Float[Array, "batch tokens heads dim"]) -> Float[Array, "tiles batch heads tile dim"]:
         """Splits tokens into tiles, with zeros beyond the grid."""
         beyond = [
             (0, size * count - positions)
-            for positions, size, count in zip(self.grid, self.sizes, self.counts)
+            for positions, size, count in zip(self.grid, self.sizes, self.counts, strict=True)
         ]
         x = x.reshape(x.shape[0], *self.grid, *x.shape[2:])
         return self._rearrange(jnp.pad(x, [(0, 0), *beyond, (0, 0), (0, 0)]), split=True)
@@ -53,7 +55,9 @@ class Tiles:
 
     def origin(self, index: Array) -> tuple[Array, ...]:
         """First position of tile `index`."""
-        return tuple(i * size for i, size in zip(jnp.unravel_index(index, self.counts), self.sizes))
+        return tuple(
+            i * size for i, size in zip(jnp.unravel_index(index, self.counts), self.sizes, strict=True)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Halo:
         window = self.window
         reach = (  # the maximum number of centres of a tile along an axis, plus the window around them
             (size + factor - 2) // factor + extent
-            for size, factor, extent in zip(self.tiles.sizes, window.factor, window.extents)
+            for size, factor, extent in zip(self.tiles.sizes, window.factor, window.extents, strict=True)
         )
         return tuple(map(min, window.grid, reach))
 
@@ -85,8 +89,13 @@ class Halo:
     def start(self, origin: Sequence[Array]) -> tuple[Array, ...]:
         """First position of the box for the tile that starts at `origin`."""
         window = self.window
-        first = (i // factor - radius for i, factor, radius in zip(origin, window.factor, window.radii))
-        return tuple(jnp.clip(i, 0, keys - size) for i, keys, size in zip(first, window.grid, self.sizes))
+        first = (
+            i // factor - radius
+            for i, factor, radius in zip(origin, window.factor, window.radii, strict=True)
+        )
+        return tuple(
+            jnp.clip(i, 0, keys - size) for i, keys, size in zip(first, window.grid, self.sizes, strict=True)
+        )
 
     def read(self, x: Float[Array, "..."], start: Sequence[Array]) -> Float[Array, "..."]:
         """Reads the box from `x`, `(leading, *window.grid, dim)`, as `(leading, box, dim)`."""

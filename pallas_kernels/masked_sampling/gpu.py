@@ -86,7 +86,7 @@ def _kernel(words_ref, temperature_ref, hidden_ref, table_ref, bias_ref, *runnin
 
     steps = part_pairs * LANES // _CODES
     running = jax.lax.fori_loop(0, steps, step, empty((_ROWS,)))
-    for ref, value in zip(running_refs, running):
+    for ref, value in zip(running_refs, running, strict=True):
         ref[...] = value
 
 

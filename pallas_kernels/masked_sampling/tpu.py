@@ -85,7 +85,7 @@ def _kernel(
 
     @pl.when(j == 0)
     def _():
-        for ref, value in zip(running_refs, empty((rows, LANES))):
+        for ref, value in zip(running_refs, empty((rows, LANES)), strict=True):
             ref[...] = value
 
     scaled = (product(hidden_ref[...], table_ref[...]) + bias_ref[...]) / temperature_ref[0]
@@ -97,7 +97,7 @@ def _kernel(
     lane = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
     block = _draw_lanes(words_ref, scaled, row, lane, j * codes)
     running = Running(*(ref[...] for ref in running_refs)).merge(block)
-    for ref, value in zip(running_refs, running):
+    for ref, value in zip(running_refs, running, strict=True):
         ref[...] = value
 
     @pl.when(j == pl.num_programs(1) - 1)

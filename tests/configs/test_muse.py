@@ -1,6 +1,7 @@
 """The paper-size configs: their parameter counts, and that they are configs of the trainer."""
 
 import importlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,9 @@ def tokenizer_size(model):
     encoder = conv(3, 3, first) + sum(map(blocks, [first, *widths], widths))
     encoder += blocks(last, last) + 2 * last + conv(1, last, dim)
     decoder = conv(3, dim, last) + 2 * blocks(last, last)
-    decoder += sum(conv(3, wide, narrow) + blocks(narrow, narrow) for narrow, wide in zip(widths, widths[1:]))
+    decoder += sum(
+        conv(3, wide, narrow) + blocks(narrow, narrow) for narrow, wide in itertools.pairwise(widths)
+    )
     decoder += 2 * first + conv(3, first, 3)
     return encoder + decoder + model.codebook_size * dim
 

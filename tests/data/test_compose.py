@@ -204,7 +204,7 @@ def test_the_loader_draws_one_of_the_captions(built_icons):
     source = load_source("icons", "train", data_dir=built_icons)
     batch = next(make_loader(source, batch_size=8, image_size=64))
     assert batch["image"].shape == (8, 64, 64, 3)
-    for caption, index in zip(batch["caption"], batch["index"]):
+    for caption, index in zip(batch["caption"], batch["index"], strict=True):
         assert caption in source[int(index)]["captions"]
     record, rng = source[0], np.random.default_rng(0)
     assert {CaptionTemplate()(record, rng) for _ in range(60)} == set(record["captions"])

@@ -35,7 +35,7 @@ def take(loader, count=None):
 
 def assert_same(batches, others):
     assert len(batches) == len(others)
-    for batch, other in zip(batches, others):
+    for batch, other in zip(batches, others, strict=True):
         assert batch.keys() == other.keys()
         for key in batch:
             np.testing.assert_array_equal(batch[key], other[key])
@@ -50,7 +50,7 @@ def test_batches_hold_the_records_they_name():
     assert batch["image"].shape == (8, 8, 8, 3) and batch["image"].dtype == np.uint8
     assert batch["index"].dtype == np.int64
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
-    for caption, index in zip(batch["caption"], batch["index"]):
+    for caption, index in zip(batch["caption"], batch["index"], strict=True):
         assert f"shade {index}" in caption
 
 

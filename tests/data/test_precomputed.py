@@ -71,7 +71,7 @@ def test_epochs_shards_and_resumption(name):
     state = json.loads(json.dumps(loader.get_state()))
     restored = make_loader(source, batch_size=4, seed=5)
     restored.set_state(state)
-    for batch, expected in zip(take(restored, 20), batches[6:]):
+    for batch, expected in zip(take(restored, 20), batches[6:], strict=True):
         for key in batch:
             np.testing.assert_array_equal(batch[key], expected[key])
     with pytest.raises(ValueError, match="seed 5, this run has 6"):

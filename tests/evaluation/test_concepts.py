@@ -44,9 +44,9 @@ def test_agrees_with_a_plain_loop_on_random_features():
     names = [f"concept {i % 13}" for i in range(40)]
     wanted = [f"concept {i}" for i in range(9)]
     expected = []
-    for query, name in zip(queries, wanted):
+    for query, name in zip(queries, wanted, strict=True):
         best: dict[str, float] = {}
-        for row, other in zip(features, names):
+        for row, other in zip(features, names, strict=True):
             score = query @ row / np.linalg.norm(query) / np.linalg.norm(row)
             best[other] = max(best.get(other, -2), score)
         expected.append(sorted(best, key=lambda n: -best[n]).index(name))

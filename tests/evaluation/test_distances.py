@@ -65,7 +65,7 @@ def test_sliced_distance_is_a_mean_over_directions_and_ranks(pair):
     total = 0.0
     for direction in directions:
         left, right = sorted(a @ direction), sorted(b[:23] @ direction)
-        total += sum((x - y) ** 2 for x, y in zip(left, right)) / 23
+        total += sum((x - y) ** 2 for x, y in zip(left, right, strict=True)) / 23
     assert sliced_distance(a, b, directions) == pytest.approx(3 * 6 * total / 2, rel=1e-5)
     assert sliced_distance(a, a) == 0
     # Along every direction a shift moves all samples alike: 3 dim |shift|^2 / dim, on average.

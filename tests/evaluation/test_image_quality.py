@@ -28,7 +28,7 @@ def test_ssim_equals_its_definition_window_by_window(pair):
     window = np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()
     expected = []
-    for a, b in zip(images.astype(float), targets.astype(float)):
+    for a, b in zip(images.astype(float), targets.astype(float), strict=True):
         values = []
         for c in range(3):
             for i in range(17 - 10):

@@ -36,7 +36,9 @@ def test_moments_do_not_depend_on_the_mesh():
     features = np.random.default_rng(1).normal(3, 2, size=(24, 6)).astype(np.float32)
     alone = accumulate(features, [8, 8, 8], 6)
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-    for x, y in zip(jax.tree.leaves(alone), jax.tree.leaves(accumulate(features, [8, 8, 8], 6, mesh))):
+    for x, y in zip(
+        jax.tree.leaves(alone), jax.tree.leaves(accumulate(features, [8, 8, 8], 6, mesh)), strict=True
+    ):
         np.testing.assert_array_equal(x, y)
 
 

@@ -13,7 +13,7 @@ def images():
 
 @pytest.mark.parametrize("size", [11, 24, 53])
 def test_clean_is_pil_s_bicubic_on_floats(images, size):
-    for image, resized in zip(images, resize_images(jnp.asarray(images), size, "clean")):
+    for image, resized in zip(images, resize_images(jnp.asarray(images), size, "clean"), strict=True):
         for channel in range(3):
             floats = Image.fromarray(image[..., channel].astype(np.float32), mode="F")
             expected = np.asarray(floats.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 255)

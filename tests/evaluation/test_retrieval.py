@@ -89,7 +89,7 @@ def test_a_task_that_shows_the_real_images_is_perfect(run):
 
 
 def test_images_of_another_concept_or_style_are_found_out(run):
-    after = dict(zip(CONCEPTS, [*CONCEPTS[1:], CONCEPTS[0]]))
+    after = dict(zip(CONCEPTS, [*CONCEPTS[1:], CONCEPTS[0]], strict=True))
     report = run(lambda record: image(after[record["concept"]], record["style"]))
     assert report.scores["train/top1"] == 0 and report.scores["train/style"] == 1
     other = {"noto": "flat", "flat": "noto"}

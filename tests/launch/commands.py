@@ -60,7 +60,7 @@ class Command:
         for index, log in enumerate(self.logs):
             joined = (address, str(layout.processes), str(index)) if layout.processes > 1 else ("", "", "")
             environment = {
-                **dict(zip(EXPLICIT, joined)),
+                **dict(zip(EXPLICIT, joined, strict=True)),
                 "JAX_PLATFORMS": "cpu",
                 "XLA_FLAGS": f"{given} {XLA_FLAGS} --xla_force_host_platform_device_count={layout.devices}",
             }

@@ -35,5 +35,5 @@ def test_depthwise_conv_and_its_gradients_equal_a_grouped_convolution(kernel, st
         return value, *pull(grad)
 
     ours = value_and_gradients(depthwise_conv, x, weights)
-    for a, b in zip(ours, value_and_gradients(grouped_conv, x, weights)):
+    for a, b in zip(ours, value_and_gradients(grouped_conv, x, weights), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

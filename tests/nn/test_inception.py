@@ -54,7 +54,7 @@ def test_features_logits_and_resizing_equal_torch_fidelity(state, tmp_path, reco
     with torch.no_grad():
         expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     found = embed(state, (resize_images(images, 299, "tf1") - 128) / 128)
-    for name, ours, theirs in zip(("pool3", "logits"), found, expected):
+    for name, ours, theirs in zip(("pool3", "logits"), found, expected, strict=True):
         error = relative_error(ours, theirs)
         record_property(name, error)
         print(f"{name} against torch-fidelity: {error:.2e}")

@@ -28,7 +28,9 @@ def by_hand(stream, weight):
         seen = [k for k in range(TOKENS) if 0 <= RANKS[b, k] <= RANKS[b, q]]
         scores = np.array([query[b, h, q] @ key[b, h, k] / np.sqrt(DIM) + weight[b, k] for k in seen])
         shares = np.exp(scores - scores.max(initial=-np.inf))
-        out[b, h, q] = sum((share * value[b, h, k] for share, k in zip(shares, seen)), np.zeros(DIM))
+        out[b, h, q] = sum(
+            (share * value[b, h, k] for share, k in zip(shares, seen, strict=True)), np.zeros(DIM)
+        )
         out[b, h, q] /= shares.sum() or 1
     return out
 

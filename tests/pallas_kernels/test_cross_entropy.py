@@ -45,7 +45,7 @@ def test_equals_optax_in_value_and_gradients(vocab, chunk):
     (_, expected), expected_grads = value_and_grads(with_logits, *arguments)
     assert losses.shape == TOKENS and losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
-    for grad, wanted in zip(grads, expected_grads):
+    for grad, wanted in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(grad, wanted, rtol=1e-4, atol=2e-5)
 
 
@@ -56,7 +56,7 @@ def test_bfloat16_states_are_summed_in_float32():
     (_, expected), expected_grads = value_and_grads(with_logits, *wide, *arguments[3:])
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
     assert [grad.dtype for grad in grads] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
-    for grad, wanted in zip(grads, expected_grads):
+    for grad, wanted in zip(grads, expected_grads, strict=True):
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(np.asarray(grad, np.float32) / scale, wanted / scale, atol=1e-2)
 

@@ -102,7 +102,7 @@ def test_the_end_token_fills_the_rest_and_the_loop_stops_when_all_samples_ended(
     np.testing.assert_array_equal(out, by_hand(TOKENS[:3], drawn, key, 0.8, END))
     ends = (out[:, 1:] == END).argmax(axis=1)
     assert (out[:, 1:] == END).any()
-    for row, end in zip(out[:, 1:], ends):
+    for row, end in zip(out[:, 1:], ends, strict=True):
         assert not (row == END).any() or set(row[end:]) == {END}
     steps.clear()
     out = np.array(run(np.where(np.arange(VOCAB) == END, 100, 0).astype(np.float32)))

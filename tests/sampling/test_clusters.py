@@ -17,7 +17,7 @@ def by_hand(temperature, top_clusters, inner_temperature):
     """Probability of each code."""
     tempered = LOGITS.astype(np.float64) / temperature
     probs = np.exp(tempered) / np.exp(tempered).sum()
-    mass = {c: sum(p for p, d in zip(probs, OF_CODE) if d == c) for c in set(OF_CODE)}
+    mass = {c: sum(p for p, d in zip(probs, OF_CODE, strict=True) if d == c) for c in set(OF_CODE)}
     kept = sorted(mass, key=mass.get, reverse=True)[:top_clusters]
     out = np.zeros(len(LOGITS))
     for cluster in kept:

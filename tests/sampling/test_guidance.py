@@ -25,7 +25,7 @@ def test_formula():
     np.testing.assert_allclose(guided(cond, uncond, 3.0), 4 * cond - 3 * uncond, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(guided(cond, uncond, 0.0), cond)
     scales = np.array([0.0, 1.0, 2.5], np.float32)
-    expected = [(1 + s) * c - s * u for s, c, u in zip(scales, cond, uncond)]
+    expected = [(1 + s) * c - s * u for s, c, u in zip(scales, cond, uncond, strict=True)]
     np.testing.assert_allclose(guided(cond, uncond, scales), expected, rtol=1e-5, atol=1e-5)
     assert guided(cond.astype(jnp.bfloat16), uncond.astype(jnp.bfloat16), 2.0).dtype == jnp.float32
 

@@ -21,7 +21,7 @@ def halton_by_hand(grid):
     order, i = [], 1
     while len(order) < math.prod(grid):
         cell = 0
-        for side, base in zip(grid, (2, 3, 5)):
+        for side, base in zip(grid, (2, 3, 5), strict=False):
             numerator, denominator = inverse(i, base)
             cell = cell * side + numerator * side // denominator
         if cell not in order:

@@ -101,12 +101,12 @@ def test_confidence_without_selection_by_probability_is_unbiased_and_with_it_is_
 def test_filters_keep_the_largest_logits():
     logits = np.random.default_rng(0).normal(size=(7, 20)).astype(np.float32)
     for k in (1, 3, 20, 50):
-        for row, got in zip(logits, np.array(top_k_filter(logits, k))):
+        for row, got in zip(logits, np.array(top_k_filter(logits, k)), strict=True):
             best = np.argsort(-row)[:k]
             np.testing.assert_array_equal(got, np.where(np.isin(np.arange(20), best), row, -np.inf))
     for p in (1e-9, 0.3, 0.9, 1.0):
         filtered = np.array(top_p_filter(logits, p))
-        for row, got in zip(logits, filtered):
+        for row, got in zip(logits, filtered, strict=True):
             order, total, expected = np.argsort(-row), 0.0, set()
             for code in order:
                 if total >= p and expected:

@@ -30,7 +30,7 @@ def plain(tokens, key, temperature, editable=None):
         logits = np.array(logits_fn(jnp.asarray(masked)))
         shape = (*tokens.shape, max(TOP_K))  # for the codes in order, the most probable first
         noise = np.array(jax.random.gumbel(jax.random.fold_in(key, m), shape, jnp.float32))
-        for b, place in zip(*np.nonzero(masked == MASK)):
+        for b, place in zip(*np.nonzero(masked == MASK), strict=True):
             best = np.argsort(-logits[b, place], kind="stable")[: TOP_K[m - 1]]
             scores = logits[b, place, best] / np.float32(temperature) + noise[b, place, : len(best)]
             tokens[b, place] = best[np.argmax(scores)]

@@ -1,6 +1,7 @@
 """Masked decoding against loops over Python lists with the same noise."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -260,7 +261,7 @@ def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():
     assert np.isin(edited[:, 4:], top).all() and len(np.unique(edited[:, 4:])) == 2
     assert len(seen) == 60 and {fraction for _, fraction in seen} == {1.0}
     assert all(((t == MASK).sum(axis=1) == 3).all() for t, _ in seen)  # 25 % of 12
-    moved = [(a != b) & (a != MASK) & (b != MASK) for (a, _), (b, _) in zip(seen, seen[1:])]
+    moved = [(a != b) & (a != MASK) & (b != MASK) for (a, _), (b, _) in itertools.pairwise(seen)]
     assert not any(m.any() for m in moved)  # what is not masked stays as it was
 
 

@@ -77,6 +77,6 @@ def test_ranks_break_ties_by_position():
 
 def test_ranks_are_of_the_last_axis():
     values = np.random.default_rng(0).random((2, 3, 5))
-    for got, row in zip(np.array(ranks(values)).reshape(-1, 5), values.reshape(-1, 5)):
+    for got, row in zip(np.array(ranks(values)).reshape(-1, 5), values.reshape(-1, 5), strict=True):
         assert got.tolist() == [sum(other < value for other in row) for value in row]
     assert ranks(np.array([2.0, 1.0])).tolist() == [1, 0]

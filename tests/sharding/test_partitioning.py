@@ -87,7 +87,7 @@ def test_eight_devices_give_the_losses_of_one(tmp_path):
 @pytest.mark.parametrize("shape", [(-1, 2, 1), (3, 1, 1), (-1, -1, 1), (0, 1, 1)])
 def test_a_mesh_that_does_not_fit_is_refused(shape):
     with pytest.raises(ValueError, match="config.mesh is"):
-        make_mesh(dict(zip(("data", "fsdp", "tensor"), shape)), jax.devices()[:1])
+        make_mesh(dict(zip(("data", "fsdp", "tensor"), shape, strict=True)), jax.devices()[:1])
 
 
 def test_a_batch_that_cannot_be_split_is_refused():

@@ -105,7 +105,7 @@ def test_masked_cross_entropy_and_accuracy_are_means_over_all_masked_tokens(spli
         masked = np.array([sample_mask(key, 1, 16)[0] for key in keys])
         logits = np.asarray(predict(np.where(masked, 16, tokens), states, text_mask), np.float64)
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        for row, place in zip(*np.nonzero(masked & batch["example_mask"][:, None])):
+        for row, place in zip(*np.nonzero(masked & batch["example_mask"][:, None]), strict=True):
             losses.append(-log_probs[row, place, tokens[row, place]])
             right.append(np.argmax(logits[row, place]) == tokens[row, place])
     assert examples == EXAMPLES
@@ -146,7 +146,7 @@ def test_a_split_that_is_scored_is_neither_augmented_nor_shuffled_anew(split, to
     batches = list(task.eval_loader("val"))
     for batch, again in zip(batches, task.make_loader("val", 7), strict=True):
         np.testing.assert_array_equal(batch["index"], again["index"])
-        for index, image in zip(batch["index"], batch["image"]):
+        for index, image in zip(batch["index"], batch["image"], strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(split / f"{index}.png")))
     # The training split too, where it is what the config scores.
     with config.unlocked():

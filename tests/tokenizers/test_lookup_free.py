@@ -37,7 +37,7 @@ def test_fsq_levels_equal_those_of_a_loop(groups):
     quantized = fsq(groups).apply({}, vectors())
     for place in itertools.product(range(3), range(5)):
         digits, codes = [], []
-        for value, levels in zip(np.asarray(vectors(), np.float64)[place], LEVELS):
+        for value, levels in zip(np.asarray(vectors(), np.float64)[place], LEVELS, strict=True):
             whole = [level - levels // 2 for level in range(levels)]
             nearest = min(whole, key=lambda level: abs(level - bounded(value, levels)))
             digits.append(whole.index(nearest))

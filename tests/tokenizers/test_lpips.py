@@ -1,6 +1,7 @@
 """LPIPS against a loop in numpy, on random weights."""
 
 import io
+import itertools
 import os
 import pickle
 
@@ -24,7 +25,7 @@ def stored(seed=0):
             "kernel": rng.normal(scale=(9 * a) ** -0.5, size=(3, 3, a, b)).astype(np.float32),
             "bias": rng.normal(scale=0.1, size=b).astype(np.float32),
         }
-        for i, (a, b) in enumerate(zip(widths, widths[1:]))
+        for i, (a, b) in enumerate(itertools.pairwise(widths))
     }
     heads = {
         f"NetLinLayer_{i}": {"Conv_0": {"kernel": rng.random((1, 1, width, 1), np.float32)}}
@@ -63,7 +64,7 @@ def test_two_stages_equal_a_loop(params):
                 x = convolved(x, conv["kernel"].astype(np.float64), conv["bias"])
             stages.append(x / (np.sqrt((x**2).sum(-1, keepdims=True)) + 1e-10))
         maps.append(stages)
-    for stage, (a, b) in enumerate(zip(*maps)):
+    for stage, (a, b) in enumerate(zip(*maps, strict=True)):
         expected += ((a - b) ** 2 @ params["heads"][str(stage)]).mean()
     distance = lpips(cut_lpips(params, 2), images(1), images(2))
     np.testing.assert_allclose(distance, [expected], rtol=1e-3)

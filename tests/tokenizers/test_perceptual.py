@@ -36,7 +36,7 @@ def test_the_loss_sums_mean_squared_differences_of_unit_channels_over_stages(ima
     other = image[:, ::-1].copy()
     apply = jax.jit(lambda x: EfficientNetLite0().apply({"params": load_efficientnet_lite0()}, x, taps=TAPS))
     expected = 0.0
-    for a, b in zip(apply(image), apply(other)):
+    for a, b in zip(apply(image), apply(other), strict=True):
         a, b = (np.asarray(m, np.float64) for m in (a, b))
         a, b = (m / np.maximum(np.linalg.norm(m, axis=-1, keepdims=True), 1e-9) for m in (a, b))
         expected += np.mean(np.sum((a - b) ** 2, axis=-1))
@@ -48,7 +48,7 @@ def test_the_distance_of_each_example_is_its_own_sum_over_stages():
     shapes = [(2, 3, 4, 5), (2, 2, 1, 3)]
     maps, targets = ([jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes] for _ in range(2))
     expected = np.zeros(2)
-    for stage, target in zip(maps, targets):
+    for stage, target in zip(maps, targets, strict=True):
         for b, h, w in np.ndindex(stage.shape[:3]):
             a, c = (np.asarray(x[b, h, w], np.float64) for x in (stage, target))
             expected[b] += ((a / np.linalg.norm(a) - c / np.linalg.norm(c)) ** 2).sum() / stage[

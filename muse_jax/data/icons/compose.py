@@ -120,7 +120,7 @@ def compose_single(mask: Mask, colour: str, rng: np.random.Generator) -> dict[st
     shift = rng.integers(-3, 4, 2) if size != "large" else (0, 0)
     x, y = (
         SIZE / 2 + sign * free + (-sign * abs(move) if sign else move)
-        for sign, move in zip(PLACES[place], shift)
+        for sign, move in zip(PLACES[place], shift, strict=True)
     )
     image = _canvas(background, rng)
     _stamp(image, mask, palette.jittered(palette.FOREGROUNDS[colour], rng), x, y, side)

@@ -96,11 +96,11 @@ def _read_members(tarball: Path, members: list[str]) -> dict[str, Any]:
 
 def _name_all(sets: dict[str, dict[str, Any]], labels: dict[str, Label]) -> list[tuple[IconSet, Drawing]]:
     coded = [(sets[s.prefix], names_by_code(sets[s.prefix], sets[s.prefix].get("chars", {}))) for s in SETS]
-    emoji = [pair for icon_set, pair in zip(SETS, coded) if icon_set.emoji]
+    emoji = [pair for icon_set, pair in zip(SETS, coded, strict=True) if icon_set.emoji]
     slugs = known_slugs(labels, emoji)
     slugs |= {name.replace("-", ""): code for name, code in slugs.items() if "-" in name}
     named = []
-    for icon_set, (content, names) in zip(SETS, coded):
+    for icon_set, (content, names) in zip(SETS, coded, strict=True):
         if icon_set.emoji:
             drawings = _emoji_drawings(icon_set, content, names or names_by_slug(content, slugs), labels)
         else:

@@ -70,7 +70,7 @@ def split_renderings(renderings: list[Rendering]) -> dict[str, list[Rendering]]:
     drawings = [rendering.drawing for rendering in renderings]
     pairs = assign_splits((drawing.concept, drawing.style) for drawing in drawings if drawing.coloured)
     members = defaultdict(list)
-    for rendering, drawing in zip(renderings, drawings):
+    for rendering, drawing in zip(renderings, drawings, strict=True):
         if drawing.coloured:
             split = pairs[drawing.concept, drawing.style]
             members["art" if split == "train" else f"art_{split}"].append(rendering)

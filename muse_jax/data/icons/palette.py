@@ -62,6 +62,6 @@ def jittered(colour: Colour, rng: np.random.Generator) -> Colour:
         return colour
     red, green, blue = (
         min(max(level + change, 0), 255)
-        for level, change in zip(colour, rng.integers(-JITTER, JITTER + 1, 3).tolist())
+        for level, change in zip(colour, rng.integers(-JITTER, JITTER + 1, 3).tolist(), strict=True)
     )
     return red, green, blue

@@ -118,7 +118,7 @@ def render_all(drawings: Sequence[Drawing], processes: int | None = None) -> lis
         ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
     ):
         apply = pool.map if processes > 1 else map
-        for chunk, rendered in zip(chunks, apply(_render_all, chunks)):
+        for chunk, rendered in zip(chunks, apply(_render_all, chunks), strict=True):
             renderings += rendered
             bar.update(len(chunk))
     return renderings
@@ -138,7 +138,7 @@ def drop_near_equal(renderings: Sequence[Rendering], near: float = NEAR) -> list
     for coloured in (True, False):
         group = [r for r in renderings if r.drawing.coloured == coloured]
         dropped = _near_earlier(group, near)
-        kept += [r for r, drop in zip(group, dropped) if not drop]
+        kept += [r for r, drop in zip(group, dropped, strict=True) if not drop]
     return kept
 
 

@@ -185,7 +185,7 @@ class IterativeSuperRes(CogLMBase):
     ) -> Float[Array, "batch tokens width"]:
         """The features that the output table is multiplied with. `text` has the ids of the vocabulary."""
         wanted = {"tokens": self.image_tokens, "text": self.text_length, "text_mask": self.text_length}
-        for (name, count), value in zip(wanted.items(), (tokens, text, text_mask)):
+        for (name, count), value in zip(wanted.items(), (tokens, text, text_mask), strict=True):
             if value.shape != (len(tokens), count):
                 raise ValueError(
                     f"{name} has shape {value.shape}, but {self.text_length} text slots and a grid of "

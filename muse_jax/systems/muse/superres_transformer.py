@@ -95,7 +95,9 @@ class SuperResTransformer(TiedHead):
                 f"block {self.block} does not divide the grid {show_grid(self.grid)}; "
                 "choose a block that does."
             )
-        if len(self.grid) != len(self.low_grid) or any(h % low for h, low in zip(self.grid, self.low_grid)):
+        if len(self.grid) != len(self.low_grid) or any(
+            h % low for h, low in zip(self.grid, self.low_grid, strict=True)
+        ):
             raise ValueError(
                 f"low_grid {show_grid(self.low_grid)} does not divide the grid {show_grid(self.grid)}; "
                 "a low-resolution token must cover whole tokens of the grid."

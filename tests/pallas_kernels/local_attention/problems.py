@@ -21,7 +21,7 @@ def cases(draw):
     odd = st.sampled_from([1, 3, 5, 9])
     factors = [draw(st.integers(1, 3)) for _ in range(axes)]
     keys = tuple(draw(st.integers(1, max(1, [60, 8, 4][axes - 1] // factor))) for factor in factors)
-    grid = tuple(count * factor for count, factor in zip(keys, factors))
+    grid = tuple(count * factor for count, factor in zip(keys, factors, strict=True))
     windows = [tuple(draw(odd) for _ in grid) for _ in range(2)]
     kind = draw(st.sampled_from(["plain", "causal", "coarse keys", "two windows"]))
     return Case(
@@ -70,7 +70,7 @@ def check_against_reference(attend, case: Case, interpret: bool = True, atol: fl
     ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=interpret))(arguments)
     theirs = jax.jit(lambda a: output_and_grads(reference.attend, a, case.geometry))(arguments)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
@@ -80,7 +80,7 @@ def check_bfloat16(attend, case: Case, interpret: bool = True) -> None:
     wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), narrow)
     ours = jax.jit(lambda a: output_and_grads(attend, a, case.geometry, interpret=interpret))(narrow)
     exact = jax.jit(lambda a: output_and_grads(reference.attend, a, case.geometry))(wide)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact)):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         assert a.dtype == jnp.bfloat16
         # Roundings to 8 bits of the weights, the slopes and the result, in sums of terms of about one.
         np.testing.assert_allclose(np.float32(a), b, rtol=2**-6, atol=2**-5)

@@ -44,5 +44,5 @@ def test_real_sizes_agree_with_plain_jax_in_float32(case):
     ours = jax.jit(lambda a: output_and_grads(gpu.attend, a, case.geometry))(narrow)
     with jax.default_matmul_precision("highest"):
         exact = jax.jit(lambda a: output_and_grads(xla.attend, a, case.geometry))(wide)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact)):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         np.testing.assert_allclose(np.float32(a), b, rtol=2**-6, atol=2**-5 * max(1, np.abs(b).max()))

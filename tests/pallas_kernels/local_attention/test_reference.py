@@ -1,5 +1,7 @@
 """Windows written out by hand: a query of zeros attends equally to all keys that it sees."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ def _seen(grid, *windows, extra_mask=None):
     total = sum(sizes) + extra
     one_hot = jnp.eye(total)[None, :, None]  # each value is the one-hot code of its position
     ends = np.cumsum([0, *sizes, extra])
-    *values, extra_value = (one_hot[:, a:b] for a, b in zip(ends, ends[1:]))
+    *values, extra_value = (one_hot[:, a:b] for a, b in itertools.pairwise(ends))
     query = jnp.zeros((1, geometry.tokens, 1, total))
     extra_arrays = None if extra_mask is None else (extra_value, extra_value, jnp.array([extra_mask]))
     weights = np.asarray(attend(query, tuple(values), tuple(values), extra_arrays, geometry))[0, :, 0]

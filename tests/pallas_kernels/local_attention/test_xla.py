@@ -27,8 +27,8 @@ def problems(draw):
         grid.append(factor * draw(st.integers(1, max(1, [40, 13, 5][axes - 1] // factor))))
         windows.append((draw(odd), draw(odd)))
     grid = tuple(grid)
-    fine, coarse = zip(*windows)
-    coarse_grid = tuple(n // f for n, f in zip(grid, factors))
+    fine, coarse = zip(*windows, strict=True)
+    coarse_grid = tuple(n // f for n, f in zip(grid, factors, strict=True))
     kind = draw(st.sampled_from(["plain", "causal", "coarse", "both"]))
     made = []
     if kind != "coarse":
@@ -75,7 +75,7 @@ def _check_against_reference(problem):
     ours = _output_and_grads(xla.attend, arrays, geometry, tile)
     theirs = _output_and_grads(reference.attend, arrays, geometry)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_bfloat16_is_kept_with_sums_in_float32():
     wide = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float32), narrow)
     ours = _output_and_grads(xla.attend, narrow, geometry)
     exact = _output_and_grads(reference.attend, wide, geometry)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact)):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         assert a.dtype == jnp.bfloat16
         # Two roundings to 8 bits (the weights, the result) of sums whose terms are at most about one.
         np.testing.assert_allclose(np.float32(a), b, rtol=2**-7, atol=2**-6)
@@ -145,8 +145,8 @@ def test_memory_is_far_below_that_of_all_pairs_and_grows_linearly_with_tokens():
 def test_tiles_cover_the_grid_with_little_overhang(grid):
     geometry = Geometry(grid, (make_window("window", grid, (9,) * len(grid)),))
     tiles = choose_tiles(geometry, extra=0, max_tokens=256)
-    covered = [size * count for size, count in zip(tiles.sizes, tiles.counts)]
-    assert all(0 <= n - places < count for n, places, count in zip(covered, grid, tiles.counts))
+    covered = [size * count for size, count in zip(tiles.sizes, tiles.counts, strict=True)]
+    assert all(0 <= n - places < count for n, places, count in zip(covered, grid, tiles.counts, strict=True))
     assert math.prod(tiles.sizes) <= 256
     assert math.prod(covered) <= 1.1 * math.prod(grid)
 

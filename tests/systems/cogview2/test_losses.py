@@ -106,7 +106,7 @@ def losses_by_hand(logits, *arguments):
     samples = [written_out(kind, b, *patches) for b in range(BATCH)]
     rows = logits(*(np.array([sample[i] for sample in samples]) for i in range(2)))
     image, text = [], []
-    for row, (_, _, predictions) in zip(np.asarray(rows), samples):
+    for row, (_, _, predictions) in zip(np.asarray(rows), samples, strict=True):
         image.append([cross_entropy(row[slot], label) for slot, label in predictions if label < CODES])
         text.append([cross_entropy(row[slot], label) for slot, label in predictions if label >= CODES])
     return image, text

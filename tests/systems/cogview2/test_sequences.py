@@ -85,7 +85,7 @@ def test_text_to_image_sees_all_the_text_and_the_image_before():
 def test_a_region_comes_last_and_each_run_of_it_starts_with_the_token_to_its_left():
     sequence = text_to_image(VOCABULARY, WORDS, MASK, CODES, REGION)
     tables, rows = [], []
-    for length, region in zip(LENGTHS, REGION):
+    for length, region in zip(LENGTHS, REGION, strict=True):
         text = list(range(length))
         drawn = [START + 1 + place for place in range(IMAGE) if region[place]]
         causal = sorted({*drawn, *(slot - 1 for slot in drawn)})
@@ -95,7 +95,7 @@ def test_a_region_comes_last_and_each_run_of_it_starts_with_the_token_to_its_lef
         tables.append(table(list(range(length, SLOTS)), text + known, causal, extra))
         rows.append(text + known + causal)
     check(sequence, tables, rows)
-    for loss, labels, region, codes in zip(sequence.loss, sequence.labels, REGION, CODES):
+    for loss, labels, region, codes in zip(sequence.loss, sequence.labels, REGION, CODES, strict=True):
         assert np.flatnonzero(loss).tolist() == (START + np.flatnonzero(region)).tolist()
         np.testing.assert_array_equal(np.array(labels)[np.array(loss)], codes[region])
 
@@ -103,7 +103,7 @@ def test_a_region_comes_last_and_each_run_of_it_starts_with_the_token_to_its_lef
 def test_image_to_text_is_causal_in_the_text_and_in_the_patches():
     sequence = image_to_text(VOCABULARY, WORDS, MASK, CODES, REGION, REGION & np.roll(REGION, -1, 1))
     tables, rows = [], []
-    for length, region in zip(LENGTHS, REGION):
+    for length, region in zip(LENGTHS, REGION, strict=True):
         text = list(range(length + 1))  # <start_of_text> too
         inside = [START + 1 + place for place in range(IMAGE) if region[place]]
         outside = [START + 1 + place for place in range(IMAGE) if not region[place]]
@@ -125,7 +125,7 @@ def test_text_alone_sees_its_context_and_spans_causally():
     loss = np.array([[1, 0, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
     sequence = text_only(VOCABULARY, WORDS, MASK, IMAGE, inside, loss)
     tables, rows = [], []
-    for length, region in zip(LENGTHS, inside):
+    for length, region in zip(LENGTHS, inside, strict=True):
         text = list(range(length))
         causal = [slot for slot in text if region[slot]]
         absent = [slot for slot in range(SLOTS + 1 + IMAGE) if slot >= length]
@@ -134,7 +134,7 @@ def test_text_alone_sees_its_context_and_spans_causally():
     check(sequence, tables, rows)
     assert np.argwhere(sequence.loss).tolist() == [[0, 0], [0, 3], [1, 0]]
     np.testing.assert_array_equal(sequence.labels[0, [0, 3]], WORDS[0, [1, 4]] + 20)
-    for tokens, length in zip(np.array(sequence.tokens), LENGTHS):
+    for tokens, length in zip(np.array(sequence.tokens), LENGTHS, strict=True):
         assert set(tokens[[*range(length, SLOTS), *range(START + 1, START + 1 + IMAGE)]]) == {VOCABULARY.pad}
 
 
@@ -153,7 +153,9 @@ def test_select_takes_each_sample_from_the_kind_that_is_drawn_for_it():
 def test_patches_are_squares_whose_last_column_predicts_nothing():
     region, loss = draw_patches(jax.random.key(0), 64, (6, 7), 3, 0.25)  # one patch: 10.5 tokens
     seen = set()
-    for inside, predicts in zip(np.array(region).reshape(64, 6, 7), np.array(loss).reshape(64, 6, 7)):
+    for inside, predicts in zip(
+        np.array(region).reshape(64, 6, 7), np.array(loss).reshape(64, 6, 7), strict=True
+    ):
         top, left = np.argwhere(inside).min(axis=0)
         square = np.zeros((6, 7), bool)
         square[top : top + 3, left : left + 3] = True
@@ -176,7 +178,7 @@ def test_spans_predict_at_most_their_share_and_never_touch(slots):
     there = np.arange(slots) < lengths[:, None]
     region, loss = (np.array(a) for a in draw_spans(jax.random.key(0), there))
     assert not np.any(region & ~there)
-    for length, inside, predicts in zip(lengths, region, loss):
+    for length, inside, predicts in zip(lengths, region, loss, strict=True):
         assert predicts.sum() <= max(0.15 * length, 1)
         assert predicts.any() == (length > 1)
         after = np.flatnonzero(predicts) + 1  # what is predicted

@@ -108,7 +108,9 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_predicted_tokens_by_a_loop(pr
         hidden = np.where(masked, START_OF_IMAGE, FINE)
         inputs = (hidden, words(name), batch(name)["caption_mask"])
     logits = np.asarray(jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))(*inputs))
-    losses = [cross_entropy(logits[b, place], FINE[b, place]) for b, place in zip(*np.nonzero(masked))]
+    losses = [
+        cross_entropy(logits[b, place], FINE[b, place]) for b, place in zip(*np.nonzero(masked), strict=True)
+    ]
     np.testing.assert_allclose(value[0], np.mean(losses), rtol=1e-4)
     if name == "iterative":
         assert value[1]["weight"] == masked.sum()

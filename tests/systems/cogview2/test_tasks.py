@@ -57,7 +57,7 @@ def test_every_batch_has_the_kinds_shares(ready):
         tokens = samples(jax.random.key(seed), image, text, mask).tokens
         kind = [
             int(np.array_equal(row, b)) - int(np.array_equal(row, a))
-            for row, a, b in zip(tokens, plain.tokens, caption.tokens)
+            for row, a, b in zip(tokens, plain.tokens, caption.tokens, strict=True)
         ]
         assert kind.count(1) == 6 and kind.count(-1) == 14  # 30 % of 20
 

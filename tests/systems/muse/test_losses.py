@@ -104,7 +104,7 @@ def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(pro
     inputs = (np.where(MASKS[method], CODES, TOKENS), *given, *arguments[-2:])
     logits = np.asarray(jax.jit(lambda *inputs: task.network.apply({"params": params}, *inputs))(*inputs))
     plain, smooth, right = ([[] for _ in range(8)] for _ in range(3))
-    for b, place in zip(*np.nonzero(MASKS[method])):
+    for b, place in zip(*np.nonzero(MASKS[method]), strict=True):
         row, label = logits[b, place], TOKENS[b, place]
         losses = [cross_entropy(row, code) for code in range(CODES)]
         plain[b].append(losses[label])

@@ -55,7 +55,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
     targets, masked = rng.integers(0, 5, (2, 3)), np.array([[1, 0, 1], [0, 0, 1]], bool)
     for smoothing in (0.0, 0.1):
         terms = []
-        for b, n in zip(*np.nonzero(masked)):
+        for b, n in zip(*np.nonzero(masked), strict=True):
             log_probs = logits[b, n] - np.log(np.exp(logits[b, n]).sum())
             goal = np.full(5, smoothing / 5)
             goal[targets[b, n]] += 1 - smoothing

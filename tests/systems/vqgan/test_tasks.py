@@ -87,7 +87,7 @@ def probed(image_folder):
             patch.setattr(vqgan, "lpips", stand_in_distance)
             values, gradients = jax.device_get(differentiate(jnp.int32(step)))
         rows = [jax.tree.map(operator.itemgetter(i), gradients) for i in range(len(names))]
-        return dict(zip(names, values)), dict(zip(names, rows))
+        return dict(zip(names, values, strict=True)), dict(zip(names, rows, strict=True))
 
     return task, params, at
 
