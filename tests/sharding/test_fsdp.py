@@ -14,7 +14,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec as P
 from muse_jax.nn.linear import Dense
-from muse_jax.sharding import constrain
+from muse_jax.sharding.fsdp import constrain
 from muse_jax.sharding.partitioning import RULES, make_mesh
 
 mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
