@@ -1,7 +1,7 @@
 """StyleGAN2 discriminator (Karras et al. 2020, appendix B), as in MaskGIT's VQGAN, and GAN losses."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -82,3 +82,26 @@ def r1_penalty(apply, images: Float[Array, "b height width 3"]) -> Float[Array, 
     """R1 penalty: mean squared gradient norm of `apply` at real images (Mescheder et al. 2018), unhalved."""
     gradient = jax.grad(lambda x: jnp.sum(apply(x)))(images)
     return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
+
+
+def lazy(due: Array, loss: Callable[[Any], Array], params: Any) -> Array:
+    """`loss(params)` where `due`, else 0: lazy regularization (Karras et al. 2020, section 3.1).
+
+    The gradient is computed inside the condition. Were the condition differentiated, the maps that a loss
+    keeps for its gradient would be outputs of both branches: every step would write zeros of their size, and
+    XLA for GPUs would give each device those of the whole batch.
+
+    Args:
+      due: whether the loss is computed, a boolean scalar.
+      loss: a scalar function of `params` alone; it may close over what is not differentiated.
+      params: a pytree of float arrays.
+    """
+
+    def none(params):
+        return jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+
+    stop = jax.lax.stop_gradient
+    value, slopes = jax.lax.cond(due, jax.value_and_grad(loss), none, stop(params))
+    # Zero, with the gradient of the loss.
+    rises = jax.tree.map(lambda slope, leaf: jnp.sum(slope * (leaf - stop(leaf))), slopes, params)
+    return value + sum(jax.tree.leaves(rises))

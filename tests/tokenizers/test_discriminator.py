@@ -10,6 +10,7 @@ from muse_jax.tokenizers.discriminator import (
     blur_downsample,
     discriminator_loss,
     generator_loss,
+    lazy,
     minibatch_stddev,
     r1_penalty,
 )
@@ -74,3 +75,29 @@ def test_there_is_one_logit_per_image_with_a_finite_second_gradient():
     gradient = jax.jit(jax.grad(lambda p: r1_penalty(lambda x: module.apply(p, x), x)))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("due, share", [(True, 1), (False, 0)])
+def test_a_lazy_loss_and_its_gradient_are_there_where_it_is_due(due, share):
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}
+
+    def loss(params, due):
+        return params["b"] + 2 * lazy(due, lambda p: jnp.sum(p["a"] ** 3) * p["b"], params)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params, due)
+    np.testing.assert_allclose(value, 3 + share * 2 * (1 + 8) * 3)
+    np.testing.assert_allclose(gradient["a"], share * 2 * 3 * np.array([1, 4]) * 3)
+    np.testing.assert_allclose(gradient["b"], 1 + share * 2 * (1 + 8))
+
+
+def test_the_condition_of_a_lazy_r1_returns_nothing_of_the_size_of_a_batch():
+    discriminator, images = Discriminator(filters=(4, 8)), jnp.ones((7, 16, 16, 3))
+    params = discriminator.init(jax.random.key(0), images)
+
+    def loss(params, due):
+        return lazy(due, lambda p: r1_penalty(lambda x: discriminator.apply(p, x), images), params)
+
+    program = jax.make_jaxpr(jax.grad(loss))(params, True)
+    (condition,) = [equation for equation in program.eqns if equation.primitive.name == "cond"]
+    returned = sorted(variable.aval.shape for variable in condition.outvars)
+    assert returned == sorted([(), *(leaf.shape for leaf in jax.tree.leaves(params))])

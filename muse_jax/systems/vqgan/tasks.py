@@ -21,6 +21,7 @@ from muse_jax.tokenizers.discriminator import (
     Discriminator,
     discriminator_loss,
     generator_loss,
+    lazy,
     r1_penalty,
 )
 from muse_jax.tokenizers.kmeans import kmeans
@@ -191,11 +192,8 @@ class VQGANTask(Task):
         stop, apply, weights = jax.lax.stop_gradient, self._discriminate, self.weights
         generator = generator_loss(apply(stop(params), fake))
         discriminator = discriminator_loss(apply(params, real), apply(params, stop(fake)))
-        r1 = jax.lax.cond(
-            step % weights["r1_every"] == 0,
-            lambda: r1_penalty(lambda x: apply(params, x), real),
-            lambda: jnp.zeros(()),
-        )
+        due = step % weights["r1_every"] == 0
+        r1 = lazy(due, lambda params: r1_penalty(lambda x: apply(params, x), real), params)
         return generator, discriminator + weights["r1"] * weights["r1_every"] * r1
 
     def _discriminate(self, params: Any, images: Array) -> Array:
