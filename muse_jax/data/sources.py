@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from muse_jax.media import audio, video
-from muse_jax.media.audio import decode_audio
+from muse_jax.media.audio import Audio, as_audio, decode_audio
 from muse_jax.media.image import decode_image
-from muse_jax.media.video import Video, decode_video
+from muse_jax.media.video import Video, decode_video, split_strip
 
+MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
     "emoji, emoji/px192, emoji/px256, icons, icons/xN, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, "
@@ -52,21 +55,21 @@ def array_fields(source: Source) -> tuple[str, ...]:
     return tuple(getattr(source, "fields", ("image",)))
 
 
-def _decode(field: str, files: list[bytes], name: str, fps: float = video.DEFAULT_FPS) -> dict[str, Any]:
-    """The fields of one image, one audio file, and one video or the images of its frames."""
+@contextlib.contextmanager
+def _decoding(name: str, field: str) -> Iterator[None]:
+    """Turns any error of a decoder into one that names the record."""
     try:
-        if field == "image":
-            return {"image": decode_image(files[0])}
-        if field == "audio":
-            clip = decode_audio(files[0])
-            return {"audio": clip.samples, "sample_rate": clip.sample_rate}
-        if len(files) == 1:
-            movie = decode_video(files[0])
-        else:
-            movie = Video(np.stack([decode_image(file) for file in files]), fps)
-        return {"video": movie.frames, "fps": movie.fps}
+        yield
     except Exception as error:  # decoders raise errors of many types, struct.error among them
         raise CorruptRecordError(f"{name} is not a readable {field} ({error})") from error
+
+
+def _video_fields(movie: Video) -> dict[str, Any]:
+    return {"video": movie.frames, "fps": movie.fps}
+
+
+def _audio_fields(clip: Audio) -> dict[str, Any]:
+    return {"audio": clip.samples, "sample_rate": clip.sample_rate}
 
 
 def _text(value: Any) -> Any:
@@ -133,8 +136,19 @@ class FolderSource:
             raise CorruptRecordError(f"{entry['file']} cannot be read ({error.strerror})") from error
         captions = entry["caption"]
         captions = [captions] if isinstance(captions, str) else list(captions)
-        decoded = _decode(self.fields[0], files, entry["file"], entry["fps"])
+        with _decoding(entry["file"], self.fields[0]):
+            decoded = self._decode(files, entry["fps"])
         return {**decoded, "captions": captions, "name": entry["file"]}
+
+    def _decode(self, files: list[bytes], fps: float) -> dict[str, Any]:
+        """The fields of an image, an audio file, or a video in one file or in a file for each frame."""
+        if self.fields == ("image",):
+            return {"image": decode_image(files[0])}
+        if self.fields == ("audio",):
+            return _audio_fields(decode_audio(files[0]))
+        if len(files) == 1:
+            return _video_fields(decode_video(files[0]))
+        return _video_fields(Video(np.stack([decode_image(file) for file in files]), fps))
 
 
 def _parse_line(listing: Path, number: int, line: str) -> dict:
@@ -154,14 +168,27 @@ def _parse_line(listing: Path, number: int, line: str) -> dict:
     return record
 
 
+def _decode_feature(field: str, stored: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record whose feature `field` is `stored`: encoded bytes, or an array."""
+    encoded = isinstance(stored, bytes)
+    if field == "image":
+        return {"image": decode_image(stored)}
+    if field == "audio":
+        return _audio_fields(decode_audio(stored) if encoded else as_audio(stored, record["sample_rate"]))
+    frames = split_strip(decode_image(stored)) if encoded else stored
+    return _video_fields(Video(frames, float(record.get("fps", video.DEFAULT_FPS))))
+
+
 class TfdsSource:
-    """TFDS data set of images stored as array_record, read without TensorFlow.
+    """TFDS data set of images, videos or audio stored as array_record, read without TensorFlow.
 
-    Records keep the features of the data set. Captions come from `captions`, `caption` or `text`, or else
-    from the class name of `label`.
+    Records keep the features of the data set, and these are decoded:
+      "image": an `Image`.
+      "video": a `Sequence` of `Image`, or an `Image` that is a strip of square frames, one below the other;
+        at "fps" of the record, 8 by default.
+      "audio": a `Text` that holds a WAV file, or a `Tensor` of samples at "sample_rate" of the record.
+    Captions come from `captions`, `caption` or `text`, or else from the class name of `label`.
     """
-
-    fields = ("image",)
 
     def __init__(self, builder: Any, split: str):
         import tensorflow_datasets as tfds
@@ -170,9 +197,11 @@ class TfdsSource:
         if split.split("[")[0] not in splits:
             raise ValueError(f"{builder.info.full_name} has no split {split!r}: it has {', '.join(splits)}.")
         features = builder.info.features
-        if "image" not in features:
+        self.fields = tuple(field for field in MEDIA if field in features)
+        if not self.fields:
             raise ValueError(
-                f"{builder.info.full_name} has no feature `image`: it has {', '.join(sorted(features))}."
+                f"{builder.info.full_name} has no feature `image`, `video` or `audio`: "
+                f"it has {', '.join(sorted(features))}."
             )
         self.name = builder.info.full_name
         self._label = (
@@ -180,8 +209,10 @@ class TfdsSource:
             if "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
             else None
         )
+        images = [field for field in self.fields if isinstance(features[field], tfds.features.Image)]
         try:
-            self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            decoders = {field: tfds.decode.SkipDecoding() for field in images}
+            self._records = builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
             raise ValueError(
                 f'{self.name} is not stored as array_record: build it again with file_format="array_record".'
@@ -191,11 +222,14 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        stored = dict(self._records[index])
-        encoded = stored.pop("image")
-        record = {key: _text(value) for key, value in stored.items()}
-        record.setdefault("name", f"{self.name} record {index}")
-        record |= _decode("image", [encoded], record["name"])
+        name = f"{self.name} record {index}"
+        with _decoding(name, "record"):
+            stored = dict(self._records[index])
+        media = {field: stored.pop(field) for field in self.fields}
+        record = {"name": name, **{key: _text(value) for key, value in stored.items()}}
+        for field, value in media.items():
+            with _decoding(record["name"], field):
+                record |= _decode_feature(field, value, record)
         if isinstance(record.get("captions"), dict):  # COCO: a sequence of {"id", "text"}
             record["captions"] = _text(record["captions"].get("text", []))
         if "concept" not in record and "captions" not in record and "caption" not in record:

@@ -56,13 +56,18 @@ def decode_audio(data: bytes) -> Audio:
     from scipy.io import wavfile
 
     sample_rate, samples = wavfile.read(io.BytesIO(data))
+    return as_audio(samples, sample_rate)
+
+
+def as_audio(samples: np.ndarray, sample_rate: int) -> Audio:
+    """Mono float samples of an array (samples,) or (samples, channels) of floats or integers of any width."""
     if np.issubdtype(samples.dtype, np.integer):
         limits = np.iinfo(samples.dtype)
         middle = 0 if limits.min else (limits.max + 1) // 2  # 8-bit samples are unsigned
         samples = (samples.astype(np.float64) - middle) / (limits.max + 1 - middle)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
-    return Audio(samples.astype(np.float32), sample_rate)
+    return Audio(samples.astype(np.float32), int(sample_rate))
 
 
 def encode_wav(samples: Float[np.ndarray, " samples"], sample_rate: int) -> bytes:

@@ -63,6 +63,23 @@ def decode_video(data: bytes) -> Video:
     return Video(np.repeat(np.stack(frames), repeats, axis=0), 1000 / unit)
 
 
+def split_strip(
+    strip: UInt8[np.ndarray, "height width 3"],
+) -> UInt8[np.ndarray, "frames width width 3"]:
+    """Splits an image of square frames, one below the other.
+
+    Raises:
+      ValueError: the height is not a multiple of the width.
+    """
+    height, width = strip.shape[:2]
+    if height % width:
+        raise ValueError(
+            f"a strip of {height} x {width} pixels: its height must be a multiple of its width, because its "
+            "frames are squares."
+        )
+    return strip.reshape(-1, width, width, 3)
+
+
 def encode_gif(frames: UInt8[np.ndarray, "frames height width 3"], fps: float = DEFAULT_FPS) -> bytes:
     """Encodes a clip as a looping GIF with at most 256 colours per frame.
 

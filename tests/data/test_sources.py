@@ -1,5 +1,6 @@
 """Sources opened by name, their records, and their errors."""
 
+import io
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from PIL import Image
 
 from muse_jax.data import CorruptRecordError, load_source
+from muse_jax.data.sources import TfdsSource
 from muse_jax.media.audio import encode_wav
 from muse_jax.media.image import encode_png
 from muse_jax.media.video import encode_gif
+from tests.media.test_video import numbered
 
 
 def write_folder(folder, lines):
@@ -126,3 +129,60 @@ def test_tfds_errors(tmp_path):
         load_source("tfds:no_such_data", "train", data_dir=tmp_path)
     with pytest.raises(ValueError, match="mnist is not built"):
         load_source("tfds:mnist", "train", data_dir=tmp_path)
+
+
+def built_source(folder, name, features, example):
+    """A TFDS data set of one example, built in `folder`."""
+    import tensorflow_datasets as tfds
+
+    def info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    members = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "__module__": __name__,
+        "_info": info,
+        "_split_generators": lambda self, _: {"train": iter([("a", example)])},
+        "_generate_examples": lambda self: (),
+    }
+    builder = type(name, (tfds.core.GeneratorBasedBuilder,), members)
+    builder = builder(data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+    return TfdsSource(builder, "train")
+
+
+def png(array):
+    return io.BytesIO(encode_png(array))
+
+
+def test_a_tfds_data_set_of_strips_and_wav_files(tmp_path):
+    from tensorflow_datasets import features
+
+    image = features.Image(shape=(None, None, 3), encoding_format="png")
+    frames, samples = numbered(3)["video"], np.linspace(-0.5, 0.5, 9)
+    example = {"video": png(frames.reshape(12, 4, 3)), "audio": encode_wav(samples, 4000), "text": "a clip"}
+    kinds = {"video": image, "audio": features.Text(), "text": features.Text()}
+    source = built_source(tmp_path, "Strips", kinds, example)
+    record = source[0]
+    assert source.fields == ("video", "audio") and record["caption"] == "a clip"
+    np.testing.assert_array_equal(record["video"], frames)
+    np.testing.assert_allclose(record["audio"], samples, atol=1e-4)
+    assert (record["fps"], record["sample_rate"]) == (8, 4000)
+
+
+def test_a_tfds_data_set_of_frames_and_samples(tmp_path):
+    from tensorflow_datasets import features
+
+    image = features.Image(shape=(None, None, 3), encoding_format="png")
+    frames, samples = numbered(3)["video"], np.array([0, 1 << 14, -(1 << 15)], np.int16)
+    example = {"video": list(map(png, frames)), "fps": 5.0, "audio": samples, "sample_rate": 8000}
+    kinds = {
+        "video": features.Sequence(image),
+        "fps": np.float32,
+        "audio": features.Tensor(shape=(None,), dtype=np.int16),
+        "sample_rate": np.int64,
+    }
+    record = built_source(tmp_path, "Frames", kinds, example)[0]
+    np.testing.assert_array_equal(record["video"], frames)
+    assert record["audio"].tolist() == [0, 0.5, -1] and record["audio"].dtype == np.float32
+    assert (record["fps"], record["sample_rate"]) == (5, 8000)

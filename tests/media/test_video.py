@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from muse_jax.media import Video, VideoModality
-from muse_jax.media.video import decode_video, encode_gif, resample_frames
+from muse_jax.media.video import decode_video, encode_gif, resample_frames, split_strip
 from tests.media.test_image import coordinates
 
 
@@ -41,6 +41,13 @@ def test_longer_frames_are_repeated():
 def test_a_cut_gif_is_an_error():
     with pytest.raises((OSError, ValueError, SyntaxError)):
         decode_video(encode_gif(moving_square(), 10)[:-200])
+
+
+def test_a_strip_is_made_of_squares():
+    strip = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(6, 3, 3)
+    np.testing.assert_array_equal(split_strip(strip), [strip[:3], strip[3:]])
+    with pytest.raises(ValueError, match="a strip of 5 x 3 pixels: its height must be a multiple"):
+        split_strip(strip[:5])
 
 
 def test_resampling_shows_the_frame_of_each_time():
