@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 Schedule = Callable[[Any], Any]
-# Biases, gains and embedding tables, for which decay towards zero is no regularisation.
+# Biases, gains and embedding tables, for which decay towards zero is no regularization.
 _NOT_DECAYED = re.compile(r"bias|scale|embed|codebook|position|norm|temperature", re.IGNORECASE)
 
 
@@ -36,7 +36,7 @@ def decay_mask(params: Any) -> Any:
     """Tree of bools, True where weight decay applies: not to norms, biases, embeddings and scalars."""
 
     def decayed(path: tuple[Any, ...], leaf: Any) -> bool:
-        names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
+        names = [part.key for part in path]
         in_norm = any("norm" in name.lower() for name in names)
         return leaf.ndim >= 2 and not in_norm and not _NOT_DECAYED.search(names[-1])
 
@@ -55,7 +55,7 @@ def matrix_axes(params: Any) -> Any:
     def axes(path: tuple[Any, ...], leaf: Any, matrix: bool) -> Any:
         if not matrix:
             return None
-        if any(getattr(part, "key", None) == "layers" for part in path):
+        if any(part.key == "layers" for part in path):
             return dimensions(1, (-2, -1) if leaf.ndim == 5 else (-1,)) if leaf.ndim > 2 else None
         return dimensions(tuple(range(leaf.ndim - 1)), (-1,))
 

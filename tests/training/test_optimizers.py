@@ -8,7 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from muse_jax.training.optimizers import decay_mask, ema_decay, make_optimizer, make_schedule, update_ema
+from muse_jax.training.optimizers import (
+    decay_mask,
+    ema_decay,
+    make_optimizer,
+    make_schedule,
+    matrix_axes,
+    update_ema,
+)
 
 OPTIM = {
     "name": "adamw",
@@ -193,7 +200,7 @@ def orthogonalized(matrix):
 
 def test_muon_steps_are_the_formulas_of_muon_on_matrices_and_of_nadam_on_the_rest():
     shapes = {"kernel": (6, 4), "bias": (5,)}
-    optim = {**OPTIM, "name": "muon", "weight_decay": 0.1, "grad_clip": 3.0}
+    optim = {**OPTIM, "name": "muon", "b1": 0.8, "b2": 0.9, "weight_decay": 0.1, "grad_clip": 3.0}
     params, grads = drawn(0, shapes), [drawn(step, shapes) for step in (1, 2, 3)]
     matrix, vector = (params[name].astype(np.float64) for name in shapes)
     momentum, first, second = 0.0, 0.0, 0.0
@@ -202,12 +209,24 @@ def test_muon_steps_are_the_formulas_of_muon_on_matrices_and_of_nadam_on_the_res
         momentum = 0.95 * momentum + 0.05 * each["kernel"]
         ahead = 0.95 * momentum / (1 - 0.95 ** (step + 1)) + 0.05 * each["kernel"] / (1 - 0.95**step)
         matrix = matrix - lr * (0.2 * math.sqrt(6) * orthogonalized(ahead) + 0.1 * matrix)
-        first, second = 0.9 * first + 0.1 * each["bias"], 0.99 * second + 0.01 * each["bias"] ** 2
-        ahead = 0.9 * first / (1 - 0.9 ** (step + 1)) + 0.1 * each["bias"] / (1 - 0.9**step)
-        vector = vector - lr * ahead / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+        first, second = 0.8 * first + 0.2 * each["bias"], 0.9 * second + 0.1 * each["bias"] ** 2
+        ahead = 0.8 * first / (1 - 0.8 ** (step + 1)) + 0.2 * each["bias"] / (1 - 0.8**step)
+        vector = vector - lr * ahead / (np.sqrt(second / (1 - 0.9**step)) + 1e-8)
     got = run(optim, params, grads)
     np.testing.assert_allclose(got["kernel"], matrix, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(got["bias"], vector, rtol=1e-4)
+
+
+def test_matrices_of_muon_leave_layers_and_parts_out_and_join_heads():
+    layers = {"qkv": np.ones((2, 16, 3, 2, 4)), "up": np.ones((2, 16, 24)), "gate": np.ones((2, 16))}
+    params = {"layers": {name: {"kernel": value} for name, value in layers.items()}}
+    axes = matrix_axes({**params, "conv": {"kernel": np.ones((3, 3, 4, 8)), "bias": np.ones(8)}})
+    at = {name: part["kernel"] for name, part in axes["layers"].items()}
+    assert (at["qkv"].reduction_axis, at["qkv"].output_axis) == (1, (-2, -1))
+    assert (at["up"].reduction_axis, at["up"].output_axis) == (1, (-1,))
+    assert at["gate"] is None  # a vector a layer
+    assert (axes["conv"]["kernel"].reduction_axis, axes["conv"]["kernel"].output_axis) == ((0, 1, 2), (-1,))
+    assert axes["conv"]["bias"] is None
 
 
 def test_muon_makes_each_matrix_of_the_stacked_layers_near_orthogonal():
