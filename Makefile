@@ -5,7 +5,7 @@
 # make mutants    changes to the code that no test notices (hours); docs/testing.md
 # make wheel      builds the wheel, installs it in an empty environment and generates an image there
 # make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
-# make data       downloads and renders the data sets emoji and icons (for training and benchmarks)
+# make data       downloads and renders the data sets emoji, icons and motion (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
 # make icons      the same of the checkpoint "icons"
 

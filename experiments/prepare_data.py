@@ -1,4 +1,7 @@
-"""Fetches vector sets with npm and builds `emoji` and `icons`: `python -m experiments.prepare_data`."""
+"""Fetches vector sets with npm and builds `emoji`, `icons` and `motion`.
+
+python -m experiments.prepare_data
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from tqdm import tqdm
 
 from experiments import apps
 
-_DATA = flags.DEFINE_multi_enum("data", ["emoji", "icons"], ["emoji", "icons"], "Data sets to build.")
+_DATA = flags.DEFINE_multi_enum(
+    "data", ["emoji", "icons", "motion"], ["emoji", "icons", "motion"], "Data sets to build."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data sets are built in.")
 _DOWNLOADS = flags.DEFINE_string(
     "downloads",
@@ -69,14 +74,20 @@ def main() -> None:
     from muse_jax.data.icons import icons_dataset_builder, sets
     from muse_jax.data.icons.attribution import attribution
     from muse_jax.data.icons.drawings import read_collections
+    from muse_jax.data.motion import attribution as motion_attribution
+    from muse_jax.data.motion import drawings, motion_dataset_builder
 
-    emoji, icons = "emoji" in _DATA.value, "icons" in _DATA.value
+    emoji, icons, motion = (name in _DATA.value for name in ("emoji", "icons", "motion"))
     known = emoji_dataset_builder.Builder.builder_configs
     unknown = [size for size in _SIZES.value if f"px{size}" not in known]
     if unknown:
         raise ValueError(f"--size={unknown[0]} is not built: use 128, 192 or 256.")
     downloads = Path(_DOWNLOADS.value or Path(_DATA_DIR.value) / "downloads")
-    packages = dict.fromkeys((artwork.PACKAGES if emoji else ()) + (sets.PACKAGES if icons else ()))
+    packages = dict.fromkeys(
+        (artwork.PACKAGES if emoji else ())
+        + (sets.PACKAGES if icons else ())
+        + (drawings.PACKAGES if motion else ())
+    )
     for package in tqdm(packages, desc="fetch", unit="package"):
         fetch(package, downloads)
     stored = {"data_dir": _DATA_DIR.value, "file_format": "array_record"}
@@ -88,6 +99,12 @@ def main() -> None:
         build(builder, "icons", downloads)
         (Path(builder.data_dir) / "NOTICE").write_text(
             attribution(read_collections(downloads)), encoding="utf-8"
+        )
+    if motion:
+        builder = motion_dataset_builder.Builder(**stored)
+        build(builder, "motion", downloads)
+        (Path(builder.data_dir) / "NOTICE").write_text(
+            motion_attribution.attribution(downloads), encoding="utf-8"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,8 +19,8 @@ from muse_jax.media.video import Video, decode_video, split_strip
 MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
-    "emoji, emoji/px192, emoji/px256, icons, icons/xN, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, "
-    "precomputed:PATH"
+    "emoji, emoji/px192, emoji/px256, icons, icons/xN, motion, motion/xN, motion/images, motion/images/xN, "
+    "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
 )
 
 
@@ -276,6 +277,25 @@ def _icons_source(name: str, split: str, data_dir: str | Path) -> Any:
     return IconsSource(builder, split, int(compositions[1:]))
 
 
+def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
+    from muse_jax.data.motion.motion_dataset_builder import Builder
+    from muse_jax.data.motion.source import MotionSource
+
+    form = re.fullmatch(r"motion(/images)?(?:/x([1-9]\d*))?", name)
+    if form is None:
+        raise ValueError(
+            f"{name!r} is not a form of the motion data: use motion or motion/images, with /x8 for 8 clips "
+            "or images per drawing."
+        )
+    builder = Builder(data_dir=str(data_dir), file_format="array_record")
+    if not Path(builder.data_dir).is_dir():
+        raise ValueError(
+            f"the motion data is not built at {builder.data_dir}: run "
+            f"`python -m experiments.prepare_data --data=motion --data_dir={data_dir}`."
+        )
+    return MotionSource(builder, split, int(form[2] or 1), images=form[1] is not None)
+
+
 def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
     import tensorflow_datasets as tfds
 
@@ -300,12 +320,13 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
 
     Args:
       name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/xN" for N images composed
-        from each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
+        from each drawing; "motion", clips, or "motion/images", single frames of them, with "/xN" for N of
+        each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
         audio with `captions.jsonl`, see `FolderSource`; "precomputed:PATH", features stored in PATH/SPLIT.
       split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
-        otherwise a split of the data.
-      data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji and
-        icons, TFDS's own otherwise.
+        `muse_jax.data.motion.SPLITS` for motion; otherwise a split of the data.
+      data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji,
+        icons and motion, TFDS's own otherwise.
 
     Returns:
       A `Source`, or a `PrecomputedSource`.
@@ -327,4 +348,6 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
         return TfdsSource(_emoji_builder(kind, DEFAULT_DATA_DIR if data_dir is None else data_dir), split)
     if kind.split("/")[0] == "icons" and not rest:
         return _icons_source(kind, split, DEFAULT_DATA_DIR if data_dir is None else data_dir)
+    if kind.split("/")[0] == "motion" and not rest:
+        return _motion_source(kind, split, DEFAULT_DATA_DIR if data_dir is None else data_dir)
     raise ValueError(f"unknown data source {name!r}: use one of {NAMES}.")

@@ -179,3 +179,78 @@ def built_icons(icons_downloads, tmp_path_factory):
         download_config=tfds.download.DownloadConfig(manual_dir=str(icons_downloads))
     )
     return data_dir
+
+
+WEATHER = (
+    "rain",
+    "overcast-day",
+    "overcast-day-snow",  # in heldout_pairs; each of its words is in another name
+    "mostly-clear-day-snow",
+    "mostly-clear-night-hail",
+    "compass-ne",
+)
+
+
+def weather_svg(style, number):
+    """A block that falls and turns, in a colour of its style."""
+    colour = "#000" if style == "monochrome" else COLOURS[number % len(COLOURS)]
+    fall = (
+        '<animateTransform attributeName="transform" type="translate" values="0 0;0 40" dur="2s" begin="0s" '
+    )
+    return (
+        '<svg viewBox="0 0 128 128" fill="none" xmlns="http://www.w3.org/2000/svg">'
+        f'<rect x="{30 + number}" y="30" width="{16 + number}" height="16" fill="{colour}">'
+        f'{fall}repeatCount="indefinite"/></rect></svg>'
+    )
+
+
+THINGS = ("ball", "cup", "red heart", "old shoe", "kite", "lamp", "pear", "drum", "boat", "four o'clock")
+
+
+@pytest.fixture(scope="session")
+def motion_downloads(tmp_path_factory):
+    """Tarballs of a few emoji in four styles and of a few weather icons."""
+    from muse_jax.data.motion.weather import ICONS
+    from muse_jax.data.motion.weather import STYLES as WEATHER_STYLES
+
+    folder = tmp_path_factory.mktemp("motion_downloads")
+    for style, package in STYLES.items():
+        icons = {slug(thing): {"body": shape(style, i)} for i, thing in enumerate(THINGS)}
+        codes = {f"{0x2600 + i:x}": slug(thing) for i, thing in enumerate(THINGS)}
+        files = {
+            "icons.json": {"prefix": style, "icons": icons, "width": 16, "height": 16},
+            "chars.json": codes,
+        }
+        info = {"author": {"name": f"The {style} authors"}, "license": {"spdx": "MIT"}}
+        write_tarball(folder, package, {**files, "info.json": info, "package.json": {"license": "MIT"}})
+    labels = [
+        {"label": thing, "hexcode": f"{0x2600 + i:X}", "tags": [], "group": 0}
+        for i, thing in enumerate(THINGS)
+    ]
+    groups = {"groups": {"0": "objects"}}
+    write_tarball(folder, LABELS, {"en/data.json": labels, "meta/groups.json": groups})
+    with tarfile.open(folder / tarball_name(ICONS), "w:gz") as archive:
+        files = {
+            f"{s}/{name}.svg": weather_svg(s, i) for s in WEATHER_STYLES for i, name in enumerate(WEATHER)
+        }
+        files["package.json"] = json.dumps({"license": "MIT", "author": {"name": "A. Author"}})
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_motion(motion_downloads, tmp_path_factory):
+    """The data_dir of the small data set of clips."""
+    import tensorflow_datasets as tfds
+
+    from muse_jax.data.motion.motion_dataset_builder import Builder
+
+    data_dir = tmp_path_factory.mktemp("motion_data")
+    builder = Builder(data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=str(motion_downloads))
+    )
+    return data_dir

@@ -30,6 +30,14 @@ def test_builds_icons_with_their_notice(icons_downloads, tmp_path):
     assert "Game-Icons (game-icons)" in (tmp_path / "icons" / "1.0.0" / "NOTICE").read_text()
 
 
+def test_builds_motion_with_its_notice(motion_downloads, tmp_path):
+    result = run("--data=motion", f"--downloads={motion_downloads}", f"--data_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "motion: weather_train " in result.stdout and "render weather: 100%" in result.stderr
+    assert len(load_source("motion", "train", tmp_path)) > 25
+    assert "A. Author" in (tmp_path / "motion" / "1.0.0" / "NOTICE").read_text()
+
+
 def test_an_existing_tarball_is_not_downloaded(downloads, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert fetch(STYLES["noto"], downloads).is_file()
