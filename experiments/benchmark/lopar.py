@@ -112,7 +112,7 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
     @jax.jit
     def lopar(params, text, key):
         model = BoundCogLM(iterative, params, vocabulary)
-        return redraw_fine(model, text, text >= 0, start, key, steps=turns)
+        return redraw_fine(model, text, text >= 0, start, key, steps=turns, temperature=1.0)
 
     @jax.jit
     def by_token(params, text, key):

@@ -34,7 +34,7 @@ def draw_image(
     key: Array,
     *,
     sampling: Sampling,
-    text_weight: Float[Array, ""] | float = 1.4,
+    text_weight: Float[Array, ""] | float,
     image: Int[Array, "batch tokens"] | None = None,
     drawn: Bool[Array, "batch tokens"] | None = None,
     on_step: Progress | StepCallback | None = None,

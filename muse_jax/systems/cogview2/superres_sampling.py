@@ -55,7 +55,7 @@ def redraw_fine(
     *,
     steps: np.ndarray,
     top_k: tuple[int, ...] | None = None,
-    temperature: Float[Array, ""] | float = 1.0,
+    temperature: Float[Array, ""] | float,
     editable: Bool[Array, "batch tokens"] | None = None,
     on_step: Progress | StepCallback | None = None,
 ) -> Int[Array, "batch tokens"]:

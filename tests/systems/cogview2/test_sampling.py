@@ -55,6 +55,14 @@ def test_greedy_drawing_takes_the_full_pass_s_best_code_and_leaves_the_rest_of_a
     assert len(set(out[DRAWN])) > 3
 
 
+def test_a_new_image_is_drawn_whole_whatever_was_there():
+    sampling, key = Sampling(jnp.float32(1.0)), jax.random.key(3)
+    draw_new = jax.jit(functools.partial(draw, image=None, drawn=None))
+    new = draw_new(TEXT, MASK, key, sampling, 0.5)
+    assert new.dtype == jnp.int32
+    np.testing.assert_array_equal(new, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, np.ones_like(DRAWN)))
+
+
 def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
     key, sampling = jax.random.key(3), Sampling(jnp.float32(1.0))
     first = draw(TEXT, MASK, key, sampling, 0.5, IMAGE, DRAWN)
@@ -99,6 +107,7 @@ def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
     [
         ({"drawn": DRAWN[:, :-1]}, r"drawn has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)"),
         ({"text": TEXT[:, :-1]}, r"the network reads \(batch, 4\) pieces"),
+        ({"drawn": None}, "Give both an image and which of its tokens to draw"),
         ({"image": None}, "Give both an image and which of its tokens to draw"),
         ({"vocabulary": Vocabulary(20, 40)}, "vocab_size is 33, but the vocabulary has 40 tokens"),
     ],
@@ -114,4 +123,4 @@ def test_bad_input_is_one_sentence(change, message):
     model = BoundCogLM(NETWORK, params(), given.pop("vocabulary"))
     words = [given.pop(name) for name in ("text", "text_mask")]
     with pytest.raises(ValueError, match=message):
-        draw_image(model, *words, jax.random.key(0), sampling=GREEDY, **given)
+        draw_image(model, *words, jax.random.key(0), sampling=GREEDY, text_weight=0.0, **given)

@@ -74,4 +74,4 @@ def test_images_of_another_size_are_refused():
         draw_fine(model, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
     model = BoundCogLM(ITERATIVE, {}, VOCABULARY)
     with pytest.raises(ValueError, match=r"fine has shape \(4, 35\), but 4 texts and the grid 6x6"):
-        redraw_fine(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS)
+        redraw_fine(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS, temperature=1.0)
