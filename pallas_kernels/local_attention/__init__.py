@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.dispatch import select
-from pallas_kernels.local_attention.geometry import Geometry, Window, make_window, show
+from pallas_kernels.local_attention.geometry import Geometry, Window, align, make_window, show
 from pallas_kernels.sharding import split_over_mesh
 
 __all__ = ["Geometry", "LocalKeys", "Window", "find_attend", "local_attention"]
@@ -55,8 +56,8 @@ def local_attention(
       key, value: in raster order over `key_grid`.
       grid: sizes of one to three axes.
       window: odd sizes, one per axis. A window wider than the grid gives full attention.
-      key_grid: `grid` by default. If it is coarser by an integer factor per axis, the window is centred on
-        the query's position divided by the factor, rounded down.
+      key_grid: `grid` by default. The window of a query at position i of an axis is centred on
+        `i * keys // queries` (NUWA, section 3.2).
       causal: leave out keys after the query in raster order; only if `key_grid` equals `grid`.
       coarse: a second window, on keys over a grid that divides `grid`, in the same softmax.
       extra_key, extra_value: global keys, such as text, in the same softmax.
@@ -68,9 +69,29 @@ def local_attention(
       an array of the query's shape and dtype.
 
     Raises:
-      ValueError: if shapes or dtypes disagree, a window is even, a key grid does not divide the grid, causal
-        is combined with a coarser key grid, or the implementation does not run here.
+      ValueError: if shapes or dtypes disagree, a window is even, the coarse key grid does not divide the
+        grid, causal is combined with another key grid, or the implementation does not run here.
     """
+    if key_grid is not None and coarse is None and not causal and _needs_alignment(grid, key_grid):
+        _check(
+            query, "query", (query.shape[0], math.prod(grid), *query.shape[2:]), query, f"grid {show(grid)}"
+        )
+        grid, places = align(grid, key_grid)
+        source = np.zeros(math.prod(grid), int)  # places that no query has repeat the first one
+        source[places] = np.arange(len(places))
+        aligned = local_attention(
+            query[:, source],
+            key,
+            value,
+            grid=grid,
+            window=window,
+            key_grid=key_grid,
+            extra_key=extra_key,
+            extra_value=extra_value,
+            extra_mask=extra_mask,
+            implementation=implementation,
+        )
+        return aligned[:, places]
     windows = [make_window("window", grid, window, key_grid, causal)]
     keys, values = [key], [value]
     _check(query, "query", (query.shape[0], math.prod(grid), *query.shape[2:]), query, f"grid {show(grid)}")
@@ -89,6 +110,12 @@ def local_attention(
     if form in ("tpu", "gpu"):
         return split_over_mesh(attend, query, tuple(keys), tuple(values), extra)
     return attend(query, tuple(keys), tuple(values), extra)
+
+
+def _needs_alignment(grid: tuple[int, ...], key_grid: tuple[int, ...]) -> bool:
+    """Whether `key_grid` has as many axes as `grid` and does not divide it."""
+    valid = len(grid) == len(key_grid) and min(*grid, *key_grid) > 0
+    return valid and any(positions % keys for positions, keys in zip(grid, key_grid, strict=True))
 
 
 def find_attend(implementation: str) -> Callable:

@@ -57,7 +57,9 @@ CASES = (
     Case("60x60 on 20x20, window 5x5", (60, 60), (5, 5), key_grid=(20, 20)),
     Case("64x64, window 9x9", (64, 64), (9, 9)),
     Case("128x128, window 9x9", (128, 128), (9, 9)),
-    # NUWA: 10 frames.
+    # NUWA: 10 frames; at 336 pixels 21x21 tokens each, on text or on a sketch of one frame.
+    Case("10x21x21, window 3x3x3, causal", (10, 21, 21), (3, 3, 3), causal=True),
+    Case("10x21x21 on 1x21x21, window 3x3x3, 77 text", (10, 21, 21), (3, 3, 3), (1, 21, 21), extra=77),
     Case("10x20x20, window 3x3x3, causal", (10, 20, 20), (3, 3, 3), causal=True),
     Case("10x20x20, window 3x3x3, 77 text", (10, 20, 20), (3, 3, 3), extra=77),
 )

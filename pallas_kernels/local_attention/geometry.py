@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -102,3 +104,19 @@ def make_window(
         factor=tuple(positions // keys for positions, keys in zip(grid, key_grid, strict=True)),
         causal=causal,
     )
+
+
+def align(grid: tuple[int, ...], key_grid: tuple[int, ...]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Lays queries over a grid that `key_grid` divides, so that each keeps its centre `i * keys // queries`.
+
+    Returns:
+      sizes of that grid, and for each query, in raster order, its place there.
+    """
+    sizes, places = [], []
+    for positions, keys in zip(grid, key_grid, strict=True):
+        factor = -(-positions // keys)
+        centres = np.arange(positions) * keys // positions
+        first = np.searchsorted(centres, centres)  # the first query with the same centre
+        sizes.append(keys * factor)
+        places.append(centres * factor + np.arange(positions) - first)
+    return tuple(sizes), np.ravel_multi_index(np.meshgrid(*places, indexing="ij"), sizes).ravel()

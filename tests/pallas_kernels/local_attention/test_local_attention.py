@@ -1,7 +1,11 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pallas_kernels import dispatch
 from pallas_kernels.local_attention import LocalKeys, local_attention
@@ -55,6 +59,37 @@ def test_direct_superres_reads_the_coarse_image_in_the_same_softmax():
     )
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_nuwa_s_mapping_to_a_key_grid_of_any_size_is_the_equation_by_loops(data):
+    axes = data.draw(st.integers(1, 3))
+    grid, keys = (tuple(data.draw(st.integers(1, 4)) for _ in range(axes)) for _ in range(2))
+    window = tuple(data.draw(st.sampled_from([1, 3])) for _ in range(axes))
+    query = _normal(0, math.prod(grid), batch=1)
+    key, value = (_normal(seed, math.prod(keys), batch=1) for seed in (1, 2))
+    extra_key, extra_value = (_normal(seed, 2, batch=1) for seed in (3, 4))
+    out = local_attention(
+        query, key, value, grid=grid, window=window, key_grid=keys, extra_key=extra_key,
+        extra_value=extra_value, implementation="xla",
+    )  # fmt: skip
+    key, value, extra_key, extra_value = (
+        np.asarray(x[0], np.float64) for x in (key, value, extra_key, extra_value)
+    )
+    for n, place in enumerate(np.ndindex(grid)):
+        centre = [math.floor(i * c / x) for i, c, x in zip(place, keys, grid, strict=True)]
+        near = [
+            m
+            for m, other in enumerate(np.ndindex(keys))
+            if all(abs(a - i) <= e // 2 for a, i, e in zip(other, centre, window, strict=True))
+        ]
+        for head in range(2):
+            k = np.concatenate([key[near, head], extra_key[:, head]])
+            v = np.concatenate([value[near, head], extra_value[:, head]])
+            weights = np.exp(k @ np.asarray(query[0, n, head], np.float64) / np.sqrt(4))
+            expected = weights @ v / weights.sum()
+            np.testing.assert_allclose(out[0, n, head], expected, atol=1e-5)
+
+
 _QUERY = np.zeros((1, 36, 2, 4), np.float32)
 _FEW = np.zeros((1, 9, 2, 4), np.float32)
 
@@ -68,7 +103,8 @@ _FEW = np.zeros((1, 9, 2, 4), np.float32)
         ({"grid": (1, 1, 6, 6), "window": (1, 1, 3, 3)}, "one to three axes"),
         ({"grid": (6, 7)}, r"query has shape \(1, 36, 2, 4\), .* grid 6x7 need \(1, 42, 2, 4\)"),
         ({"query": _QUERY[0]}, r"query has shape .*\(batch, tokens, heads, dim\)"),
-        ({"key_grid": (4, 3)}, "4x3 of window does not divide the grid 6x6"),
+        ({"coarse": LocalKeys(_FEW, _FEW, (4, 3), (3, 3))}, r"4x3 of coarse.window does not divide the grid"),
+        ({"key_grid": (4, 3), "causal": True}, "4x3 of window does not divide the grid 6x6"),
         ({"key_grid": (3, 3)}, r"key has shape \(1, 36, 2, 4\), .* key grid 3x3 need \(1, 9, 2, 4\)"),
         ({"value": _FEW}, r"value has shape \(1, 9, 2, 4\)"),
         ({"key": _QUERY.astype(np.float16)}, "key is float16 and the query float32"),

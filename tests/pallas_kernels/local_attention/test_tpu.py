@@ -32,7 +32,7 @@ def _check_fits(case: Case, topology: str, dtype) -> None:
     [
         ("60x60, window 9x9", "v5e"),
         ("60x60, window 9x5 and 20x20, 5x5", "v6e"),
-        ("10x20x20, window 3x3x3, 77 text", "tpu7x"),
+        ("10x21x21, window 3x3x3, causal", "v5e"),
     ],
 )
 def test_real_sizes_compile_forward_and_backward_inside_vmem(name, topology):
