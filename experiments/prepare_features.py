@@ -96,8 +96,7 @@ def image_tokens(task: TokenTask, source: Any, split: str, variants: int = 1) ->
     loader = make_loader(
         source,
         batch_size=batch_size,
-        image_size=data.image_size,
-        augment=data.augment if variants > 1 else "none",
+        modalities=task.modalities(data.augment if variants > 1 else "none"),
         seed=task.config.seed,
         shuffle=False,
         num_epochs=variants,
@@ -105,7 +104,8 @@ def image_tokens(task: TokenTask, source: Any, split: str, variants: int = 1) ->
     )
     parts: list[dict[str, np.ndarray]] = []
     for batch in tqdm(loader, desc=f"{split}: tokens", total=-(-len(source) * variants // batch_size)):
-        tokens = jax.device_get(features(frozen, put_batch({"image": batch["image"]}, mesh)["image"]))
+        media = put_batch({field: batch[field] for field in task.fields}, mesh)
+        tokens = jax.device_get(features(frozen, *(media[field] for field in task.fields)))
         parts.append({name: value[batch["example_mask"]] for name, value in tokens.items()})
     if loader.skipped:
         raise ValueError(f"{split} has {loader.skipped} corrupt images, {loader.corrupt}: take them out.")

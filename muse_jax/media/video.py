@@ -113,6 +113,7 @@ class VideoModality:
         shorter ones is repeated.
       fps: frames per second; clips at another rate are resampled.
       augment: "none", "crop", "zoom", "flip", "window" or a sum such as "crop+window", see `View.draw`.
+      field: of the records that holds the frames.
 
     Raises:
       ValueError: an argument that is not allowed.
@@ -122,6 +123,7 @@ class VideoModality:
     length: int
     fps: float = DEFAULT_FPS
     augment: str = "none"
+    field: str = "video"
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -130,7 +132,7 @@ class VideoModality:
 
     def fit(self, record: Mapping[str, Any]) -> np.ndarray:
         """The clip of a record at `fps`, resized unless random windows of its frames are needed."""
-        frames = resample_frames(record["video"], record["fps"], self.fps)
+        frames = resample_frames(record[self.field], record["fps"], self.fps)
         return frames if needs_window(self.augment) else _map_frames(frames, self.size)
 
     def draw(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -25,6 +25,8 @@ class TokenTask(Task):
     """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {"tokenizer": "", "data": {"features": ""}}
+    fields: tuple[str, ...] = ("image",)
+    """The fields of a batch that become tokens."""
 
     @cached_property
     def tokenizers(self) -> dict[str, Weights]:
@@ -44,8 +46,8 @@ class TokenTask(Task):
         """The shapes of the frozen weights; leaves may carry logical axis names."""
         return {"tokenizers": self.tokenizer_shapes()}
 
-    def features(self, frozen: Any, image: Array) -> dict[str, Array]:
-        """Flat tokens of uint8 images, by the names that they have in a batch."""
+    def features(self, frozen: Any, *media: Any) -> dict[str, Array]:
+        """Flat tokens of the uint8 arrays of `fields`, by the names that they have in a batch."""
         raise NotImplementedError
 
     def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
@@ -80,7 +82,8 @@ class TokenTask(Task):
         if not self.config.data.features:
             return batch
         frozen = {"tokenizers": self.tokenizer_shapes()}
-        return {"index": batch["index"], **jax.eval_shape(self.features, frozen, batch["image"])}
+        media = [batch[field] for field in self.fields]
+        return {"index": batch["index"], **jax.eval_shape(self.features, frozen, *media)}
 
     def caption_shapes(self, length: int) -> Batch:
         """The shapes of a batch's captions as token ids."""

@@ -159,7 +159,7 @@ class Task:
     def modalities(self, augment: str) -> Mapping[str, Modality]:
         """How the fields of records become arrays of one shape. Default: images of `config.data.image_size`.
 
-        A task on video or audio overrides it, and `batch_shapes` with it.
+        A task on video or audio overrides it, and `media_shapes` with it.
 
         Args:
           augment: `config.data.augment` for training, "none" for evaluation.
@@ -174,11 +174,16 @@ class Task:
 
     def batch_shapes(self) -> Batch:
         """The shapes of a batch on the devices."""
-        data = self.config.data
         return {
-            "image": jax.ShapeDtypeStruct((data.batch_size, data.image_size, data.image_size, 3), jnp.uint8),
-            "index": jax.ShapeDtypeStruct((data.batch_size,), jnp.int32),
+            **self.media_shapes(),
+            "index": jax.ShapeDtypeStruct((self.config.data.batch_size,), jnp.int32),
         }
+
+    def media_shapes(self) -> Batch:
+        """The shapes of a batch's images, videos or audio."""
+        data = self.config.data
+        shape = (data.batch_size, data.image_size, data.image_size, 3)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
 def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:

@@ -1,0 +1,115 @@
+"""Sampling: cached raster order and wavefronts draw the tokens of a network that is run anew for each."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax.sampling.autoregressive import Sampling
+from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, _empty_cache, count_steps, draw_tokens
+from muse_jax.systems.nuwa.transformer import NuwaTransformer
+from tests.systems.nuwa.test_transformer import random_params
+
+WIDTHS = {"width": 8, "heads": 2, "mlp_dim": 8, "text_dim": 4, "code_dim": 4}
+KEY = jax.random.key(5)
+
+
+def make(grid, shift="3d", window=(3, 3, 3), depth=2, condition_depth=0):
+    network = NuwaTransformer(
+        13, grid, depth=depth, window=window, shift=shift, condition_depth=condition_depth, **WIDTHS
+    )
+    return network, random_params(network, 0.6)
+
+
+def make_draw(network, frames, condition_grid=None, seed=0, share=0.8):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 13, (2, frames * network.frame_tokens))
+    drawn = rng.random(tokens.shape) < share
+    text, mask = rng.normal(size=(2, 3, 4)).astype(np.float32), np.array([[1, 1, 0], [1, 1, 1]], bool)
+    more = () if condition_grid is None else (rng.integers(0, 13, (2, *condition_grid)),)
+    cond, uncond = (text, mask, *more), (-text[:1], mask[1:], *more)
+    return jax.tree.map(jnp.asarray, Draw(tokens, drawn, cond, uncond))
+
+
+def draw_with(network, params, draw, **sampling):
+    program = jax.jit(lambda draw, key: draw_tokens(network, params, draw, key, NuwaSampling(**sampling)))
+    return np.asarray(program(draw, KEY))
+
+
+def check_against_whole_passes(network, params, draw, tokens, scale, top_k):
+    """Each drawn token is the one that the whole network's logits and the place's own noise give."""
+    apply = jax.jit(lambda *inputs: network.apply({"params": params}, *inputs))
+    cond = apply(tokens, *draw.cond)
+    uncond = apply(tokens, *(jnp.broadcast_to(x, (2, *x.shape[1:])) for x in draw.uncond))
+    logits = (1 + scale) * cond - scale * uncond
+    for place in range(tokens.shape[1]):
+        expected = Sampling(1.0, top_k)(jax.random.fold_in(KEY, place), logits[:, place])
+        given = np.where(draw.drawn[:, place], expected, draw.tokens[:, place])
+        np.testing.assert_array_equal(tokens[:, place], given)
+
+
+SHAPES = [  # grid, window, grid of a condition
+    ((2, 3, 3), (3, 3, 3), None),
+    ((3, 2, 4), (3, 3, 3), (1, 2, 3)),
+    ((1, 4, 3), (3, 3, 3), None),
+    ((3, 3, 2), (1, 3, 3), (2, 3, 2)),
+    ((3, 1, 4), (5, 3, 5), None),
+    ((2, 3, 3), (3, 5, 5), (2, 1, 3)),  # as wide as the grid: full attention
+    ((4, 2, 2), (3, 1, 3), None),
+]
+
+
+@pytest.mark.parametrize(
+    "grid, window, key_grid",
+    [pytest.param(*shape, marks=[pytest.mark.slow] if i > 1 else []) for i, shape in enumerate(SHAPES)],
+)
+def test_raster_and_wavefront_draw_the_tokens_of_whole_passes(grid, window, key_grid):
+    network, params = make(grid, window=window, condition_depth=int(key_grid is not None))
+    draw = make_draw(network, grid[0], key_grid)
+    raster, wavefront = (
+        draw_with(network, params, draw, order=order, guidance_scale=0.7, top_k=9)
+        for order in ("raster", "wavefront")
+    )
+    np.testing.assert_array_equal(raster, wavefront)
+    check_against_whole_passes(network, params, draw, raster, 0.7, 9)
+
+
+def test_the_published_shift_draws_the_tokens_of_whole_passes_in_raster_order():
+    network, params = make((3, 2, 3), shift="raster", depth=1)
+    draw = make_draw(network, 3)
+    tokens = draw_with(network, params, draw, guidance_scale=0.0)
+    check_against_whole_passes(network, params, draw, tokens, 0.0, 0)
+
+
+def test_masked_decoding_keeps_given_tokens_and_masks_none():
+    network, params = make((2, 2, 3), shift="none", depth=1)
+    draw = make_draw(network, 2)
+    tokens = draw_with(network, params, draw, num_steps=3)
+    np.testing.assert_array_equal(tokens[~draw.drawn], draw.tokens[~draw.drawn])
+    assert tokens.max() < 13 and (tokens != draw.tokens).any()
+
+
+def test_the_steps_are_counted_before_the_loop():
+    network = make((8, 8, 8), depth=1)[0]
+    counts = [count_steps(network, NuwaSampling(order=order), 8) for order in ("", "wavefront", "raster")]
+    assert counts == [50, 50, 512]
+    masked = NuwaTransformer(13, (8, 8, 8), shift="none", **WIDTHS)
+    assert count_steps(masked, NuwaSampling(num_steps=5), 8) == 5
+
+
+@pytest.mark.parametrize(
+    "shift, order", [("raster", "wavefront"), ("3d", "masked"), ("none", "raster"), ("none", "wavefront")]
+)
+def test_an_order_that_the_network_was_not_trained_for_is_refused(shift, order):
+    network = NuwaTransformer(13, (2, 2, 2), shift=shift, **WIDTHS)
+    with pytest.raises(ValueError, match=f"order is '{order}', but a network with shift='{shift}'"):
+        count_steps(network, NuwaSampling(order=order), 2)
+
+
+def test_raster_order_keeps_only_what_the_window_reaches_back():
+    network = make((5, 4, 3), depth=1)[0]
+    condition = make_draw(network, 5).cond
+    assert _empty_cache(network, condition, 5, ring=True)[0].shape[2] == 4 * 3 + 3 + 1
+    assert _empty_cache(network, condition, 5, ring=False)[0].shape[2] == math.prod((5, 4, 3))
