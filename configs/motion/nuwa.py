@@ -38,9 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
         "text_dropout": 0.1,
     }
     config.data = {
-        "source": "motion",
+        "source": "motion/x6",
         "split": "train",
-        "eval_split": "heldout_pairs",
+        "eval_split": "validation",
         "features": "runs/features/motion",  # "" computes tokens and text states in every step
         "text_encoder": "minilm",
         "batch_size": 24,  # by turns text to video, prediction, sketch to video

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.prepare_features import captions_of, image_tokens, store
 from muse_jax.data import load_source
-from muse_jax.media.image import to_unit_range
+from muse_jax.media.image import ImageModality, to_unit_range
 from muse_jax.system import make_task
 from muse_jax.training import validate_config
 from tests.systems.conftest import image_folder, tokenizer  # noqa: F401
@@ -45,6 +45,11 @@ def test_the_first_caption_is_the_plain_one_and_all_are_masked_alike(task):
 
 class PixelTask(SimpleNamespace):
     """A task whose tokens are the first row of pixels, raised by `offset`."""
+
+    fields = ("image",)
+
+    def modalities(self, augment):
+        return {"image": ImageModality(4, augment)}
 
     def features(self, frozen, image):
         return {"tokens": image[:, 0, :, 0].astype(jnp.int32) + self.offset}

@@ -257,6 +257,13 @@ class NuwaTask(TextStatesTask):
         draw = Draw(tokens, jnp.ones(tokens.shape, bool), text, null)
         return draw_tokens(self.network, params, draw, key, NuwaSampling(**self.config.sampling))
 
+    def predict(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b s h w 3"]:
+        """The videos of a batch, their later frames generated from the first one, without text."""
+        clips = self.tokens(frozen, batch)["tokens"]
+        draw = Draw(clips, self.later(clips), self.null(frozen, len(clips)))
+        sampling = NuwaSampling(**self.config.sampling)
+        return self.decode(frozen, draw_tokens(self.network, params, draw, key, sampling))
+
     def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b s h w 3"]:
         """Videos of flat tokens, frame by frame."""
         ids = rearrange(self.grid(tokens), "b s h w -> (b s) h w")
