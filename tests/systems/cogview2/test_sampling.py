@@ -56,11 +56,14 @@ def test_greedy_drawing_takes_the_full_pass_s_best_code_and_leaves_the_rest_of_a
 
 
 def test_a_new_image_is_drawn_whole_whatever_was_there():
-    sampling, key = Sampling(jnp.float32(1.0)), jax.random.key(3)
-    draw_new = jax.jit(functools.partial(draw, image=None, drawn=None))
-    new = draw_new(TEXT, MASK, key, sampling, 0.5)
+    sampling, key, heard = Sampling(jnp.float32(1.0)), jax.random.key(3), []
+    model = BoundCogLM(NETWORK, params(), VOCABULARY)
+    options = {"sampling": sampling, "text_weight": 0.5, "on_step": heard.append}
+    new = jax.jit(functools.partial(draw_image, model, **options))(TEXT, MASK, key)
     assert new.dtype == jnp.int32
     np.testing.assert_array_equal(new, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, np.ones_like(DRAWN)))
+    jax.effects_barrier()
+    assert sorted(step.step for step in heard) == list(range(1, 10))
 
 
 def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
@@ -73,7 +76,8 @@ def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
 
 
 def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
-    run = jax.jit(functools.partial(draw_caption, BoundCogLM(NETWORK, params(), VOCABULARY), sampling=GREEDY))
+    model, heard = BoundCogLM(NETWORK, params(), VOCABULARY), []
+    run = jax.jit(functools.partial(draw_caption, model, sampling=GREEDY, on_step=heard.append))
     pieces, there = (np.array(a) for a in run(IMAGE, jax.random.key(0)))
     sequence = image_to_text(VOCABULARY, pieces, there, IMAGE)
     scores = np.array(logits(sequence.tokens, sequence.ranks, weights(0.0)))[:, :, CODES : CODES + 11]
@@ -84,6 +88,10 @@ def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
         assert best[b, :length].tolist() == pieces[b, :length].tolist()
         assert length == 4 or best[b, length] == 10  # pad ends it
     assert len({tuple(row) for row in pieces}) > 1
+    jax.effects_barrier()
+    assert heard
+    with pytest.raises(ValueError, match=r"image has shape \(4, 8\)"):
+        run(IMAGE[:, 1:], jax.random.key(0))
 
 
 def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
@@ -106,6 +114,7 @@ def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
     "change, message",
     [
         ({"drawn": DRAWN[:, :-1]}, r"drawn has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)"),
+        ({"image": IMAGE[:, :-1]}, r"image has shape \(4, 8\)"),
         ({"text": TEXT[:, :-1]}, r"the network reads \(batch, 4\) pieces"),
         ({"drawn": None}, "Give both an image and which of its tokens to draw"),
         ({"image": None}, "Give both an image and which of its tokens to draw"),
