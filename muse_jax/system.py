@@ -54,6 +54,10 @@ class System:
     pipeline: class of its pipeline; None for tokenizers.
     files: name of a further file in its pretrained directories -> config key of a run that names that file,
       or a source that has it.
+    converters: name of a layout in which others publish its weights -> function of a path that reads them
+      into a pipeline, or into anything else that has `save_pretrained(directory, dtype)`.
+    published: name of a published checkpoint -> the content of the config.json that its conversion has, by
+      which runs that build on it are planned where it is not there.
     """
 
     name: str
@@ -61,6 +65,8 @@ class System:
     stages: Mapping[str, Stage] = field(default_factory=dict)
     pipeline: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
+    converters: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def stage_of(self, task: str) -> str:
         """The name of the stage that a task trains.
@@ -109,6 +115,18 @@ def system_names() -> list[str]:
     """The systems in `muse_jax.systems`."""
     path = importlib.import_module("muse_jax.systems").__path__
     return sorted(module.name for module in pkgutil.iter_modules(path) if module.ispkg)
+
+
+def find_converter(name: str) -> Callable[[Any], Any]:
+    """The function that reads the weights that others publish in the layout `name`, see `System.converters`.
+
+    Raises:
+      ValueError: one sentence, if no system in `muse_jax.systems` reads it.
+    """
+    known = {key: read for system in system_names() for key, read in find_system(system).converters.items()}
+    if name not in known:
+        raise ValueError(f"There is no layout {name!r}: {', '.join(sorted(known))} can be read.")
+    return known[name]
 
 
 def find_task(system: str, task: str) -> type:

@@ -21,7 +21,7 @@ from absl import flags
 from experiments import apps
 from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.sampling import masked_decode
-from muse_jax.systems.amused.convert import network_from_config, read_amused
+from muse_jax.systems.amused.convert import network_from_config, read_uvit
 from muse_jax.systems.amused.uvit import UVit2D
 
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where both run.")
@@ -170,7 +170,7 @@ def main() -> None:
     with jax.default_device(jax.devices(platform_name)[0]):
         dtype = jnp.dtype(_DTYPE.value)
         network = network_from_config(model.config, dtype=dtype)
-        params = read_amused(StateDict(model.state_dict()), network, dtype=dtype)
+        params = jax.tree.map(jnp.asarray, read_uvit(StateDict(model.state_dict()), network, dtype))
         inputs = conditions(_BATCH.value, model.config.encoder_hidden_size)
         difference, largest = largest_difference(torch, model, network, params, inputs)
         print(

@@ -1,5 +1,6 @@
 """The train step and the generate program of a config, lowered for a mesh without a weight or an image."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import ml_collections
 from flax.core import meta
 from jax.sharding import Mesh
 
-from muse_jax.checkpointing.pretrained import is_pretrained
+from muse_jax.checkpointing.pretrained import CONFIG, FORMAT, is_pretrained
 from muse_jax.checkpointing.run_config import config_file, save_config
 from muse_jax.checkpointing.source import ConfigSource
 from muse_jax.sharding.partitioning import batch_sharding, check_batch_size, on_mesh, tree_shardings
@@ -22,7 +23,7 @@ from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.state import create_state, jit_train_step, make_train_step
 
 FindConfig = Callable[[str], Mapping[str, Any] | None]
-_TOKENIZERS = ("tokenizer", "superres_tokenizer")
+_SOURCES = ("tokenizer", "superres_tokenizer", "text_encoder")
 
 
 class Traced(NamedTuple):
@@ -45,19 +46,27 @@ def planned(config: Any, find_config: FindConfig):
     """The config with the parts that it builds on described, where they are not there yet.
 
     A tokenizer's workdir that does not exist is described by the config of its name, which `find_config`
-    finds ("runs/vqgan_f16_256": that of "vqgan_f16_256"); T5 by its directory's name.
+    finds ("runs/vqgan_f16_256": that of "vqgan_f16_256"), or as the published checkpoint of its name
+    ("checkpoints/amused-256"); T5 by its directory's name.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     with tempfile.TemporaryDirectory() as folder:
-        for key in _TOKENIZERS:
+        for key in _SOURCES:
             source = config.get(key)
             if not source or is_pretrained(source) or config_file(source) is not None:
                 continue
-            described = find_config(Path(source).name)
-            if described is not None:
-                config[key] = str(Path(folder) / Path(source).name)
-                Path(config[key]).mkdir(exist_ok=True)
-                save_config(config[key], validate_config(described))
+            name = Path(source).name
+            place = Path(folder) / name
+            published, described = find_system(config.system).published.get(name), find_config(name)
+            if published is not None:
+                place.mkdir(exist_ok=True)
+                (place / CONFIG).write_text(json.dumps({"format": FORMAT, **published}))
+            elif described is not None:
+                place.mkdir(exist_ok=True)
+                save_config(place, validate_config(described))
+            else:
+                continue
+            config[key] = str(place)
         if encoder := config.data.get("text_encoder"):
             config.data.text_encoder = f"shapes:{Path(encoder.removeprefix('t5:')).name}"
         yield validate_config(config)

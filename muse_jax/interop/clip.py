@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from muse_jax.interop.name_table import SafetensorsFiles, Source, read_table
+from muse_jax.interop.name_table import SafetensorsFiles, Source, StrictTensors, read_table
 from muse_jax.nn.clip import ACTIVATIONS, CLIPText, CLIPVision
-from muse_jax.nn.shapes import abstract_params
+from muse_jax.nn.shapes import abstract_params, parameter_shapes
 
 _LAYER = {
     "attention_norm": "layer_norm1",
@@ -101,8 +101,83 @@ def load_clip_text(folder: str | Path) -> tuple[CLIPText, dict[str, Any]]:
     text = config["text_config"]
     fields = {"vocab_size": text["vocab_size"], "max_positions": text["max_position_embeddings"]}
     module = CLIPText(**_fields(text, config), **fields)
-    shapes = abstract_params(module, jnp.zeros((1, 2), jnp.int32), jnp.ones(1, jnp.int32))
-    return module, _read(folder, TEXT_TABLE, shapes)
+    return module, _read(folder, TEXT_TABLE, parameter_shapes(module))
+
+
+def load_clip_text_model(folder: str | Path) -> tuple[CLIPText, dict[str, Any]]:
+    """Module and float32 params of a `CLIPTextModelWithProjection`, the text encoder of diffusers' pipelines.
+
+    Raises:
+      ValueError: one sentence, for files that are missing, damaged, or of another model.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        fields = {
+            "vocab_size": config["vocab_size"],
+            "max_positions": config["max_position_embeddings"],
+            **_fields(config, config),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not the config of a CLIP text encoder: {error}.") from error
+    _check_activations(file, config)
+    module = CLIPText(**fields)
+    tensors = StrictTensors(SafetensorsFiles.in_directory(folder), folder)
+    params = read_table(tensors, TEXT_TABLE, parameter_shapes(module), place=lambda _, array: array)
+    tensors.refuse_surplus(["text_model.embeddings.position_ids"])
+    return module, params
+
+
+def read_clip_tokenizer(folder: str | Path) -> tuple[Tokenizer, int]:
+    """CLIP's tokenizer and its padding id, from tokenizer.json, or from vocab.json and merges.txt.
+
+    Raises:
+      ValueError: one sentence, for files that are missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        else:
+            tokenizer = _byte_pair_tokenizer(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        padding = settings.get("pad_token", "<|endoftext|>")
+        text = padding["content"] if isinstance(padding, Mapping) else padding
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ValueError(
+            f"{folder} has no readable CLIP tokenizer ({error}): put tokenizer_config.json there, and "
+            "tokenizer.json, or vocab.json and merges.txt."
+        ) from error
+    if (pad_id := tokenizer.token_to_id(text)) is None:
+        raise ValueError(f"The padding token {text!r} of {folder} is not in its vocabulary.")
+    return tokenizer, pad_id
+
+
+_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _byte_pair_tokenizer(folder: Path) -> Tokenizer:
+    """Lower case, words, bytes, pairs of bytes: the steps of CLIP's tokenizer (Radford et al. 2021)."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    model = models.BPE.from_file(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=end, end_of_word_suffix="</w>"
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.add_special_tokens([start, end])
+    ids: dict[str, Any] = {text: tokenizer.token_to_id(text) for text in (start, end)}
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (end, ids[end]), (start, ids[start]), trim_offsets=False, add_prefix_space=False
+    )
+    return tokenizer
 
 
 def load_clip_tokenizer(folder: str | Path) -> "CLIPTokenizer":
@@ -142,9 +217,13 @@ def _read_config(folder: str | Path) -> dict[str, Any]:
             _fields(part, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the config of a CLIP: {error}.") from error
+    _check_activations(file, *parts)
+    return config
+
+
+def _check_activations(file: Path, *parts: Mapping[str, Any]) -> None:
     if unknown := {part.get("hidden_act", "quick_gelu") for part in parts} - set(ACTIVATIONS):
         raise ValueError(f"{file} has hidden_act {unknown.pop()!r}: only {', '.join(ACTIVATIONS)} are known.")
-    return config
 
 
 def _fields(part: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ read one at a time into their final arrays, so that peak memory is the parameter
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +29,62 @@ class Tensors(Protocol):
     def __contains__(self, name: str) -> bool: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str) -> np.ndarray: ...
+
+
+class StrictTensors:
+    """Tensors of which none may be left over: it remembers which were read.
+
+    Args:
+      tensors: by name, or files.
+      where: what holds them, for messages.
+    """
+
+    def __init__(self, tensors: "Mapping[str, np.ndarray] | SafetensorsFiles", where: str | Path):
+        self._tensors, self.where = tensors, where
+        self._unread = set(tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor.
+
+        Raises:
+          ValueError: there is no such tensor.
+        """
+        self._check(name)
+        return self._tensors.shape(name) if hasattr(self._tensors, "shape") else self._tensors[name].shape
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor.
+
+        Raises:
+          ValueError: there is no such tensor.
+        """
+        self._check(name)
+        self._unread.discard(name)
+        return self._tensors.read(name) if hasattr(self._tensors, "read") else self._tensors[name]
+
+    def _check(self, name: str) -> None:
+        if name not in self._tensors:
+            raise ValueError(f"{self.where} has no tensor {name!r}: it is not of the model to convert.")
+
+    def refuse_surplus(self, ignored: Iterable[str] = ()) -> None:
+        """Refuses tensors that were not read, but for those whose names begin as `ignored` says.
+
+        Raises:
+          ValueError: one sentence that names the first of them.
+        """
+        prefixes = tuple(ignored)
+        if surplus := sorted(name for name in self._unread if not name.startswith(prefixes)):
+            more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+            raise ValueError(
+                f"{self.where} has the tensor {surplus[0]!r}{more}, which the model to convert lacks: it is "
+                "of another model."
+            )
 
 
 def read_table(
@@ -121,9 +177,13 @@ class SafetensorsFiles:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if 0 < length <= size - 8 else {}
-        header.pop("__metadata__", None)
-        ends = [entry["data_offsets"][1] for entry in header.values()]
+            content = stream.read(length) if 0 < length <= size - 8 else b"{}"
+        try:
+            header = json.loads(content)
+            header.pop("__metadata__", None)
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            header, ends = {}, []
         if not header or 8 + length + max(ends) != size:
             raise ValueError(f"The file {file} is not a complete safetensors file; download it again.")
         for name, entry in header.items():
@@ -132,6 +192,9 @@ class SafetensorsFiles:
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._where[name][2]

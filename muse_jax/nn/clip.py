@@ -26,7 +26,7 @@ def _norm(name: str) -> nn.LayerNorm:
 
 
 class CLIPLayer(nn.Module):
-    """One layer; scanned over, hence the (carry, None) it returns."""
+    """One layer; scanned over, with its input and its output as the carry."""
 
     heads: int
     mlp_dim: int
@@ -35,7 +35,8 @@ class CLIPLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], _: None) -> tuple[Array, None]:
+    def __call__(self, carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        given = x = carry[0]
         width, dense = x.shape[-1], lambda size, name: nn.Dense(size, dtype=self.dtype, name=name)
         y = _norm("attention_norm")(x)
         query, key, value = (
@@ -45,11 +46,11 @@ class CLIPLayer(nn.Module):
         mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
         x = x + dense(width, "out")(rearrange(mixed, "b n h d -> b n (h d)"))
         hidden = ACTIVATIONS[self.activation](dense(self.mlp_dim, "mlp_in")(_norm("mlp_norm")(x)))
-        return x + dense(width, "mlp_out")(hidden), None
+        return (x + dense(width, "mlp_out")(hidden), given), None
 
 
 class CLIPTransformer(nn.Module):
-    """`depth` layers over (batch, tokens, width)."""
+    """`depth` layers over (batch, tokens, width): the states after the last one, and before it."""
 
     depth: int
     heads: int
@@ -59,7 +60,7 @@ class CLIPTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
         layers = nn.scan(
             CLIPLayer,
             variable_axes={"params": 0},
@@ -67,7 +68,7 @@ class CLIPTransformer(nn.Module):
             in_axes=nn.broadcast,
             length=self.depth,
         )(self.heads, self.mlp_dim, self.activation, self.causal, self.dtype, name="layers")
-        return layers(x, None)[0]
+        return layers((x, x), None)[0]
 
 
 class CLIPVision(nn.Module):
@@ -95,7 +96,7 @@ class CLIPVision(nn.Module):
         positions: Any = self.param("positions", normal, (count, self.width))
         first = jnp.broadcast_to(token, (len(images), 1, self.width))
         x = _norm("input_norm")(jnp.concatenate([first, patches], axis=1) + positions)
-        x = CLIPTransformer(
+        x, _ = CLIPTransformer(
             self.depth, self.heads, self.mlp_dim, self.activation, False, self.dtype, name="transformer"
         )(x)
         pooled = _norm("output_norm")(x[:, 0])
@@ -115,7 +116,10 @@ class CLIPText(nn.Module):
     activation: str = "quick_gelu"
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        return jnp.zeros((1, 2), jnp.int32), jnp.ones(1, jnp.int32)
+
     def __call__(
         self, ids: Int[Array, "b n"], end: Int[Array, " b"]
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b projection"]]:
@@ -125,13 +129,28 @@ class CLIPText(nn.Module):
           ids: tokens, padded in any way: attention is causal.
           end: place of each text's end token.
         """
+        states, _, pooled = self.encode(ids, end)
+        return states, pooled
+
+    def penultimate(
+        self, ids: Int[Array, "b n"], end: Int[Array, " b"]
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b projection"]]:
+        """As `__call__`, with the states before the last layer, not normalized (aMUSEd)."""
+        _, states, pooled = self.encode(ids, end)
+        return states, pooled
+
+    @nn.compact
+    def encode(
+        self, ids: Int[Array, "b n"], end: Int[Array, " b"]
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"], Float[Array, "b projection"]]:
+        """Normalized states of the last layer, states before it, and the projected state at the end."""
         normal = nn.initializers.normal(0.02)
         words: Any = self.param("words", normal, (self.vocab_size, self.width))
         positions: Any = self.param("positions", normal, (self.max_positions, self.width))
         x = words[ids] + positions[: ids.shape[1]]
-        x = CLIPTransformer(
+        x, before = CLIPTransformer(
             self.depth, self.heads, self.mlp_dim, self.activation, True, self.dtype, name="transformer"
         )(x)
         x = _norm("output_norm")(x)
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return x, nn.Dense(self.projection, use_bias=False, name="projection")(pooled)
+        return x, before, nn.Dense(self.projection, use_bias=False, name="projection")(pooled)

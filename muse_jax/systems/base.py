@@ -184,15 +184,19 @@ class Pipeline:
           ValueError: one sentence, for a directory that cannot be written to, a run's workdir, or weights
             that do not fit in `dtype`.
         """
+        sections = {name: stage.to_dict() for name, stage in self.stages.items()}
+        config = {"system": self.system_name, **self.options(), **sections}
+        return write_pretrained(directory, config, self.weights(), dtype, self.extra_files())
+
+    def weights(self) -> dict[str, Any]:
+        """The weights of a pretrained directory: the stem of a file -> parameters."""
         weights: dict[str, Any] = {}
         for name, stage in self.stages.items():
             spec = self.system().stages[name]
             weights[spec.file] = stage.params
             if stage.tokenizer is not None:
                 weights[spec.tokenizer_file] = stage.tokenizer_params
-        sections = {name: stage.to_dict() for name, stage in self.stages.items()}
-        config = {"system": self.system_name, **self.options(), **sections}
-        return write_pretrained(directory, config, weights, dtype, self.extra_files())
+        return weights
 
     def options(self) -> dict[str, Any]:
         """Entries of a pretrained directory's config beside the stages'."""

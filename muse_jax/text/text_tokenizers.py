@@ -59,21 +59,26 @@ def check_texts(texts: Any) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class WordPieceTokenizer:
-    """WordPiece tokenizer from a `tokenizer.json` of the `tokenizers` library: [CLS] pieces [SEP]."""
+class JSONTokenizer:
+    """Tokenizer of the `tokenizers` library, with the special tokens that its `tokenizer.json` adds."""
 
     tokenizer: Any
     pad_id: int = 0
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "WordPieceTokenizer":
+    def from_file(cls, path: str | Path, pad_id: int = 0) -> "JSONTokenizer":
+        """Reads a `tokenizer.json`."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(path))
+        return cls.wrap(Tokenizer.from_file(str(path)), pad_id)
+
+    @classmethod
+    def wrap(cls, tokenizer: Any, pad_id: int) -> "JSONTokenizer":
+        """Takes a `tokenizers.Tokenizer`, whose padding and truncation are turned off."""
         # `fit_to_length` pads and cuts instead of the file's own settings.
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        return cls(tokenizer)
+        return cls(tokenizer, pad_id)
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         texts = check_texts(texts)

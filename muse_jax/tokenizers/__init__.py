@@ -3,12 +3,14 @@
 from muse_jax.tokenizers.base import LatentSpec, Tokenizer, flat_tokens, token_grid
 from muse_jax.tokenizers.clusters import Clusters, cluster_codebook, codebook_rows, load_clusters
 from muse_jax.tokenizers.quantizer import VectorQuantizer
+from muse_jax.tokenizers.taming import TamingVQGAN
 from muse_jax.tokenizers.vqgan import VQGAN
 
 __all__ = [
     "VQGAN",
     "Clusters",
     "LatentSpec",
+    "TamingVQGAN",
     "Tokenizer",
     "VectorQuantizer",
     "cluster_codebook",

@@ -1,6 +1,7 @@
-"""aMUSEd's checkpoints (diffusers' `UVit2DModel`, safetensors) for `muse_jax.systems.amused.uvit.UVit2D`."""
+"""aMUSEd's published checkpoints, in diffusers' layout: transformer, VQModel, text encoder and tokenizer."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from muse_jax.interop.name_table import SafetensorsFiles, Tensors
-from muse_jax.nn.shapes import abstract_params
+from muse_jax.interop.clip import load_clip_text_model, read_clip_tokenizer
+from muse_jax.interop.name_table import SafetensorsFiles, StrictTensors, Tensors
+from muse_jax.nn.shapes import parameter_shapes
+from muse_jax.systems.amused.pipeline import AmusedPipeline
+from muse_jax.systems.amused.sampling import AmusedSampling
+from muse_jax.systems.amused.text import PromptEncoder
 from muse_jax.systems.amused.uvit import UVit2D
+from muse_jax.systems.base import LoadedStage
+from muse_jax.text.text_tokenizers import JSONTokenizer
+from muse_jax.tokenizers import TamingVQGAN
+from muse_jax.tokenizers.published import read_vqgan
+
+_WEIGHTS = "diffusion_pytorch_model"
 
 _Turn = Callable[[Sequence[np.ndarray], tuple[int, ...]], np.ndarray]
 
@@ -121,31 +132,21 @@ AMUSED_TABLE: dict[str, Parts] = {
 _STACKS = ("down", "up", "layers")
 
 
-def read_amused(
+def read_uvit(
     tensors: Tensors,
     network: UVit2D,
-    *,
-    text_dim: int = 768,
-    pooled_dim: int = 768,
     dtype: Any = jnp.float32,
-    place: Callable[[str, np.ndarray], Any] | None = None,
+    place: Callable[[str, np.ndarray], Any] = lambda _, array: array,
 ) -> dict[str, Any]:
     """Parameters of `network` from the tensors of a diffusers `UVit2DModel`.
 
-    One leaf is read at a time; `place(path, array)` puts it where it lives (by default the default device).
-    Raises ValueError where a tensor is missing or its size is another.
+    One leaf is read at a time; `place(path, array)` puts it where it lives, by default as a numpy array.
+
+    Raises:
+      ValueError: one sentence, for a tensor that is missing or has another shape.
     """
-    place = place or (lambda _, array: jnp.asarray(array))
-    length = network.grid[0] * network.grid[1]
-    like = abstract_params(
-        network,
-        np.zeros((1, length), np.int32),
-        np.zeros((1, 1, text_dim), np.float32),
-        np.zeros((1, pooled_dim), np.float32),
-        np.zeros((1, network.num_micro), np.float32),
-    )
     leaves = {}
-    for path, leaf in traverse_util.flatten_dict(like, sep="/").items():
+    for path, leaf in traverse_util.flatten_dict(parameter_shapes(network), sep="/").items():
         leaves[path] = place(path, _read_leaf(tensors, path, tuple(leaf.shape), np.dtype(dtype)))
     return traverse_util.unflatten_dict(leaves, sep="/")
 
@@ -167,12 +168,13 @@ def _read_parts(
     for name in names:
         if name not in tensors:
             raise ValueError(
-                f"The checkpoint holds no tensor {name!r}, of which {path!r} is made; is it aMUSEd's?"
+                f"The checkpoint has no tensor {name!r}, from which {path!r} is read; is it aMUSEd's?"
             )
     arrays = [tensors.read(name) for name in names]
-    if sum(array.size for array in arrays) != int(np.prod(shape)):
+    inputs = [math.prod(array.shape[1:]) for array in arrays if parts.turn is _matrices]
+    if sum(array.size for array in arrays) != math.prod(shape) or any(n != shape[0] for n in inputs):
         raise ValueError(
-            f"The tensors {list(names)} have shapes {[a.shape for a in arrays]} where {path!r} wants "
+            f"The tensors {list(names)} have shapes {[a.shape for a in arrays]} where {path!r} needs "
             f"{shape}; the checkpoint is of another size."
         )
     return parts.turn(arrays, shape)
@@ -201,6 +203,8 @@ def network_from_config(
         conv_blocks=config["num_res_blocks"],
         conv_heads=config["block_num_heads"],
         embed_dim=config["in_channels"],
+        text_dim=config["encoder_hidden_size"],
+        pooled_dim=config["cond_embed_dim"],
         micro_dim=config["micro_cond_encode_dim"],
         num_micro=config["micro_cond_embed_dim"] // config["micro_cond_encode_dim"],
         resample=bool(config["downsample"]),
@@ -208,21 +212,67 @@ def network_from_config(
     )
 
 
-def load_amused(directory: str | Path, **fields: Any) -> tuple[UVit2D, dict[str, Any]]:
-    """Network and parameters of aMUSEd's `transformer` directory: `config.json` and its safetensors files.
+def load_uvit(directory: str | Path) -> tuple[UVit2D, dict[str, Any]]:
+    """Network and float32 parameters of aMUSEd's `transformer` directory, as diffusers saves it.
 
-    `fields` override the network's (`dtype`, `remat`, ...). Raises ValueError where a file is missing or
-    is of another model.
+    Raises:
+      ValueError: one sentence, for a file that is missing, damaged or of another model.
     """
-    directory = Path(directory)
-    file = directory / "config.json"
-    if not file.exists():
+    network = network_from_config(_read_config(Path(directory), "UVit2DModel"))
+    tensors = StrictTensors(SafetensorsFiles.in_directory(directory, _WEIGHTS), directory)
+    params = read_uvit(tensors, network)
+    tensors.refuse_surplus()
+    return network, params
+
+
+def load_vqmodel(directory: str | Path) -> tuple[TamingVQGAN, dict[str, Any]]:
+    """Tokenizer and float32 parameters of aMUSEd's `vqvae` directory, as diffusers saves it.
+
+    Raises:
+      ValueError: one sentence, for a file that is missing, damaged or of another model.
+    """
+    config = _read_config(Path(directory), "VQModel")
+    if config.get("norm_type", "group") != "group" or not config.get("lookup_from_codebook"):
         raise ValueError(
-            f"There is no {file}; give the directory of aMUSEd's transformer, as diffusers saves it."
+            f"Only a VQModel with group norms that looks codes up (aMUSEd's form) is read, not {directory}."
         )
-    config = json.loads(file.read_text(encoding="utf-8"))
-    network = network_from_config(config, **fields)
-    tensors = SafetensorsFiles.in_directory(directory, "diffusion_pytorch_model")
-    return network, read_amused(
-        tensors, network, text_dim=config["encoder_hidden_size"], pooled_dim=config["cond_embed_dim"]
-    )
+    tensors = StrictTensors(SafetensorsFiles.in_directory(directory, _WEIGHTS), directory)
+    groups = config.get("norm_num_groups", 32)
+    tokenizer, params = read_vqgan(tensors, "diffusers", black=0.0, norm_groups=groups)
+    tensors.refuse_surplus()
+    return tokenizer, params
+
+
+def convert_amused(path: str | Path) -> AmusedPipeline:
+    """The pipeline of a directory that diffusers' `AmusedPipeline.save_pretrained` wrote, or a published one.
+
+    Args:
+      path: a directory with `transformer`, `vqvae`, `text_encoder` and `tokenizer`; safetensors only.
+
+    Raises:
+      ValueError: one sentence, for a file that is missing, damaged or of another model.
+    """
+    path = Path(path)
+    _read_config(path, "AmusedPipeline", "model_index.json")
+    _read_config(path / "scheduler", "AmusedScheduler", "scheduler_config.json")
+    network, params = load_uvit(path / "transformer")
+    tokenizer, tokenizer_params = load_vqmodel(path / "vqvae")
+    text, text_params = load_clip_text_model(path / "text_encoder")
+    words, pad_id = read_clip_tokenizer(path / "tokenizer")
+    encoder = PromptEncoder(text, text_params, JSONTokenizer.wrap(words, pad_id))
+    stage = LoadedStage(network, params, AmusedSampling(), tokenizer, tokenizer_params)
+    return AmusedPipeline(prompt_encoder=encoder, transformer=stage)
+
+
+def _read_config(directory: Path, kind: str, name: str = "config.json") -> dict[str, Any]:
+    file = directory / name
+    if not file.is_file():
+        raise ValueError(f"There is no {file}: give aMUSEd's directory, as diffusers saves it.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        found = config["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not one of diffusers' ({error!r}): fetch it again.") from error
+    if found != kind:
+        raise ValueError(f"{file} is of a {found}, not of a {kind}: give aMUSEd's directory.")
+    return config

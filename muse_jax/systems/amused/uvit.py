@@ -261,6 +261,7 @@ class UVit2D(nn.Module):
       codebook_size: the codes that logits are over.
       grid: height and width of the token grid.
       resample: halve the grid before the transformer and double it after (the 512-pixel model).
+      text_dim, pooled_dim: widths of CLIP's states and of its pooled embedding.
       num_micro: how many micro-conditions (width, height, crop x, crop y, aesthetic score) an image has.
       dtype: of the activations; parameters are float32.
     """
@@ -276,11 +277,28 @@ class UVit2D(nn.Module):
     conv_blocks: int = 3
     conv_heads: int = 12
     embed_dim: int = 768
+    text_dim: int = 768
+    pooled_dim: int = 768
     micro_dim: int = 256
     num_micro: int = 5
     resample: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the flat sequence of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def mask_id(self) -> int:
+        """The id of a token that is still to be drawn."""
+        return self.vocab_size - 1
+
+    def example_inputs(self) -> tuple[Array, ...]:
+        """Inputs of the smallest size, to initialize parameters with."""
+        text, pooled = jnp.zeros((1, 1, self.text_dim)), jnp.zeros((1, self.pooled_dim))
+        return jnp.zeros((1, self.num_tokens), jnp.int32), text, pooled, jnp.zeros((1, self.num_micro))
 
     def __post_init__(self) -> None:
         for total, heads in ((self.width, self.heads), (self.channels, self.conv_heads)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from muse_jax.systems.amused.convert import AMUSED_TABLE, load_amused
+from muse_jax.systems.amused.convert import AMUSED_TABLE, load_uvit
 
 CONFIG = {
     "hidden_size": 32,
@@ -85,13 +85,13 @@ def random_checkpoint(directory):
 
 def write(directory, tensors, **config):
     save_file(tensors, directory / WEIGHTS)
-    config = CONFIG | {"downsample": False, "upsample": False} | config
+    config = CONFIG | {"_class_name": "UVit2DModel", "downsample": False, "upsample": False} | config
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_every_tensor_is_read_where_it_belongs(tmp_path):
     tensors = random_checkpoint(tmp_path)
-    network, params = load_amused(tmp_path)
+    network, params = load_uvit(tmp_path)
     assert network.grid == (4, 4) and not network.resample
     layer = "transformer_layers.1."
     fused = params["layers"]["attention"]["query_key_value"]["kernel"]
@@ -120,18 +120,18 @@ def test_table_names_no_tensor_twice():
 
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"There is no .*config\.json"):
-        load_amused(tmp_path)
+        load_uvit(tmp_path)
     tensors = random_checkpoint(tmp_path)
     missing = {name: tensor for name, tensor in tensors.items() if name != "encoder_proj.weight"}
     write(tmp_path, missing)
     with pytest.raises(ValueError, match=r"no tensor 'encoder_proj\.weight'"):
-        load_amused(tmp_path)
+        load_uvit(tmp_path)
     write(tmp_path, tensors | {"encoder_proj.weight": np.zeros((32, 13), np.float32)})
     with pytest.raises(ValueError, match="another size"):
-        load_amused(tmp_path)
+        load_uvit(tmp_path)
     write(tmp_path, tensors, use_bias=True)
     with pytest.raises(ValueError, match="without biases"):
-        load_amused(tmp_path)
+        load_uvit(tmp_path)
 
 
 @pytest.mark.parametrize("resample", [False, True])
@@ -144,7 +144,7 @@ def test_forward_equals_diffusers(tmp_path, resample):
         for parameter in model.parameters():  # so that no gain is 1 and no bias 0
             parameter += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path)
-    network, params = load_amused(tmp_path)
+    network, params = load_uvit(tmp_path)
     _compare(torch, model, network, params, batch=3)
 
 
@@ -155,7 +155,7 @@ def test_forward_equals_diffusers_at_the_published_size(tmp_path):
     torch.manual_seed(0)
     model = diffusers.UVit2DModel(sample_size=16).eval()
     model.save_pretrained(tmp_path)
-    network, params = load_amused(tmp_path)
+    network, params = load_uvit(tmp_path)
     _compare(torch, model, network, params, batch=1)
 
 

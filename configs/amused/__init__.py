@@ -1,0 +1,1 @@
+"""aMUSEd: fine-tuning of the published checkpoints."""
