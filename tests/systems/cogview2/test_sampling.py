@@ -77,8 +77,9 @@ def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
 
 def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
     model, heard = BoundCogLM(NETWORK, params(), VOCABULARY), []
-    run = jax.jit(functools.partial(draw_caption, model, sampling=GREEDY, on_step=heard.append))
-    pieces, there = (np.array(a) for a in run(IMAGE, jax.random.key(0)))
+    run = jax.jit(functools.partial(draw_caption, model, on_step=heard.append))
+    pieces, there = (np.array(a) for a in run(IMAGE, jax.random.key(0), sampling=GREEDY))
+    assert not pieces[~there].any()
     sequence = image_to_text(VOCABULARY, pieces, there, IMAGE)
     scores = np.array(logits(sequence.tokens, sequence.ranks, weights(0.0)))[:, :, CODES : CODES + 11]
     best = scores.argmax(axis=-1)
@@ -91,7 +92,10 @@ def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
     jax.effects_barrier()
     assert heard
     with pytest.raises(ValueError, match=r"image has shape \(4, 8\)"):
-        run(IMAGE[:, 1:], jax.random.key(0))
+        run(IMAGE[:, 1:], jax.random.key(0), sampling=GREEDY)
+    for key in jax.random.split(jax.random.key(1), 16):  # nearly evenly drawn: of the text pieces alone
+        pieces, _ = run(IMAGE, key, sampling=Sampling(jnp.float32(100.0)))
+        assert pieces.min() >= 0 and pieces.max() < VOCABULARY.text_pieces
 
 
 def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
@@ -106,6 +110,8 @@ def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
         log_likelihood = sum(log_probs[b, slot, label] for slot, label in enumerate(labels))
         expected = -log_likelihood / max(1, len(labels))  # 0 without a caption
         np.testing.assert_allclose(got[b], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"image has shape \(4, 8\)"):
+        score(TEXT, MASK, IMAGE[:, 1:])
     # Of a pair the score is what it is beside any others.
     np.testing.assert_allclose(score(TEXT[::-1], MASK[::-1], IMAGE[::-1])[::-1], got, rtol=1e-5)
 
