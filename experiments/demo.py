@@ -1,7 +1,7 @@
 """The prompts of `make demo`."""
 
 DEMO = [
-    # (prompt, whether training never had the concept in this style or colour)
+    # (prompt, whether the concept was held out of training in this style or colour)
     ("a noto emoji of a red heart", True),
     ("two blue house icons on a light yellow background", False),
     ("a solid orange house icon on a dark blue background", False),
@@ -11,4 +11,4 @@ DEMO = [
     ("a pink star icon on a dark blue background", True),
     ("a fluent emoji of a mushroom", False),
 ]
-LEGEND = "* Training never had this concept in this style or colour."
+LEGEND = "* Held out of training in this style or colour."

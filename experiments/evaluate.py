@@ -5,8 +5,8 @@
     python -m experiments.evaluate --model=emoji --source=emoji --evaluators=retrieval --split=heldout_pairs
 
 The first form runs the evaluators of the run's config on its averaged weights. --metrics measures generated
-images against statistics that experiments.prepare_reference wrote; if the command is stopped, the same
-command resumes. --evaluators runs evaluators by name, with the keys that the config gives them.
+images against statistics that experiments.prepare_reference wrote; a stopped command resumes when it is run
+again. --evaluators runs evaluators by name, with the keys that the config gives them.
 """
 
 import json
@@ -23,31 +23,35 @@ from muse_jax.sharding import distributed
 from muse_jax.training import default_config, evaluate_run, load_config, validate_config
 
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "The workdir of a run; its config.json is used where --config is not given."
+    "workdir", "", "The workdir of a run; its config is used unless --config is given."
 )
 MODEL = flags.DEFINE_string(
-    "model", "", "In place of --workdir: a packaged checkpoint, or the directory of one."
+    "model", "", "Instead of --workdir: a packaged checkpoint, or a pretrained directory."
 )
 SOURCE = flags.DEFINE_string("source", "", "Data source of the captions, instead of config.data.source.")
 SPLIT = flags.DEFINE_string("split", "", "Instead of config.data.eval_split.")
-BATCHES = flags.DEFINE_integer("batches", 0, "Batches of the loss at most; 0: all.", lower_bound=0)
+BATCHES = flags.DEFINE_integer("batches", 0, "Maximum number of batches for the loss; 0: all.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Instead of config.data.batch_size.", lower_bound=1)
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of the run; the newest by default.")
-EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators, instead of all of the config's.")
-METRICS = flags.DEFINE_list("metrics", [], "Of fid, kid, mind, prdc, inception_score, cmmd: only these.")
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
+EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators; by default all of the config.")
+METRICS = flags.DEFINE_list("metrics", [], "Any of fid, kid, mind, prdc, inception_score, cmmd.")
 SAMPLES = flags.DEFINE_integer("samples", 30_000, "Images generated for --metrics.", lower_bound=2)
 REFERENCE = flags.DEFINE_string("reference", "", "Statistics of real images for --metrics.")
 NETWORK = flags.DEFINE_enum(
     "network", "inception", ["inception", "efficientnet_lite0", "clip"], "For --metrics."
 )
-WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
+WEIGHTS = flags.DEFINE_string(
+    "weights", "", "File with the network's weights; by default its usual location."
+)
 RESIZE = flags.DEFINE_enum(
     "resize", "clean", ["tf1", "clean", "none"], "How images are resized for --network."
 )
 BOOTSTRAP = flags.DEFINE_integer("bootstrap", 0, "Resamples for 95 % intervals of --metrics.", lower_bound=0)
-SAMPLING = flags.DEFINE_list("sampling", [], "For --model: sampling parameters, such as guidance_scale=3.")
+SAMPLING = flags.DEFINE_string(
+    "sampling", "", "For --model: parameters such as guidance_scale=3,num_steps=8."
+)
 MESH = flags.DEFINE_string("mesh", "", "For --model: devices along each axis, such as data=4.")
-OUT = flags.DEFINE_string("out", "", "The file to write; WORKDIR/scores_SPLIT.json by default.")
+OUT = flags.DEFINE_string("out", "", "JSON file to write; WORKDIR/scores_SPLIT.json by default.")
 
 
 def main() -> None:
@@ -93,17 +97,18 @@ def evaluate_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     given["data"]["image_size"] = pipeline.image_size[0]
     config = completed(given)
     if not config.evaluators:
-        raise ValueError("Give --metrics or --evaluators: what is to be measured of --model.")
-    task = PipelineTask(pipeline, config, **sampling())
+        raise ValueError("Give --metrics or --evaluators, the measures to compute for --model.")
+    sampling = apps.parse_sampling(SAMPLING.value)
+    task = PipelineTask(pipeline, config, **sampling)
     folder = Path(OUT.value).with_suffix(".partial")
-    evaluators = make_evaluators(Context(task, config, mesh, folder, {"model": MODEL.value, **sampling()}))
+    evaluators = make_evaluators(Context(task, config, mesh, folder, {"model": MODEL.value, **sampling}))
     with jax.set_mesh(mesh):
         reports, images = run_evaluators(evaluators, None, None)
-    return {"model": MODEL.value, "sampling": sampling(), "split": config.data.eval_split, **reports}, images
+    return {"model": MODEL.value, "sampling": sampling, "split": config.data.eval_split, **reports}, images
 
 
 def completed(given: dict[str, Any]) -> Any:
-    """The config with what the flags say."""
+    """The config with the values of the flags."""
     data, named = given["data"], given.get("evaluators") or {}
     data["source"] = SOURCE.value or data["source"]
     data["eval_split"] = SPLIT.value or data["eval_split"]
@@ -119,22 +124,8 @@ def completed(given: dict[str, Any]) -> Any:
     return validate_config({**given, "evaluators": named, "eval_batches": BATCHES.value})
 
 
-def sampling() -> dict[str, Any]:
-    """The parameters of --sampling, numbers as numbers."""
-    parameters: dict[str, Any] = {}
-    for part in SAMPLING.value:
-        name, sign, value = part.partition("=")
-        if not sign:
-            raise ValueError(f"--sampling has the part {part!r}: write NAME=VALUE, such as guidance_scale=3.")
-        try:
-            parameters[name] = json.loads(value)
-        except json.JSONDecodeError:
-            parameters[name] = value
-    return parameters
-
-
 def write(out: Path, result: dict[str, Any], images: dict[str, np.ndarray]) -> None:
-    """Writes the JSON, and beside it a sheet of each evaluator's images."""
+    """Writes the JSON file and, beside it, a sheet of images for each evaluator."""
     from muse_jax.media.image import tile_images
 
     out.write_text(json.dumps(result, indent=1) + "\n")

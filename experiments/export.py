@@ -1,13 +1,13 @@
-r"""Writes the networks of trained runs as a pretrained directory, which a pipeline's `from_pretrained` reads.
+r"""Exports trained runs as a pretrained directory, which a pipeline's `from_pretrained` reads.
 
 python -m experiments.export --run=runs/base --run=runs/superres --out=muse_jax/checkpoints/emoji
 python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs/coglm_iterative \
     --out=muse_jax/checkpoints/emoji-cogview2
 python -m experiments.export --run=runs/vqgan64 --out=vqgan64.safetensors
 
-The config of each run says of which system and stage it is. The tokenizers are those that the runs name;
---tokenizer=KEY=DIR takes another one of the same codes, such as one with a fine-tuned decoder. A run of a
-tokenizer is written as one file of weights. Weights are the averaged ones.
+The config of each run determines its system and stage. The tokenizers are those that the runs name;
+--tokenizer=KEY=DIR uses another one with the same codes, such as one with a fine-tuned decoder. A run of a
+tokenizer is written as one file of weights. The averaged weights are exported.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ from muse_jax.checkpointing.source import Source, open_source
 
 RUN = flags.DEFINE_multi_string("run", [], "The workdir of a run; repeat it for each stage.")
 TOKENIZER = flags.DEFINE_multi_string(
-    "tokenizer", [], "KEY=DIR: in place of the tokenizer that the config key KEY of a run names."
+    "tokenizer", [], "KEY=DIR: replaces the tokenizer that config.KEY of a run names."
 )
-OUT = flags.DEFINE_string("out", None, "The directory to write; for a tokenizer, the file.", required=True)
+OUT = flags.DEFINE_string("out", None, "Directory to write; for a tokenizer, a file.", required=True)
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "Type of the stored weights.")
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def write_tokenizer(source: Source) -> None:
-    """Writes the weights of a tokenizer, through a temporary name."""
+    """Writes the weights of a tokenizer atomically."""
     file = Path(OUT.value)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.tmp")

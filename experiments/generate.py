@@ -8,9 +8,9 @@ python -m experiments.generate --prompt="a red heart" --model=DIR --num_samples=
     --sampling=num_candidates=16,temperature=0.8
 python -m experiments.generate --demo --model=DIR --mesh=data=2,fsdp=4 --dtype=bfloat16 --out=demo.png
 
-The checkpoint says of which system it is, and the system which sampling parameters there are. One image is
-written as it is; several make a grid with captions. With --mesh the weights are laid out over all devices,
-those of other hosts included if the command runs on each of them (docs/launch.md); the images are the same.
+The system of the checkpoint determines the sampling parameters. A single image is written without a caption;
+several are written as a grid with captions. With --mesh the weights are distributed over all devices,
+including those of other hosts if the command runs on each of them (docs/launch.md); the images do not change.
 """
 
 from typing import Any
@@ -22,22 +22,22 @@ from experiments import apps, image_grid
 from experiments.demo import DEMO, LEGEND
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for several images.")
-DEMO_FLAG = flags.DEFINE_bool("demo", False, "Generate the eight prompts that come with the program.")
-MODEL = flags.DEFINE_string("model", "icons", "A packaged checkpoint or a directory.")
-OUT = flags.DEFINE_string("out", None, "The image file to write, such as heart.png.", required=True)
+DEMO_FLAG = flags.DEFINE_bool("demo", False, "Use the eight prompts of `make demo`.")
+MODEL = flags.DEFINE_string("model", "icons", "A packaged checkpoint, a pretrained directory or a run.")
+OUT = flags.DEFINE_string("out", None, "Image file to write, such as heart.png.", required=True)
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "Text to guide away from.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Images of each prompt.", lower_bound=1)
 SAMPLING = flags.DEFINE_string(
     "sampling",
     "",
-    "Sampling parameters, such as num_steps=24,guidance_scale=2.5; the default is the checkpoint's.",
+    "Sampling parameters such as num_steps=24,guidance_scale=2.5; by default those of the checkpoint.",
 )
 MESH = flags.DEFINE_string(
     "mesh", "", "Devices along each axis, such as data=2,fsdp=2,tensor=2; one device by default."
 )
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of weights and computation.")
-SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
-GRID = flags.DEFINE_integer("grid", 0, "Columns of the grid; 0: up to four.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
+GRID = flags.DEFINE_integer("grid", 0, "Number of columns; 0: up to four.", lower_bound=0)
 
 
 def main() -> None:
@@ -61,8 +61,8 @@ def main() -> None:
     if NEGATIVE_PROMPT.value is not None:
         if "negative_prompt" not in apps.taken({"negative_prompt": ""}, pipe.generate):
             raise ValueError(
-                f"--negative_prompt is given, but the {type(pipe).__name__} of {MODEL.value} reads none: "
-                "leave it out."
+                f"--negative_prompt is given, but the {type(pipe).__name__} of {MODEL.value} does not "
+                "use one: leave it out."
             )
         options["negative_prompt"] = NEGATIVE_PROMPT.value
     sampling = apps.parse_sampling(SAMPLING.value)

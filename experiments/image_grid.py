@@ -1,4 +1,4 @@
-"""Image files, and sheets of images with captions."""
+"""Sheets of images with captions, and atomic writing of image files."""
 
 import os
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ INK, FAINT = (30, 30, 30), (110, 110, 110)
 
 
 def check_output(path: str | Path) -> Path:
-    """Makes the folder of `path`, and checks before any work that an image can be written there.
+    """Creates the folder of `path` and checks that an image can be written there.
 
     Raises:
-      ValueError: one sentence, for an ending that is no image's and a place that cannot be written to.
+      ValueError: the suffix is not that of an image format, or the path is not writable.
     """
     path = Path(path)
     endings = Image.registered_extensions()
     if endings.get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"--out={path} is no image's name: let it end in .png, .jpg or .webp.")
+        raise ValueError(f"--out={path} is not the name of an image: use the suffix .png, .jpg or .webp.")
     if path.is_dir():
-        raise ValueError(f"--out={path} is a directory: give the name of an image, such as {path}/out.png.")
+        raise ValueError(f"--out={path} is a directory: give the name of a file, such as {path}/out.png.")
     probe = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,16 +33,16 @@ def check_output(path: str | Path) -> Path:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise ValueError(
-            f"--out={path} cannot be written ({error.strerror or error}): give a place that you may write to."
+            f"--out={path} cannot be written ({error.strerror or error}): give a path that you may write to."
         ) from error
     return path
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Writes an image atomically, through a temporary name.
+    """Writes an image atomically.
 
     Raises:
-      ValueError: one sentence, if it cannot be written.
+      ValueError: it cannot be written.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -56,12 +56,13 @@ def save_image(image: Image.Image, path: Path) -> None:
 def captioned_grid(
     images: np.ndarray, captions: Sequence[str], columns: int = 0, legend: str = ""
 ) -> Image.Image:
-    """A sheet of images, each with its caption under it, and a line at the bottom.
+    """Sheet of images with their captions below them, and a legend at the bottom.
 
     Args:
       images: uint8 (n, height, width, 3).
       captions: n texts; long ones are broken into lines.
-      columns: of the grid; 0 takes four, or as many as there are images.
+      columns: number of columns, at most n; 0: four.
+      legend: a line at the bottom; "" for none.
     """
     columns = min(columns or 4, len(images))
     rows = -(-len(images) // columns)
@@ -88,7 +89,7 @@ def captioned_grid(
 
 
 def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Line breaks between words, so that no line is wider than `width` pixels unless a single word is."""
+    """Breaks a text into lines of at most `width` pixels, or of a single word."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,10 +1,10 @@
-"""Kills runs at random moments, also while they write a checkpoint, and compares their results bit for bit.
+"""Kills runs at random moments, also during checkpoint writes, and compares the results bit for bit.
 
 python -m experiments.kill_and_resume --runs=20
 
-A small VQGAN is trained on images of random colours, once without a break and then once a run: the run is
-killed with SIGKILL, the same command resumes it, and its last checkpoint (weights, averages, moments,
-position of the data) must be that of the run that was not killed.
+A small VQGAN is trained on images of random colours, first without interruption. Each further run is killed
+with SIGKILL and resumed by the same command; its last checkpoint (weights, averages, moments, position in the
+data) must equal that of the uninterrupted run.
 """
 
 import importlib
@@ -29,16 +29,19 @@ from experiments import apps
 from muse_jax.system import make_task
 from muse_jax.training import train, validate_config
 
-RUNS = flags.DEFINE_integer("runs", 20, "How many runs to kill.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-KEEP = flags.DEFINE_string("folder", "", "Where the runs go; a temporary folder by default.")
+RUNS = flags.DEFINE_integer("runs", 20, "Number of runs to kill.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Random seed of the moments.")
+KEEP = flags.DEFINE_string("folder", "", "Folder of the runs; by default a temporary one.")
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke" / "vqgan.py"
 STEPS, CHECKPOINT_EVERY = 40, 4
 
 
 def main() -> None:
-    """Runs the comparison; ends with status 1 if a run differs."""
-    for package in ("grain", "tensorboardX"):  # without them every run would end, and only its log say why
+    """Runs the comparison; exits with status 1 if a run differs."""
+    for package in (
+        "grain",
+        "tensorboardX",
+    ):  # reports a missing package here rather than in the logs of the runs
         importlib.import_module(package)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(KEEP.value or temporary).absolute()
@@ -53,16 +56,16 @@ def main() -> None:
         moments = random.Random(SEED.value)
         for run in range(RUNS.value):
             workdir = folder / f"run_{run}"
-            # Every other one soon after it began to write a checkpoint.
+            # Every second run is killed soon after it starts to write a checkpoint.
             kill(config, workdir, moments, lasted, in_checkpoint=run % 2 == 1)
             names = [path.name for path in workdir.glob("checkpoints/*")]
             whole = max((int(name) for name in names if name.isdigit()), default=None)
             half = [name.split(".")[0] for name in names if not name.isdigit()]
-            print(f"run {run}: killed with checkpoint {whole}, half-written {half or None}", flush=True)
+            print(f"run {run}: killed with checkpoint {whole}, incomplete {half or None}", flush=True)
             finish(start(config, workdir))
-        # Read only now: this process must have no threads of JAX when it forks.
+        # Not earlier: this process must have no JAX threads when it forks.
         same = [same_files(folder / f"run_{run}", folder / "whole") for run in range(RUNS.value)]
-        print(f"{sum(same)} of {len(same)} runs ended bit for bit as the one that was never killed.")
+        print(f"{sum(same)} of {len(same)} runs equal the uninterrupted one bit for bit.")
         if not all(same):
             raise SystemExit(1)
 
@@ -78,7 +81,7 @@ def make_images(folder: Path) -> None:
 
 
 def make_config(images: Path) -> Any:
-    """The smoke test's, with many checkpoints, random flips and a reading thread."""
+    """Config of the smoke test with many checkpoints, random flips and a reader thread."""
     config = apps.load_config_file(str(SMOKE))
     config.data.update(source=f"folder:{images}", augment="flip", workers=1)
     config.update(total_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY, log_every=10)
@@ -86,7 +89,7 @@ def make_config(images: Path) -> Any:
 
 
 def start(config: Any, workdir: Path) -> int:
-    """Forks a process that trains; its output goes to workdir.log."""
+    """Forks a process that trains, with its output in workdir.log; returns its id."""
     child = os.fork()
     if child:
         return child
@@ -103,13 +106,13 @@ def start(config: Any, workdir: Path) -> int:
 
 
 def finish(child: int) -> None:
-    """Waits for a run, which must succeed."""
+    """Waits for a run and checks that it succeeded."""
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise ValueError("A run did not end well: look at its .log, with --folder=DIR.")
+        raise ValueError("A run failed: give --folder=DIR to keep its .log file.")
 
 
 def kill(config: Any, workdir: Path, moments: random.Random, lasted: float, in_checkpoint: bool) -> None:
-    """Starts a run and kills it at some moment; again from nothing, if it had ended by then."""
+    """Starts a run and kills it at a random moment; starts over if it had already ended."""
     child = start(config, workdir)
     if in_checkpoint:
         wanted = CHECKPOINT_EVERY * moments.randrange(1, STEPS // CHECKPOINT_EVERY)
@@ -130,14 +133,14 @@ def runs_still(child: int) -> bool:
 
 
 def read_numpy(path: Path) -> Any:
-    """One item of a checkpoint, as numpy arrays."""
+    """Reads one item of a checkpoint as numpy arrays."""
     handler = ocp.PyTreeCheckpointHandler()
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
     return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def same_files(left: Path, right: Path) -> bool:
-    """Whether the last checkpoints of two runs hold the same bits."""
+    """Whether the last checkpoints of two runs are bit-identical."""
 
     def read(workdir: Path) -> Any:
         path = workdir / "checkpoints" / str(STEPS)

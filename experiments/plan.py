@@ -1,13 +1,13 @@
-"""Plans a run for a pod or a GPU node: memory, communication, and a roofline.
+"""Plans a run for a pod or a GPU node: memory, communication and a roofline.
 
 python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16
 python -m experiments.plan --config=configs/muse/base_3b.py --topology=v5e:16x16 --search
 python -m experiments.plan --config=configs/muse/base_3b.py --superres=configs/muse/superres_268m.py \
     --program=generate --topology=v6e:4x4 --config.data.batch_size=16
-python -m experiments.plan --all      every paper-size config on every pod of docs/scale.md, and its tables
+python -m experiments.plan --all      every paper-size config on every pod of docs/scale.md
 
 The real programs are compiled for the pod by libtpu's compiler (pip install -e '.[plan]') or, for nodes of
-GPUs (--topology=h100:8x8), by that of JAX's CUDA plugin (make gpu-compiler); no weight is read.
+GPUs (--topology=h100:8x8), by that of JAX's CUDA plugin (make gpu-compiler). No weights are read.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from muse_jax.training import validate_config
 TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or h100:8x8.")
 PROGRAM = flags.DEFINE_enum("program", "train", ["train", "generate"], "Which program to plan.")
 SUPERRES = flags.DEFINE_string(
-    "superres", "", "The config file of the second stage, where generating has one."
+    "superres", "", "For --program=generate: config file of the second stage, if the pipeline has one."
 )
-SEARCH = flags.DEFINE_bool("search", False, "Try every mesh, with remat and without, and rank them.")
+SEARCH = flags.DEFINE_bool("search", False, "Try every mesh, with and without remat, and rank them.")
 ALL = flags.DEFINE_bool("all", False, "Plan all paper-size configs on all pods, and write docs/scale.md.")
-OUT = flags.DEFINE_string("out", "", "Where to write the plans as JSON, a line each; nowhere by default.")
+OUT = flags.DEFINE_string("out", "", "File for the plans, as one line of JSON each; none by default.")
 
 PODS = (
     "v5e:16x16",
@@ -57,7 +57,7 @@ PODS = (
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
 GPU_PODS = ("h100:8x8", "h100:8", "a100:8x8")
 PODS_OF = {"muse": PODS + GPU_PODS, "cogview2": PODS[:2] + GPU_PODS[:2]}  # by folder of configs
-# The pipeline to generate with: T5-XXL, the base network and the one that enlarges.
+# Stages of the generate program: the base network, with T5-XXL, and super-resolution.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
 
@@ -89,13 +89,13 @@ def config_name() -> str:
 
 
 def find_config(name: str) -> Any:
-    """The config of the file called `name`, in any folder under configs."""
+    """Config of the file `name` in any folder of configs; None if there is none."""
     files = sorted(Path("configs").glob(f"*/{name}.py"))
     return apps.load_config_file(str(files[0])) if files else None
 
 
 def plan_all() -> None:
-    """Plans the missing rows of docs/scale.jsonl one by one and updates the tables; a stopped run resumes."""
+    """Plans the missing rows of docs/scale.jsonl one by one and updates the tables after each."""
     done = {}
     if ROWS.exists():
         for line in ROWS.read_text().splitlines():
@@ -112,7 +112,7 @@ def plan_all() -> None:
 
 
 def all_rows() -> Iterator[tuple[str, str, Job]]:
-    """(a key that changes with the config, the table, what to plan) of every row."""
+    """Yields (a key that depends on the config, the table, the job) for every row."""
     files = [file for folder in PODS_OF for file in sorted(Path(f"configs/{folder}").glob("[!_]*.py"))]
     configs = {file: validate_config(apps.load_config_file(str(file))) for file in files}
     base, superres = (validate_config(apps.load_config_file(file)) for file in PIPELINE)
@@ -133,7 +133,7 @@ def all_rows() -> Iterator[tuple[str, str, Job]]:
 
 
 def _fitted(config: Any, pod: str) -> Any:
-    """`config`, whose weights on GPUs lie in shards over no more than the eight of a node."""
+    """`config` with weights sharded over at most the eight GPUs of a node."""
     config = ml_collections.ConfigDict(config.to_dict())
     if pod in GPU_PODS:
         config.mesh.fsdp = min(config.mesh.fsdp, 8)
@@ -141,7 +141,7 @@ def _fitted(config: Any, pod: str) -> Any:
 
 
 def _devices(pod: str) -> int:
-    """The number of JAX's devices in a pod, from its name."""
+    """Number of JAX devices in a pod, from its name."""
     kind, _, sides = pod.partition(":")
     return CHIPS[kind].devices_a_chip * math.prod(int(side) for side in sides.split("x"))
 
@@ -152,7 +152,7 @@ def _key(config: Any, pod: str, *more: Any) -> str:
 
 
 def write_tables(rows: list[dict[str, Any]]) -> None:
-    """Puts the tables between the marks of docs/scale.md."""
+    """Replaces the tables between the markers of docs/scale.md."""
     text = SCALE.read_text()
     plans: dict[str, list[Plan]] = {"train": [], "generate": [], "weak": []}
     for row in rows:
@@ -168,4 +168,4 @@ def write_tables(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    apps.run(main, stopped="Stopped; rows that are done are kept.")
+    apps.run(main, stopped="Stopped; finished rows are kept.")

@@ -1,4 +1,4 @@
-"""Fetches vector sets with npm and builds `emoji`, `icons` and `motion`.
+"""Downloads vector sets with npm and builds `emoji`, `icons` and `motion`.
 
 python -m experiments.prepare_data
 """
@@ -24,7 +24,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that the data sets a
 _DOWNLOADS = flags.DEFINE_string(
     "downloads",
     None,
-    "Folder of the npm tarballs; what is missing there is fetched. Default: DATA_DIR/downloads.",
+    "Folder of the npm tarballs; missing ones are downloaded. Default: DATA_DIR/downloads.",
 )
 _SIZES = flags.DEFINE_multi_integer(
     "size", [128], "Image sizes of emoji to build: 128, 192, 256.", lower_bound=1
@@ -32,10 +32,10 @@ _SIZES = flags.DEFINE_multi_integer(
 
 
 def fetch(package: str, downloads: Path) -> Path:
-    """The tarball of "name@version" in `downloads`, fetched with `npm pack` if it is not there.
+    """Path of the tarball of "name@version" in `downloads`; downloads it with `npm pack` if it is missing.
 
     Raises:
-      ValueError: npm is not installed, or could not fetch the package.
+      ValueError: npm is not installed, or could not download the package.
     """
     from muse_jax.data.emoji.artwork import tarball_name
 
@@ -53,12 +53,14 @@ def fetch(package: str, downloads: Path) -> Path:
     if result.returncode != 0 or not target.is_file():
         lines = [line for line in result.stderr.splitlines() if line.strip() and " error code " not in line]
         reason = lines[0] if lines else "no reason given"
-        raise ValueError(f"npm could not fetch {package} ({reason}): check the network, or use --downloads.")
+        raise ValueError(
+            f"npm could not download {package} ({reason}): check the network, or use --downloads."
+        )
     return target
 
 
 def build(builder: Any, title: str, downloads: Path) -> None:
-    """Builds a data set unless it is there, and prints how many records its splits have."""
+    """Builds a data set unless it exists, and prints the sizes of its splits."""
     import tensorflow_datasets as tfds
 
     start = time.monotonic()
@@ -68,7 +70,7 @@ def build(builder: Any, title: str, downloads: Path) -> None:
 
 
 def main() -> None:
-    """Fetches the packages and builds the data sets, emoji in each size."""
+    """Downloads the packages and builds the data sets, emoji in each size."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from muse_jax.data.emoji import artwork, emoji_dataset_builder
     from muse_jax.data.icons import icons_dataset_builder, sets
@@ -109,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    apps.run(main, stopped="Stopped; the same command builds what is missing.")
+    apps.run(main, stopped="Stopped; run the same command to build the rest.")

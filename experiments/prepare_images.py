@@ -1,10 +1,10 @@
-"""Stores a source's images and the ids of their captions as arrays, which training reads by whole batches.
+"""Stores the images of a source and the token ids of their captions as arrays, for fast training.
 
 python -m experiments.prepare_images --source=icons/x2 --size=128 --size=64 --out=runs/icons/images
 
-writes OUT/SIZE/SPLIT for each size and split; every task trains on them with
---config.data.source=precomputed:OUT/SIZE. A source that composes its images when they are read, as icons
-does, would keep a fast device waiting.
+The command writes OUT/SIZE/SPLIT for each size and split; every task can train on them with
+--config.data.source=precomputed:OUT/SIZE. Sources that compose images when they are read, such as icons, are
+too slow for fast accelerators.
 """
 
 import multiprocessing
@@ -19,24 +19,26 @@ from tqdm import tqdm
 
 from experiments import apps
 from muse_jax.data import load_source
-from muse_jax.data.captions import PLAIN_CAPTIONS, CaptionTemplate
+from muse_jax.data.captions import draw_captions
 from muse_jax.data.precomputed import IMAGES, publish
 from muse_jax.media.image import resize
 
-SOURCE = flags.DEFINE_string("source", "icons", "The source, a name of `load_source`.")
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS data is built.")
+SOURCE = flags.DEFINE_string("source", "icons", "Data source, as in config.data.source.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of built TFDS data.")
 SIZES = flags.DEFINE_multi_integer("size", [128], "Sides of the images in pixels.", lower_bound=8)
-SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs", "heldout_concepts"], "Which splits.")
-CAPTIONS = flags.DEFINE_integer("captions", 4, "Captions an image; 1 gives the plain one.", lower_bound=1)
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "Where the images go.", required=True)
-_CHUNK = 256  # images a worker makes at a time
+SPLITS = flags.DEFINE_list("splits", ["train", "heldout_pairs", "heldout_concepts"], "Splits to store.")
+CAPTIONS = flags.DEFINE_integer(
+    "captions", 4, "Captions per image of the training split; 1: only the plain one.", lower_bound=1
+)
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_CHUNK = 256  # images that a worker makes at a time
 
 _worker: dict[str, Any] = {}
 
 
 def main() -> None:
-    """Checks the flags and stores."""
+    """Stores every split in every size."""
     from muse_jax.text import load_text_encoder
 
     tokenize = load_text_encoder("minilm").tokenize
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def _fill(split: str, total: int, files: dict[int, str], captions: int) -> list[str]:
-    """Writes every image of the split into the files by size; returns its captions, image after image."""
+    """Writes the images of a split into the file of each size; returns all captions in order."""
     opened = (SOURCE.value, split, DATA_DIR.value, files, captions)
     chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
     texts: list[str] = []
@@ -79,13 +81,11 @@ def _open(source: str, split: str, data_dir: str, files: dict[int, str], caption
 
 def _store(rows: range) -> list[str]:
     texts: list[str] = []
-    template = CaptionTemplate()
     for row in rows:
-        record, rng = _worker["source"][row], np.random.default_rng(row)
+        record = _worker["source"][row]
         for size, images in _worker["files"].items():
             images[row] = resize(record["image"], size)
-        texts.append(PLAIN_CAPTIONS(record, rng))
-        texts += [template(record, rng) for _ in range(_worker["captions"] - 1)]
+        texts += draw_captions(record, np.random.default_rng(row), _worker["captions"])
     return texts
 
 

@@ -1,10 +1,11 @@
-"""Writes the reference statistics that FID, KID and their family compare generated images with.
+"""Writes the statistics of real images that FID, KID and similar metrics compare generated images with.
 
     python -m experiments.prepare_reference --source=tfds:coco_captions --split=val --out=coco_val.npz
     python -m experiments.prepare_reference --source=folder:images --network=efficientnet_lite0 --out=ref.npz
 
-The npz has mu and sigma, as pytorch-fid reads them, and features; OUT.json says how it was made. Images are
-embedded at their own size, or with --image_size as training data are: the middle square, resized.
+The npz file has mu and sigma, as pytorch-fid reads them, and features; OUT.json describes how it was made.
+Images are embedded at their own size or, with --image_size, like training data: cropped to the central square
+and resized.
 """
 
 from absl import flags
@@ -14,19 +15,23 @@ from experiments import apps
 from muse_jax.data import CorruptRecordError, load_source
 from muse_jax.media.image import resize
 
-_SOURCE = flags.DEFINE_string("source", "emoji", "Data source, as config.data.source.")
+_SOURCE = flags.DEFINE_string("source", "emoji", "Data source, as in config.data.source.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the source.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of built TFDS data.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side in pixels; 0: as stored.", lower_bound=0)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side in pixels; 0: the stored size.", lower_bound=0)
 _NETWORK = flags.DEFINE_enum(
     "network", "inception", ["inception", "efficientnet_lite0", "clip"], "Feature network."
 )
-_WEIGHTS = flags.DEFINE_string("weights", "", "File with the network's weights; by default the usual place.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", "", "File with the network's weights; by default its usual location."
+)
 _RESIZE = flags.DEFINE_enum("resize", "clean", ["tf1", "clean", "none"], "How images are resized.")
-_FEATURES = flags.DEFINE_integer("features", 10_000, "Features kept, for KID and the like.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 32, "Images embedded at a time.", lower_bound=1)
+_FEATURES = flags.DEFINE_integer(
+    "features", 10_000, "Number of stored features, for KID and similar metrics.", lower_bound=1
+)
+_BATCH = flags.DEFINE_integer("batch_size", 32, "Batch size of the network.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", "", "Devices along each axis, such as data=4; one device by default.")
-_OUT = flags.DEFINE_string("out", "", "The npz to write.")
+_OUT = flags.DEFINE_string("out", "", "npz file to write.")
 
 
 def main() -> None:
@@ -59,7 +64,7 @@ def _images(source):
         try:
             image = source[index]["image"]
         except CorruptRecordError as error:
-            print(f"Left out: {error}")
+            print(f"Skipped: {error}")
             continue
         yield resize(image, _IMAGE_SIZE.value) if _IMAGE_SIZE.value else image
 

@@ -1,4 +1,4 @@
-"""CogView2's stages side by side: a candidate, the best candidate, direct and iterative super-resolution.
+"""Sheet of the stages of CogView2: a candidate, the best one, direct and iterative super-resolution.
 
 python -m experiments.stages --prompt="a noto emoji of a cactus" --prompt="..." --out=stages.png
 """
@@ -11,13 +11,13 @@ from absl import flags
 from experiments import apps, image_grid
 
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for more rows.")
-MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a directory.")
-OUT = flags.DEFINE_string("out", None, "The image file to write, such as stages.png.", required=True)
-SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other images.")
+MODEL = flags.DEFINE_string("model", "emoji-cogview2", "A packaged checkpoint or a pretrained directory.")
+OUT = flags.DEFINE_string("out", None, "Image file to write, such as stages.png.", required=True)
+SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
 
 
 def main() -> None:
-    """Generates each prompt once a stage from one seed, so that each stage continues the one before."""
+    """Generates each prompt once per stage from the same seed, so each stage continues the one before."""
     if not PROMPT.value:
         raise ValueError('Give --prompt="...", once or several times.')
     out = image_grid.check_output(OUT.value)
@@ -26,7 +26,7 @@ def main() -> None:
     pipe = CogView2Pipeline.from_pretrained(MODEL.value)
     if pipe.iterative is None:
         raise ValueError(
-            f"The checkpoint {MODEL.value} lacks super-resolution: take one that has all stages."
+            f"The checkpoint {MODEL.value} lacks super-resolution: give one that has all stages."
         )
     count = pipe.coarse.sampling.num_candidates
     coarse = dataclasses.replace(pipe, direct=None, iterative=None)

@@ -4,9 +4,9 @@ python -m experiments.train --config=configs/emoji/base.py --workdir=runs/base [
 
 Curves: tensorboard --logdir runs. Images: WORKDIR/previews.
 
-Exit status: 0 at the end; 1 after a sentence that says what is wrong; 143 after SIGTERM and 130 after Ctrl-C
-(128 + the signal's number, for a scheduler to start the job again): the step under way has been saved, and
-the same command resumes from it.
+Exit status: 0 at the end; 1 after an error, which is printed as one sentence; 143 after SIGTERM and 130 after
+Ctrl-C (128 plus the signal's number, so that a scheduler can restart the job). In the last two cases the
+current step has been saved, and the same command resumes from it.
 """
 
 from absl import flags
@@ -15,7 +15,7 @@ from experiments import apps
 from muse_jax.sharding import distributed
 from muse_jax.training import Stopped, train, validate_config
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Where checkpoints, curves and previews go.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory for checkpoints, curves and previews.")
 
 
 def main() -> None:

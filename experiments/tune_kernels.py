@@ -1,17 +1,16 @@
-"""Times the block sizes of the Pallas kernels on this device, and writes the best into their table.
+"""Times block sizes of the Pallas kernels on this device, and writes the best ones into their table.
 
     python -m experiments.tune_kernels
 
-The table is pallas_kernels/local_attention/tuning.json: run this once on each new kind of TPU or GPU.
-Candidates that do not compile there are passed over. The best has the least geometric mean of times over the
-cases, so that none counts for more because it is larger.
+The table is pallas_kernels/local_attention/tuning.json. Run this once on each new kind of TPU or GPU.
+Candidates that do not compile are skipped. The best candidate has the smallest geometric mean of times over
+the cases, so that large cases do not dominate.
 """
 
 import itertools
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,13 +19,14 @@ import jax.numpy as jnp
 from absl import flags
 
 from experiments import apps
+from experiments.benchmark.timing import time_in_turn
 from pallas_kernels.dispatch import current_platform
 from pallas_kernels.local_attention import tuning
 from pallas_kernels.local_attention.arg_specs import CASES, Case
 
-_OUT = flags.DEFINE_string("out", str(tuning.TABLE), "Where the table goes.")
-_BATCH = flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed runs of each candidate, of which the median counts.")
+_OUT = flags.DEFINE_string("out", str(tuning.TABLE), "Table to write.")
+_BATCH = flags.DEFINE_integer("batch", 4, "Number of images.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls of each candidate; the median counts.")
 
 Step = Callable[..., Any]
 
@@ -55,13 +55,7 @@ def make_step(attend: Step, case: Case, kernel: str, **options: Any) -> Step:
 
 def measure(step: Step, arguments: Any, repeats: int) -> float:
     """Median seconds of a call, after one that compiles."""
-    jax.block_until_ready(step(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(step(*arguments))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(time_in_turn({"step": lambda _: step(*arguments)}, repeats)["step"])
 
 
 def _arguments(case: Case, batch: int) -> Any:
@@ -77,13 +71,13 @@ def _arguments(case: Case, batch: int) -> Any:
 
 
 def score(attend: Step, kernel: str, cases: Iterable[Case], batch: int, repeats: int) -> float:
-    """Geometric mean of the seconds over `cases`, with the settings that are in the table now."""
+    """Geometric mean of the seconds over `cases`, with the current settings of the table."""
     times = [measure(make_step(attend, c, kernel), _arguments(c, batch), repeats) for c in cases]
     return math.exp(statistics.fmean(map(math.log, times)))
 
 
 def tune(platform: str, kind: str, attend: Step) -> None:
-    """Puts the best settings for `kind` into the table, kernel by kernel; backward is timed with forward."""
+    """Finds the best settings for `kind`, kernel by kernel, and stores them in the loaded table."""
     kinds = tuning.read_table()[platform]
     kinds[kind] = dict(kinds["default"])
     for kernel in ("forward", "backward"):
@@ -93,7 +87,7 @@ def tune(platform: str, kind: str, attend: Step) -> None:
             try:
                 seconds = score(attend, kernel, CASES, _BATCH.value, _REPEATS.value)
             except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-                print(f"{kernel} {candidate}: not here ({str(error).splitlines()[0][:80]})", flush=True)
+                print(f"{kernel} {candidate}: not supported ({str(error).splitlines()[0][:80]})", flush=True)
                 continue
             print(f"{kernel} {candidate}: {1e3 * seconds:.3f} ms", flush=True)
             best = min(best, (seconds, candidate), key=lambda pair: pair[0])
@@ -104,7 +98,9 @@ def main() -> None:
     """Tunes for the default device."""
     platform = current_platform()
     if platform not in ("tpu", "gpu"):
-        raise ValueError(f"Block sizes are for TPU and GPU, but JAX runs on {platform} here: run this there.")
+        raise ValueError(
+            f"Block sizes are for TPUs and GPUs, but JAX runs on {platform}: run this on such a device."
+        )
     if platform == "tpu":
         from pallas_kernels.local_attention.tpu import attend
     else:
@@ -113,8 +109,8 @@ def main() -> None:
     with open(_OUT.value, "w", encoding="utf-8") as file:
         json.dump(tuning.read_table(), file, indent=2)
         file.write("\n")
-    print(f"{tuning.device_kind()} is in {_OUT.value}")
+    print(f"The settings of {tuning.device_kind()} are in {_OUT.value}")
 
 
 if __name__ == "__main__":
-    apps.run(main, stopped="Stopped: the table is as it was.")
+    apps.run(main, stopped="Stopped; the table has not changed.")

@@ -5,12 +5,13 @@
 module defines `SYSTEM`. Nothing else has to know of it.
 """
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from muse_jax.config_keys import nearest, one_of
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,7 @@ def find_task(system: str, task: str) -> type:
       ValueError: one sentence, if there is no such system or it has no such task.
     """
     tasks = find_system(system).tasks
-    if task not in tasks:
-        near = difflib.get_close_matches(str(task), tasks, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(
-            f"Config key 'task' is {task!r}, but the tasks of {system!r} are {', '.join(tasks)}{hint}"
-        )
+    one_of("task", task, tasks)
     return tasks[task]
 
 
@@ -156,10 +152,6 @@ def make_task(config: Any) -> Any:
 
 def _unknown(name: str) -> str:
     names = system_names()
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = (
-        f"; did you mean {near[0]!r}?"
-        if near
-        else f": give one of {', '.join(names)}, or the path of your own."
-    )
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else f": give one of {', '.join(names)}, or your own's path."
     return f"There is no system {name!r}{hint}"

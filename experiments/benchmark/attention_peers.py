@@ -1,7 +1,7 @@
-"""Other ways to compute local attention, for comparison: dense attention under a mask, FlexAttention, NATTEN.
+"""Other implementations of local attention, for comparison: masked dense attention, FlexAttention, NATTEN.
 
-Those in JAX take `(query, keys, values, extra, mask)` in the layout of the kernels' `attend`; the mask is
-`dense_mask`'s. Those in PyTorch are made for one case and hold their own tensors.
+The JAX implementations take `(query, keys, values, extra, mask)` in the layout of the kernels' `attend`, with
+the mask of `dense_mask`. The PyTorch implementations are made for one case and hold their own tensors.
 """
 
 import importlib.util
@@ -17,11 +17,11 @@ from pallas_kernels.local_attention import find_attend
 from pallas_kernels.local_attention.arg_specs import Case
 from pallas_kernels.local_attention.geometry import Window
 
-_DEVICE = "cuda"  # of the PyTorch peers
+_DEVICE = "cuda"  # for PyTorch
 
 
 def dense_mask(case: Case) -> np.ndarray:
-    """Bool `(tokens, all keys)`: the windows' keys, then the extra ones."""
+    """Bool `(tokens, all keys)`: the keys of the windows, then the extra ones."""
     masks = [_window_mask(case.grid, window) for window in case.geometry.windows]
     return np.concatenate([*masks, np.ones((case.geometry.tokens, case.extra), bool)], axis=1)
 
@@ -43,7 +43,7 @@ def _all_keys(parts: tuple[jax.Array, ...], extra: tuple[jax.Array, ...] | None,
 
 
 def dense(query, keys, values, extra, mask):
-    """Masked attention as one writes it in JAX: all scores, softmax in float32."""
+    """Plain masked attention in JAX: all scores, softmax in float32."""
     key, value = _all_keys(keys, extra, 0), _all_keys(values, extra, 1)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -61,12 +61,12 @@ def dot_product(query, keys, values, extra, mask, implementation=None):
 
 
 def cudnn(query, keys, values, extra, mask):
-    """Likewise through cuDNN, whose fused kernel visits all pairs but keeps no scores."""
+    """`dot_product` with cuDNN, whose fused kernel visits all pairs but stores no scores."""
     return dot_product(query, keys, values, extra, mask, implementation="cudnn")
 
 
 def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
-    """Our forms by name, and JAX's own, as functions of query, keys, values, extra, mask and case."""
+    """Implementations by name, ours and JAX's: case -> function of query, keys, values, extra and mask."""
 
     def ours(attend):
         return lambda case: lambda q, k, v, extra, mask: attend(q, k, v, extra, case.geometry)
@@ -82,7 +82,7 @@ def attention_forms(names: tuple[str, ...]) -> dict[str, Callable]:
 
 
 def gradients(attend: Callable) -> Callable:
-    """The forward and the backward pass of `attend`, for a cotangent."""
+    """Forward and backward pass of `attend` for a cotangent."""
 
     def run(query, keys, values, extra, mask, cotangent):
         def function(query, keys, values, pair):
@@ -95,7 +95,7 @@ def gradients(attend: Callable) -> Callable:
 
 
 def has_torch() -> bool:
-    """Whether PyTorch is installed and sees a GPU."""
+    """True if PyTorch is installed and has a GPU."""
     if importlib.util.find_spec("torch") is None:
         return False
     import torch
@@ -119,8 +119,8 @@ def flex_attention(case: Case, query, keys, values, extra) -> tuple[Callable[[],
     """PyTorch's FlexAttention, compiled, with the same mask.
 
     Returns:
-      A function that gives the output `(batch, heads, tokens, dim)`, the tensors to differentiate, and the
-      axes that bring the output to `(batch, tokens, heads, dim)`.
+      A function that returns the output `(batch, heads, tokens, dim)`, the tensors to differentiate, and the
+      order of axes that makes the output `(batch, tokens, heads, dim)`.
     """
     import torch
     from torch.nn.attention.flex_attention import create_block_mask
@@ -150,9 +150,9 @@ def flex_attention(case: Case, query, keys, values, extra) -> tuple[Callable[[],
 def neighborhood_attention(
     case: Case, query, keys, values
 ) -> tuple[Callable[[], Any], list[Any], Any] | None:
-    """NATTEN, as `flex_attention` returns it; None where it is not installed or has no such window.
+    """NATTEN, in the form of `flex_attention`; None if it is not installed or lacks such windows.
 
-    NATTEN keeps the window's size at the edges by moving it inside, so its values there are others.
+    NATTEN shifts windows at the edges inwards instead of shortening them, so its values differ there.
     """
     window = case.geometry.windows[0]
     same = len(keys) == 1 and window.grid == case.grid and not window.causal and not case.extra

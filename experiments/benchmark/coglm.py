@@ -1,9 +1,9 @@
-"""Token-by-token generation with CogLM: with a KV cache, and recomputing the whole sequence each time.
+"""Token-by-token generation with CogLM, with a KV cache and without.
 
-Both draw greedily from the same random weights and must draw the same tokens. Prompts of other lengths
-follow, which must not compile again.
+Without the cache the whole sequence is recomputed for each token. Both generate greedily from the same random
+weights and must give the same tokens. Prompts of other lengths must not compile again.
 
-    python -m experiments.benchmark.coglm                        # the emoji size, CPU
+    python -m experiments.benchmark.coglm                        # the size used for emoji
     python -m experiments.benchmark.coglm --grid=20 --batch=4    # the paper's grid
 """
 
@@ -24,17 +24,17 @@ from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 
 _GRID = flags.DEFINE_integer("grid", 8, "Side of the image's token grid.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", 256, "Of the network.", lower_bound=16)
-_DEPTH = flags.DEFINE_integer("layers", 6, "Of the network.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 8, "Images at a time.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 256, "Width of the network.", lower_bound=16)
+_DEPTH = flags.DEFINE_integer("layers", 6, "Depth of the network.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 8, "Batch size.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
 
 _VOCABULARY = Vocabulary(image_codes=4096, size=5099)
 _TEXT = 31
 
 
 def main() -> None:
-    """Draws, compares and prints."""
+    """Generates in both ways, compares the tokens and prints the times."""
     side, width = _GRID.value, _WIDTH.value
     network = CogLM(
         vocab_size=_VOCABULARY.size,
@@ -55,30 +55,30 @@ def main() -> None:
 
     lengths = rng.integers(1, _TEXT + 1, (_REPEATS.value + 1, _BATCH.value, 1))
     masks = [jnp.arange(_TEXT) < jnp.asarray(each) for each in lengths]
-    drawn: dict[str, list[Any]] = {name: [] for name in runs}
+    generated: dict[str, list[Any]] = {name: [] for name in runs}
 
     def timed(name: str) -> Callable[[int], Any]:
         def run(repeat: int) -> Any:
-            drawn[name].append(runs[name](params, text, masks[repeat]))
-            return drawn[name][-1]
+            generated[name].append(runs[name](params, text, masks[repeat]))
+            return generated[name][-1]
 
         return run
 
     times = time_in_turn({name: timed(name) for name in runs}, _REPEATS.value)
-    for repeat, (one, other) in enumerate(zip(*drawn.values(), strict=True)):
-        print(f"run {repeat}: {float(np.mean(one == other)):.1%} of the tokens are the same", flush=True)
+    for repeat, (one, other) in enumerate(zip(*generated.values(), strict=True)):
+        print(f"run {repeat}: {float(np.mean(one == other)):.1%} of the tokens agree", flush=True)
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"CogLM, {count / 1e6:.1f}M parameters, float32, batch {_BATCH.value}, {side}x{side} tokens")
     for name, seconds in medians.items():
         print(f"  {name:<12} {_BATCH.value * side**2 / seconds:9.1f} tokens/s ({seconds:.3f} s)")
     print(f"  the cache is {medians['recomputing'] / medians['cache']:.1f}x as fast")
-    print(f"  programs compiled for prompts of {_REPEATS.value + 1} kinds of lengths: {cached._cache_size()}")
+    print(f"  programs compiled for {_REPEATS.value + 1} sets of prompt lengths: {cached._cache_size()}")
     print(machine())
 
 
 def make_cached(network: CogLM) -> Any:
-    """The library's own decoder."""
+    """Generation with the library's decoder."""
 
     @jax.jit
     def run(params, text, mask):
@@ -90,7 +90,7 @@ def make_cached(network: CogLM) -> Any:
 
 
 def make_recomputed(network: CogLM) -> Callable[..., jax.Array]:
-    """The whole sequence through the network for each token."""
+    """Generation that runs the whole sequence through the network for each token."""
 
     @jax.jit
     def run(params, text, mask):

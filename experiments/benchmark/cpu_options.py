@@ -3,8 +3,8 @@
 python -m experiments.benchmark.cpu_options --config=configs/emoji/vqgan64.py [--steps=20] [--block=2]
 
 Two processes take turns, one with the options of `experiments.apps` and one with XLA's defaults, so that
-other work on the machine slows both alike. The figures are medians over blocks of steps, in seconds a step:
-by the clock, and of the processor, which a busy machine disturbs less.
+other work on the machine affects both alike. The figures are medians over blocks of steps, in seconds per
+step: of wall-clock time, and of processor time, which depends less on other work.
 """
 
 import json
@@ -22,11 +22,11 @@ from experiments import apps
 from experiments.benchmark.loop import BLOCK, STEPS, BareStep
 from muse_jax.training import validate_config
 
-ANSWER = flags.DEFINE_bool("answer", False, "Be one of the two: a block of steps for every line read.")
+ANSWER = flags.DEFINE_bool("answer", False, "Only for the processes that this command starts.")
 
 
 def main() -> None:
-    """Measures and prints one JSON."""
+    """Measures and prints the result as JSON."""
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, for instance configs/emoji/vqgan64.py.")
     if ANSWER.value:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def start(options: str) -> subprocess.Popen[str]:
-    """Starts this command as a process that runs blocks of steps, with `options` as its XLA_FLAGS."""
+    """Starts this command as a process that runs blocks of steps with `options` as XLA_FLAGS."""
     command = [sys.executable, "-m", "experiments.benchmark.cpu_options", *sys.argv[1:], "--answer"]
     environment = {**os.environ, "XLA_FLAGS": options, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
@@ -59,18 +59,18 @@ def start(options: str) -> subprocess.Popen[str]:
 
 
 def ask(process: subprocess.Popen[str]) -> tuple[float, float]:
-    """Seconds a step of one block, by the clock and of the processor."""
+    """Wall-clock and processor seconds per step of one block."""
     assert process.stdin is not None and process.stdout is not None
     print(file=process.stdin, flush=True)
     line = process.stdout.readline()
     if not line:
-        raise ValueError("One of the two processes ended: its last words are above.")
+        raise ValueError("One of the two processes failed: its output is above.")
     clock, processor = json.loads(line)
     return clock, processor
 
 
 def answer() -> None:
-    """Runs a block of steps for each line of the standard input."""
+    """Runs a block of steps for each line of standard input."""
     step = BareStep(validate_config(flags.FLAGS.config))
     for _ in sys.stdin:
         began = time.process_time()

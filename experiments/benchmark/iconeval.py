@@ -1,10 +1,10 @@
-"""IconEval of real images, which shows how far its measures can be trusted.
+"""IconEval of real images, which shows how reliable its measures are.
 
     python -m experiments.benchmark.iconeval --split=heldout_colours,heldout_relations
 
-The evaluator `iconeval` measures generated images: see `experiments.evaluate`. Each row has the fractions of
-images in which background, foreground, size, position, count and relation are right, over the images whose
-caption names them, and in which all of them are.
+The evaluator `iconeval` measures generated images, see `experiments.evaluate`. Each row has, for background,
+foreground, size, position, count and relation, the fraction of correct images among those whose caption names
+the attribute, and the fraction in which all of them are correct.
 """
 
 from absl import flags
@@ -14,11 +14,13 @@ from muse_jax.data.icons import SPLITS
 from muse_jax.evaluation.iconeval import ATTRIBUTES, icon_eval, sample_records
 from muse_jax.media.image import resize
 
-_SPLITS = flags.DEFINE_list("split", [split for split in SPLITS if split != "heldout_pairs"], "Splits.")
+_SPLITS = flags.DEFINE_list(
+    "split", [split for split in SPLITS if split != "heldout_pairs"], "Splits to measure."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the built icons data.")
 _IMAGES = flags.DEFINE_integer("images", 256, "Images of each split.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 128, "Side of the images in pixels.", lower_bound=32, upper_bound=128)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of images.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Random seed of the selection.", lower_bound=0)
 
 
 def main() -> None:

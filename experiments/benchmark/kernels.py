@@ -1,16 +1,16 @@
-"""Local attention and masked sampling against their plain forms, in one process.
+"""Local attention and masked sampling compared with plain implementations, in one process.
 
-Each call of `pallas_kernels.local_attention.arg_specs` goes through the form for this platform, dense masked
-attention in XLA and `jax.nn.dot_product_attention`; on a GPU where PyTorch is installed also through
-FlexAttention with the same mask and NATTEN. `masked_sampling` goes against the form that makes the logits.
-The forms take turns; times are medians. Memory is the compiled program's temporaries and results (PyTorch:
-the most that was allocated beside the inputs). The roofline's floor counts only pairs that see each other,
-two products forward and five backward, and each array once a pass; the peak is the data sheet's for bf16, on
-a CPU a measured fp32 product, and the bandwidth a measured copy.
+Each case of `pallas_kernels.local_attention.arg_specs` runs on the kernel for this platform, on dense masked
+attention in XLA and on `jax.nn.dot_product_attention`; on a GPU with PyTorch also on FlexAttention with the
+same mask and on NATTEN. `masked_sampling` is compared with an implementation that materializes the logits.
+The implementations take turns; times are medians. Memory is the temporaries and results of the compiled
+program (PyTorch: the peak allocation beside the inputs). The roofline counts only pairs inside the window,
+two products forward and five backward, and each array once per pass. Its peak is the data sheet's for bf16
+(on a CPU, that of a measured fp32 product), and its bandwidth that of a measured copy.
 
-    python -m experiments.benchmark.kernels --out=runs/kernels    # all of it, on this machine's platform
-    python -m experiments.benchmark.kernels --platform=tpu-aot    # compiled for TPUs that are not there
-    python -m experiments.benchmark.kernels --platform=gpu-aot    # what an H100 and an A100 would run
+    python -m experiments.benchmark.kernels --out=runs/kernels    # all tables, on this machine
+    python -m experiments.benchmark.kernels --platform=tpu-aot    # compiled for TPUs, without a TPU
+    python -m experiments.benchmark.kernels --platform=gpu-aot    # compiled for an H100 and an A100
 """
 
 import functools
@@ -27,47 +27,50 @@ from absl import flags
 
 from experiments import apps
 from experiments.benchmark import attention_peers as peers
-from experiments.benchmark.timing import machine
+from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.training.flops import peak_flops
 from pallas_kernels.dispatch import select
 from pallas_kernels.local_attention.arg_specs import CASES, Case
 from pallas_kernels.masked_sampling import masked_sampling
 
 _PLATFORM = flags.DEFINE_enum(
-    "platform", "here", ["here", "tpu-aot", "gpu-aot"], "Run here, or compile for TPUs or GPUs."
+    "platform", "here", ["here", "tpu-aot", "gpu-aot"], "Run on this machine, or compile for TPUs or GPUs."
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Of the arrays; by default float32 on a CPU, else bfloat16."
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Type of the arrays; by default float32 on a CPU, otherwise bfloat16.",
 )
 _OUT = flags.DEFINE_string("out", "runs/kernels", "Folder for the plot.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each form, taken in turn.", lower_bound=1)
-_LIMIT = flags.DEFINE_float("limit_gib", 8.0, "Programs that need more memory than this are not run.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each implementation.", lower_bound=1)
+_LIMIT = flags.DEFINE_float("limit_gib", 8.0, "Programs that need more memory are not run.")
 _TABLES = flags.DEFINE_multi_enum(
-    "table", ["cases", "sampling", "sides"], ["cases", "sampling", "sides"], "Which to make here, in turn."
+    "table", ["cases", "sampling", "sides"], ["cases", "sampling", "sides"], "Tables to make, in order."
 )
-_TORCH = flags.DEFINE_bool("torch", True, "Time PyTorch's forms too, on a GPU where they are installed.")
-_CASES = flags.DEFINE_multi_string("case", [], "Names of the cases to time; by default all.")
-_SMALL = flags.DEFINE_bool("small", False, "Tiny shapes: whether the script works, not how fast.")
+_TORCH = flags.DEFINE_bool("torch", True, "On a GPU, also time PyTorch if it is installed.")
+_CASES = flags.DEFINE_multi_string("case", [], "Name of a case to time; repeatable; by default all.")
+_SMALL = flags.DEFINE_bool("small", False, "Tiny shapes, to test the script.")
 
 _SIDES = (32, 48, 64, 96, 128)
 _SMALL_CASES = (
     Case("12x12, window 3x3", (12, 12), (3, 3), heads=2, dim=32),
     Case("12x12, window 3x5 and 4x4, 3x3, 3 text", (12, 12), (3, 5), None, False, (4, 4), (3, 3), 3, 2, 32),
 )
-_WIDTH = 1024  # of the hidden states that masked sampling reads
+_WIDTH = 1024  # of the hidden states for masked sampling
 _TEMPERATURE = 1.3
 _VOCABS = (8192, 20_000)
 
 
 class Run(NamedTuple):
-    """A compiled form: a blocking call, and the bytes that it needs beside its inputs."""
+    """Compiled function: a blocking call, and the bytes that it needs beside its inputs."""
 
     call: Callable[[], Any]
     bytes: int
 
 
 def jax_run(function: Callable, *arguments: Any) -> Run:
-    """Compiles a JAX function for its arguments; the bytes are its temporaries and results."""
+    """Compiles a JAX function for its arguments; bytes are those of temporaries and results."""
     compiled = jax.jit(function).lower(*arguments).compile()
     memory: Any = compiled.memory_analysis()
     needed = memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -75,7 +78,7 @@ def jax_run(function: Callable, *arguments: Any) -> Run:
 
 
 def torch_run(function: Callable[[], Any]) -> Run:
-    """Warms a PyTorch function up; the bytes are the peak that one more call allocates on the GPU."""
+    """Warms up a PyTorch function; bytes are the peak allocation of one further call."""
     import torch
 
     def call() -> Any:
@@ -91,7 +94,7 @@ def torch_run(function: Callable[[], Any]) -> Run:
 
 
 def measure(runs: dict[str, Run]) -> dict[str, float]:
-    """Median seconds of a call of each; those over the limit are left out."""
+    """Median seconds per call of each run within the memory limit."""
     runs = {name: run for name, run in runs.items() if run.bytes <= _LIMIT.value * 2**30}
     calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -102,7 +105,7 @@ def measure(runs: dict[str, Run]) -> dict[str, float]:
         calls[name] = int(np.clip(0.02 / (time.perf_counter() - start), 1, 50))
     for _ in range(_REPEATS.value):
         for name, run in runs.items():
-            run.call()  # untimed: a form that takes gigabytes leaves the others theirs to map anew
+            run.call()  # untimed: after a run that takes gigabytes, memory has to be mapped again
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run.call()
@@ -111,7 +114,7 @@ def measure(runs: dict[str, Run]) -> dict[str, float]:
 
 
 def random_arguments(case: Case, dtype: Any) -> list[Any]:
-    """Normal arrays for a case's arguments, its dense mask, and a cotangent of the output."""
+    """Random arguments of a case, its dense mask, and a cotangent of the output."""
     structs = case.arguments(dtype=dtype)
     leaves, tree = jax.tree.flatten((*structs, structs[0]))
     keys = jax.random.split(jax.random.key(0), len(leaves))
@@ -126,7 +129,7 @@ def random_arguments(case: Case, dtype: Any) -> list[Any]:
 
 
 def floor_seconds(case: Case, arrays: list[Any], backward: bool, peak: float, bandwidth: float) -> float:
-    """Lower bound of the time on this device: the arithmetic, or each array read or written once a pass."""
+    """Lower bound of the time: the arithmetic, or reading and writing each array once per pass."""
     pairs = int(arrays[-2].sum())
     products = 7 if backward else 2
     flops = 2.0 * products * pairs * case.heads * case.dim
@@ -139,20 +142,14 @@ def floor_seconds(case: Case, arrays: list[Any], backward: bool, peak: float, ba
 
 
 def measured_bandwidth(size: int = 2**26) -> float:
-    """Bytes a second that a copy of floats reads and writes."""
+    """Bytes per second that a copy of floats reads and writes."""
     x = jnp.ones(size, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    jax.block_until_ready(copy(x))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(copy(x))
-        times.append(time.perf_counter() - start)
-    return 8.0 * size / min(times)
+    return 8.0 * size / min(time_in_turn({"copy": lambda _: copy(x)}, 5)["copy"])
 
 
 def torch_forms(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
-    """FlexAttention's and NATTEN's passes; checks that FlexAttention gives what dense attention does."""
+    """Both passes of FlexAttention and NATTEN; prints how FlexAttention differs from dense attention."""
     import torch
 
     query, keys, values, extra, mask, cotangent = arrays
@@ -185,7 +182,7 @@ def _torch_gradients(function: Callable, tensors: list[Any], grad: Any) -> Any:
 
 
 def attention_table(cases: tuple[Case, ...], dtype: Any, peak: float | None, bandwidth: float) -> None:
-    """Prints time, memory and the roofline's share of each form in each case, as markdown."""
+    """Prints time, memory and share of the roofline for each case and implementation, as Markdown."""
     print("\n| case | form | forward | forward + backward | memory | of the roofline | against dense |")
     print("|---|---|---|---|---|---|---|")
     for case in cases:
@@ -209,7 +206,7 @@ def _with_torch() -> bool:
 
 
 def both_passes(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
-    """The forward pass of every JAX form that compiles here, and its forward with its backward pass."""
+    """For each JAX implementation that compiles: the forward pass, and the forward and backward passes."""
     names = tuple(dict.fromkeys((select(None), "xla")))
     runs = {}
     for name, make in peers.attention_forms(names).items():
@@ -217,7 +214,7 @@ def both_passes(case: Case, arrays: list[Any]) -> dict[str, tuple[Run, Run]]:
         try:
             runs[name] = jax_run(form, *arrays[:-1]), jax_run(peers.gradients(form), *arrays)
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
-            print(f"{case.name}: no {name} here ({str(error).splitlines()[0][:80]})", flush=True)
+            print(f"{case.name}: {name} is not supported ({str(error).splitlines()[0][:80]})", flush=True)
     return runs
 
 
@@ -230,7 +227,7 @@ def _mib(size: float) -> str:
 
 
 def time_by_side(dtype: Any) -> None:
-    """Prints and plots the time of both passes against the side of a square grid, window 9x9."""
+    """Prints and plots the time of both passes over the side of a square grid, with a 9x9 window."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -269,7 +266,7 @@ def time_by_side(dtype: Any) -> None:
 
 
 def draw_from_logits(hidden, table, bias, key):
-    """Masked sampling in plain XLA: logits, noise of the same shape, argmax, log-softmax."""
+    """Masked sampling in plain XLA: logits, noise, argmax, log-softmax."""
     logits = jnp.einsum("bnd,vd->bnv", hidden, table, preferred_element_type=jnp.float32) + bias
     logits = logits / _TEMPERATURE
     token = jnp.argmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)
@@ -278,7 +275,7 @@ def draw_from_logits(hidden, table, bias, key):
 
 
 def sampling_table(dtype: Any) -> None:
-    """Prints time and memory of one decoding step's draw, with the logits and without."""
+    """Prints time and memory of sampling in one decoding step, with materialized logits and without."""
     batch, tokens = (2, 16) if _SMALL.value else (256, 256) if jax.default_backend() == "gpu" else (4, 256)
     print("\n| batch x tokens x vocabulary | form | time | memory |\n|---|---|---|---|")
     for vocab in (512,) if _SMALL.value else _VOCABS:
@@ -305,13 +302,13 @@ def main() -> None:
     if _PLATFORM.value != "here":
         from experiments.benchmark import kernels_aot
 
-        jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
+        jax.config.update("jax_platforms", "cpu")  # does not look for accelerators
         vocabs, rows = ((512,), 64) if _SMALL.value else (_VOCABS, 65_536)
         draws = [(rows, _WIDTH, vocab) for vocab in vocabs]
         tables = {"tpu-aot": kernels_aot.tpu_tables, "gpu-aot": kernels_aot.gpu_tables}
         tables[_PLATFORM.value](cases, draws, jnp.dtype(_DTYPE.value or "bfloat16"))
         return
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory for PyTorch
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(_DTYPE.value or ("float32" if on_cpu else "bfloat16"))
     device = jax.devices()[0]

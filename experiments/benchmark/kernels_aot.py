@@ -1,4 +1,4 @@
-"""Reports of the compilers on the kernels, for accelerators that are not attached."""
+"""Compilers' reports on the kernels for TPUs and GPUs, without these devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def _draw_arguments(draw: Draw, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def tpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
-    """Prints the TPU compiler's memory and cost of each program."""
+    """Prints memory and cost of each program according to the TPU compiler."""
     from pallas_kernels.aot import compile_for_tpu
     from pallas_kernels.masked_sampling import tpu as sampling
 
@@ -56,7 +56,7 @@ def tpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
 
 
 def gpu_tables(cases: tuple[Case, ...], draws: list[Draw], dtype: Any) -> None:
-    """Prints the assembler's report on each kernel: registers, spills, shared memory, tensor cores."""
+    """Prints registers, spills, shared memory and tensor core instructions of each kernel."""
     from pallas_kernels.assembly import assemble
     from pallas_kernels.gpu_targets import GPUS
     from pallas_kernels.local_attention import gpu as attention

@@ -1,10 +1,10 @@
-"""Overhead of the training loop over its compiled step, and its waiting time for batches.
+"""Overhead of the training loop over its compiled step, and its wait for batches.
 
 python -m experiments.benchmark.loop --config=configs/emoji/base.py [--steps=200]
 
-The same step is run on one batch that lies on the device, before and after `train` runs it with its loader,
-log and watchdog; medians over blocks of steps. Evaluation, previews and checkpoints are left out, as they are
-in the steps a second of the log.
+The same step runs on one batch that is already on the device, before and after `train` runs it with its
+loader, log and watchdog. The figures are medians over blocks of steps, without evaluation, previews and
+checkpoints, like the steps per second in the log.
 """
 
 import json
@@ -26,12 +26,12 @@ from muse_jax.training.evaluate import put_frozen
 from muse_jax.training.optimizers import make_optimizer, make_schedule
 from muse_jax.training.state import create_state, jit_train_step, make_train_step
 
-STEPS = flags.DEFINE_integer("steps", 200, "Of each measurement.", lower_bound=2)
-BLOCK = flags.DEFINE_integer("block", 20, "Steps between two looks at the clock.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 200, "Steps of each measurement.", lower_bound=2)
+BLOCK = flags.DEFINE_integer("block", 20, "Steps between two readings of the clock.", lower_bound=1)
 
 
 def main() -> None:
-    """Measures and prints one JSON."""
+    """Measures and prints the result as JSON."""
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, for instance configs/emoji/base.py.")
     config = flags.FLAGS.config
@@ -79,7 +79,7 @@ class BareStep:
             self._step = jitted.lower(self._state, self._frozen, self._batch).compile()
 
     def block(self) -> float:
-        """Seconds a step, over one block of steps."""
+        """Seconds per step over one block of steps."""
         began = time.perf_counter()
         for _ in range(BLOCK.value):
             self._state, scalars = self._step(self._state, self._frozen, self._batch)
@@ -87,7 +87,7 @@ class BareStep:
         return (time.perf_counter() - began) / BLOCK.value
 
     def seconds(self) -> list[float]:
-        """Seconds a step, one value a block, after a block of warming up."""
+        """Seconds per step of each block, after an untimed one."""
         self.block()
         return [self.block() for _ in range(max(1, STEPS.value // BLOCK.value))]
 

@@ -1,14 +1,14 @@
-"""LoPAR against token-by-token generation of the same fine grid with a KV cache: time, and loss of runs.
+"""LoPAR compared with token-by-token generation of the same fine grid with a KV cache: time and loss.
 
-Both networks have the same width, depth and table; both draw with top-k 40. LoPAR redraws the tokens that
-have a turn, in as many passes as there are turns; the other draws every token of the grid after its text.
+Both networks have the same width, depth and table, and sample with top-k 40. LoPAR redraws the tokens that
+the step table assigns to its iterations; the other network generates every token of the grid after its text.
 
-    python -m experiments.benchmark.lopar --grid=60                       # random weights: the time only
+    python -m experiments.benchmark.lopar --grid=60                       # random weights, time only
     python -m experiments.benchmark.lopar --iterative=runs/coglm_iterative --autoregressive=runs/coglm_fine
 
-With two runs the loss is measured too, on real images of `--split`: the mean of -log p over the tokens
-that have a turn, by LoPAR given what earlier turns drew, and token by token given all that came before in
-raster order. A run token by token over the fine grid is trained by
+With two runs the loss on real images of `--split` is measured too: the mean of -log p over the redrawn
+tokens, for LoPAR conditioned on earlier iterations, for token-by-token generation on all preceding tokens in
+raster order. The network that generates the fine grid token by token is trained by
 
     python -m experiments.train --config=configs/emoji/coglm_fine.py --workdir=runs/coglm_fine
 """
@@ -35,16 +35,16 @@ from muse_jax.training import load_config, restore_params
 from muse_jax.training.task import build
 
 _ITERATIVE = flags.DEFINE_string(
-    "iterative", "", "Workdir of an iterative_superres run; random weights without."
+    "iterative", "", "Workdir of an iterative_superres run; by default random weights."
 )
 _AUTOREGRESSIVE = flags.DEFINE_string("autoregressive", "", "Workdir of a coglm run over the same fine grid.")
-_GRID = flags.DEFINE_integer("grid", 24, "Side of the fine grid, of random weights.", lower_bound=6)
-_WIDTH = flags.DEFINE_integer("width", 256, "Of random networks.", lower_bound=16)
-_DEPTH = flags.DEFINE_integer("layers", 6, "Of random networks.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
-_SPLIT = flags.DEFINE_string("split", "heldout_pairs", "Where the loss is measured.")
-_PICTURES = flags.DEFINE_integer("images", 64, "Of the split, for the loss.", lower_bound=1)
+_GRID = flags.DEFINE_integer("grid", 24, "Side of the fine grid of random networks.", lower_bound=6)
+_WIDTH = flags.DEFINE_integer("width", 256, "Width of random networks.", lower_bound=16)
+_DEPTH = flags.DEFINE_integer("layers", 6, "Depth of random networks.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 4, "Batch size.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "heldout_pairs", "Split for the loss.")
+_IMAGES = flags.DEFINE_integer("images", 64, "Number of images for the loss.", lower_bound=1)
 
 _CODES = 4096  # of random networks, with 1,000 text pieces and the special tokens
 _TOP_K = 40
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def trained_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """The two runs' networks and averaged weights."""
+    """Networks and averaged weights of the two runs."""
 
     def load(kind: type, workdir: str) -> tuple[Any, Any]:
         return build(kind, "model", load_config(workdir).model), jax.device_put(restore_params(workdir))
@@ -80,7 +80,7 @@ def trained_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 
 def random_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Networks of the flags' sizes."""
+    """Networks of the given sizes with random weights."""
     sizes: dict[str, Any] = {
         "vocab_size": _CODES + 1003,
         "grid": (_GRID.value, _GRID.value),
@@ -101,18 +101,18 @@ def random_networks() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 
 def report_time(networks: Any, vocabulary: Vocabulary) -> None:
-    """Prints the seconds of both for one batch, and their ratio."""
+    """Prints the seconds of both for one batch and their ratio."""
     (iterative, fine_params), (autoregressive, params) = networks
-    turns = tile_steps(step_table(3), iterative.grid)
+    steps = tile_steps(step_table(3), iterative.grid)
     rng = np.random.default_rng(0)
     pieces = vocabulary.text_pieces
     text = jnp.asarray(rng.integers(0, pieces, (_BATCH.value, iterative.text_length)), jnp.int32)
-    start = jnp.asarray(rng.integers(0, vocabulary.image_codes, (_BATCH.value, turns.size)), jnp.int32)
+    start = jnp.asarray(rng.integers(0, vocabulary.image_codes, (_BATCH.value, steps.size)), jnp.int32)
 
     @jax.jit
     def lopar(params, text, key):
         model = BoundCogLM(iterative, params, vocabulary)
-        return redraw_fine(model, text, text >= 0, start, key, steps=turns, temperature=1.0)
+        return redraw_fine(model, text, text >= 0, start, key, steps=steps, temperature=1.0)
 
     @jax.jit
     def by_token(params, text, key):
@@ -131,15 +131,15 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
     side = iterative.grid[0]
     sizes = f"batch {_BATCH.value}, width {iterative.width}, {iterative.depth} layers"
     print(f"{side}x{side} tokens, {sizes}, float32")
-    print(f"  LoPAR           {medians['LoPAR']:8.3f} s, {int(turns.max())} passes")
-    print(f"  token by token  {medians['token by token']:8.3f} s, {turns.size} steps with a KV cache")
+    print(f"  LoPAR           {medians['LoPAR']:8.3f} s, {int(steps.max())} passes")
+    print(f"  token by token  {medians['token by token']:8.3f} s, {steps.size} steps with a KV cache")
     print(f"  LoPAR is {medians['token by token'] / medians['LoPAR']:.1f}x as fast", flush=True)
 
 
 def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
-    """Prints the mean loss of both over the tokens that have a turn."""
+    """Prints the mean loss of both over the tokens that LoPAR redraws."""
     (iterative, fine_params), (autoregressive, params) = networks
-    turns = tile_steps(step_table(3), iterative.grid)
+    steps = tile_steps(step_table(3), iterative.grid)
     source = load_source(f"precomputed:{features.rpartition('/')[0]}", features.rpartition("/")[2])
 
     @jax.jit
@@ -152,19 +152,19 @@ def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
             variables, hidden[:, first], sequence.labels[:, first], method="cross_entropy"
         )
 
-        def turn(total, m):
-            given = jnp.where(jnp.asarray(turns) >= m, vocabulary.start_of_image, fine)
+        def iteration(total, m):
+            given = jnp.where(jnp.asarray(steps) >= m, vocabulary.start_of_image, fine)
             words = vocabulary.words(text, mask)
             hidden = iterative.apply({"params": fine_params}, given, words, mask, method="hidden")
             loss = iterative.apply({"params": fine_params}, hidden, fine, method="cross_entropy")
-            return total + jnp.where(jnp.asarray(turns) == m, loss, 0.0), None
+            return total + jnp.where(jnp.asarray(steps) == m, loss, 0.0), None
 
-        in_turns, _ = jax.lax.scan(turn, jnp.zeros_like(by_token), jnp.arange(1, turns.max() + 1))
-        counted = jnp.asarray(turns) >= 1
-        return jnp.mean(in_turns, where=counted), jnp.mean(by_token, where=counted), jnp.mean(by_token)
+        redrawn, _ = jax.lax.scan(iteration, jnp.zeros_like(by_token), jnp.arange(1, steps.max() + 1))
+        counted = jnp.asarray(steps) >= 1
+        return jnp.mean(redrawn, where=counted), jnp.mean(by_token, where=counted), jnp.mean(by_token)
 
     sums, batches = np.zeros(3), 0
-    for begin in range(0, min(_PICTURES.value, len(source)) - _BATCH.value + 1, _BATCH.value):
+    for begin in range(0, min(_IMAGES.value, len(source)) - _BATCH.value + 1, _BATCH.value):
         rows = [source[index] for index in range(begin, begin + _BATCH.value)]
         fine = jnp.asarray(np.stack([row["superres_tokens"] for row in rows]), jnp.int32)
         text = jnp.asarray(np.stack([row["caption_ids"][0] for row in rows]))
@@ -172,8 +172,8 @@ def report_loss(networks: Any, vocabulary: Vocabulary, features: str) -> None:
         sums += np.asarray(losses(fine, text, mask))
         batches += 1
     lopar, by_token, every = sums / batches
-    share = float(np.mean(turns >= 1))
-    print(f"loss on {batches * _BATCH.value} images of {features}, tokens that have a turn ({share:.0%}):")
+    share = float(np.mean(steps >= 1))
+    print(f"loss on {batches * _BATCH.value} images of {features}, redrawn tokens ({share:.0%}):")
     print(f"  LoPAR           {lopar:.3f} nats a token")
     print(f"  token by token  {by_token:.3f} nats a token ({every:.3f} over all tokens)", flush=True)
 

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: timed runs in turn, and the name of the machine."""
+"""Shared parts of the benchmarks: interleaved timing, and the name of the machine."""
 
 import os
 import platform
@@ -11,11 +11,15 @@ import jax
 
 
 def time_in_turn(runs: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, after one that warms up; the runs take turns, so that other work slows all alike.
+    """Times functions in turn, so that other work on the machine affects all of them alike.
 
     Args:
-      runs: name -> function of the number of the repeat, 0 for the warm-up; its arrays are waited for.
-      repeats: timed runs of each.
+      runs: name -> function of the number of the repeat, 0 for an untimed first call; its result is waited
+        for.
+      repeats: timed calls of each.
+
+    Returns:
+      Seconds of each call, by name.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
@@ -28,7 +32,7 @@ def time_in_turn(runs: Mapping[str, Callable[[int], Any]], repeats: int) -> dict
 
 
 def machine(backend: str | None = None) -> str:
-    """The accelerator, or the processor with its number of threads, and the versions of JAX and Python."""
+    """Names the accelerator or processor, its number of threads, and the versions of JAX and Python."""
     versions = f"jax {jax.__version__}, Python {platform.python_version()}"
     if (backend or jax.default_backend()) != "cpu":
         return f"{jax.devices(backend)[0].device_kind}; {versions}"

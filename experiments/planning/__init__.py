@@ -1,4 +1,4 @@
-"""What a run would need on a pod, before there is one: memory, communication and a roofline."""
+"""Plans of runs on pods: memory, communication and a roofline from ahead-of-time compilation."""
 
 from experiments.planning.chips import CHIPS, Chip
 from experiments.planning.jobs import Job, run_job, search

@@ -1,4 +1,4 @@
-"""A program compiled for a pod: until its memory is laid out and, if there is time, to machine code."""
+"""Compilation of a program for a pod, up to its memory layout or to machine code."""
 
 import math
 import re
@@ -8,16 +8,19 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# A line of the compiler's buffer assignment; allocations of a colour are on-chip.
+# A line of the compiler's buffer assignment; allocations with a colour are on-chip.
 _ALLOCATION = re.compile(r"allocation \d+: size (\d+),(?! color) (.*)")
 _POLL_SECONDS = 0.2
 
 
 class Compiled(NamedTuple):
-    """What the compiler made of a program, for one device.
+    """Result of the compiler for one device.
 
-    text: its HLO after all passes. argument_bytes, temporary_bytes, fresh_bytes: in HBM; fresh are the
-    outputs that take no argument's place. code_bytes: of machine code; nan where that was not waited for.
+    text: HLO after all passes.
+    argument_bytes: arguments, in HBM.
+    temporary_bytes: temporaries, in HBM.
+    fresh_bytes: outputs that do not reuse an argument's memory, in HBM.
+    code_bytes: machine code; nan if it was not completed.
     """
 
     text: str
@@ -28,14 +31,14 @@ class Compiled(NamedTuple):
 
 
 def compile_program(lowered: Any, code_seconds: float = math.inf) -> Compiled:
-    """Compiles a lowered program; its machine code is waited for `code_seconds` after its memory is laid out.
+    """Compiles a lowered program, and waits at most `code_seconds` for machine code after the memory layout.
 
-    For a TPU most of a long compile makes machine code: of a convolutional network's train step half a
-    gigabyte. All else is known before. An abandoned compilation continues in its thread: only the end of the
-    process ends it.
+    For TPUs most of a long compilation produces machine code: half a gigabyte for a convolutional network's
+    train step. Everything else is known earlier. An abandoned compilation continues in its thread until the
+    process ends.
 
     Raises:
-      jax.errors.JaxRuntimeError: the compiler's own, such as for a program that is too large for the memory.
+      jax.errors.JaxRuntimeError: from the compiler, for example for a program that is too large.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         outcome: list[Any] = []
@@ -44,14 +47,14 @@ def compile_program(lowered: Any, code_seconds: float = math.inf) -> Compiled:
         laid_out = None
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-            # The last file before the machine code.
+            # The last file that is written before the machine code.
             if laid_out is None and any(Path(folder).glob("*after_buffer_assignment.txt")):
                 laid_out = time.monotonic()
             if laid_out is not None and time.monotonic() - laid_out > code_seconds:
                 break
         if outcome and isinstance(outcome[0], Exception):
             raise outcome[0]
-        # The dump and not `as_text()`, which fails for some of v5p's programs.
+        # Not from `as_text()`, which fails for some programs for v5p.
         text = _largest(folder, "*after_optimizations.txt")
         if not outcome:
             return Compiled(text, *laid_out_bytes(_largest(folder, "*-buffer-assignment.txt")), math.nan)
@@ -74,12 +77,12 @@ def _compile(lowered: Any, folder: str, outcome: list[Any]) -> None:
 
 
 def _largest(folder: str, pattern: str) -> str:
-    """The text of the main program's dump, which is the largest."""
+    """Text of the largest dump, that of the main program."""
     return max(Path(folder).glob(pattern), key=lambda file: file.stat().st_size).read_text()
 
 
 def laid_out_bytes(assignment: str) -> tuple[int, int, int]:
-    """`(arguments, temporaries, outputs that take no argument's place)` of a buffer assignment's text."""
+    """Bytes of `(arguments, temporaries, outputs in new memory)` from the text of a buffer assignment."""
     arguments = temporaries = fresh = 0
     for size, kind in _ALLOCATION.findall(assignment):
         if " parameter " in kind:

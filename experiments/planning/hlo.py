@@ -1,8 +1,9 @@
-"""What a compiled program does, read from its HLO text: collectives and memory traffic, loops multiplied out.
+"""Collectives and memory traffic of a compiled program, from its HLO text, with loops multiplied out.
 
-XLA's own cost analysis counts the body of a loop once. Here each computation's figures are taken as often as
-its callers run it: a `while` as often as its counter goes (once, and said so, where no counter is found),
-of a conditional the heaviest branch.
+XLA's own cost analysis counts the body of a loop once. Here each computation counts as many times as its
+callers
+run it: the body of a `while` by its trip count (once, with a note, if this is not found), and of the branches
+of a conditional the one with the most traffic.
 """
 
 import functools
@@ -20,7 +21,7 @@ _CALLED = re.compile(r"\b(?:calls|body|to_apply|called_computations)=\{?%?([\w.\
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\]T\([\d,]+\)|[^)]*)\))?\s*\{([^}]*)\}"
 )
-# These move nothing: they name, view or await what another instruction makes.
+# These move no data: they name, view or await the result of another instruction.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id",
     "replica-id", "opt-barrier", "optimization-barrier", "add-dependency", "while", "conditional", "call",
@@ -33,10 +34,11 @@ _VIEWS = ("bitcast", "get-tuple-element", "copy")
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective as one device sees it.
+    """A collective from the point of view of one device.
 
-    kind: one of `KINDS`. operand_bytes: what the device puts in. group: the places in the mesh of the devices
-    that take part in one of its groups (all groups are alike).
+    kind: one of `KINDS`.
+    operand_bytes: size of the device's operand.
+    group: positions in the mesh of the devices of one group (all groups are alike).
     """
 
     kind: str
@@ -50,7 +52,7 @@ class Collective:
 
 @dataclass
 class Instruction:
-    """One line of a computation: what `op` makes of its arguments, and the shape of the result."""
+    """One line of a computation."""
 
     name: str
     shape: str
@@ -65,11 +67,12 @@ class Instruction:
 
 @dataclass
 class Traffic:
-    """Of one run of a program on one device.
+    """Traffic of one run of a program on one device.
 
-    collectives: how often each is run. hbm_bytes: read and written in HBM, an estimate from shapes: what a
-    fusion keeps inside is not counted, nor is what XLA placed in on-chip memory.
-    unknown_loops: loops whose trip count was not found, counted as one.
+    collectives: number of executions of each collective.
+    hbm_bytes: bytes read and written in HBM, estimated from shapes, without data inside fusions or in on-chip
+      memory.
+    unknown_loops: number of loops whose trip count was not found; they count once.
     """
 
     collectives: Counter[Collective] = field(default_factory=Counter)
@@ -84,7 +87,7 @@ class Traffic:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place after the bracket that closes the one at `start`."""
+    """Position after the bracket that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")
@@ -105,7 +108,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 class Program:
-    """The computations of an HLO text, as the compiler's `as_text()` writes it.
+    """Computations of an HLO text in the format of `as_text()`.
 
     Raises:
       ValueError: the text has no entry computation.
@@ -127,12 +130,12 @@ class Program:
                 if line.lstrip().startswith("ROOT "):
                     self.roots[name] = instruction.name
         if entry is None:
-            raise ValueError("This is no HLO text: it has no entry computation.")
+            raise ValueError("The text has no entry computation: give the HLO text of a module.")
         self.traffic = functools.cache(self._traffic)
         self.entry = entry
 
     def total(self) -> Traffic:
-        """What one run of the program does on one device."""
+        """Traffic of one run of the program on one device."""
         return self.traffic(self.entry)
 
     def _traffic(self, name: str) -> Traffic:
@@ -155,11 +158,11 @@ class Program:
         return total
 
     def _own_collectives(self, name: str) -> dict[str, Collective]:
-        """Those of a computation and of its fusions, by channel.
+        """Collectives of a computation and of its fusions, by channel.
 
-        A TPU spreads one collective over several fusions, so that other work runs beside it: one that
-        starts it, one that awaits it, and between them any number of "async_collective_fusion"s, in inner
-        loops too. What tpu7x leaves to its SparseCore is in a computation that a custom call names.
+        On TPUs a collective is spread over several fusions, so that it overlaps with other work: one that
+        starts it, one that awaits it, and between them any number of "async_collective_fusion"s, also in
+        inner loops. Collectives on the SparseCore of tpu7x are in a computation that a custom call names.
         """
         found = {}
         shapes = {each.name: each.shape for each in self.computations[name]}
@@ -175,7 +178,7 @@ class Program:
         return found
 
     def _trip_count(self, name: str, loop: Instruction) -> int | None:
-        """How often a loop runs: as XLA says, or the bound that its condition compares a counter with."""
+        """Trip count of a loop: known to XLA, or the bound with which its condition compares a counter."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known.group(1))
         condition = {each.name: each for each in self.computations[_called(loop, "condition")]}
@@ -190,7 +193,7 @@ class Program:
         return each.attributes + inner
 
     def _start(self, name: str, loop: Instruction, condition: dict[str, Instruction]) -> int:
-        """Where a loop's counter starts: 0 unless it is another constant."""
+        """Initial value of a loop's counter: 0 unless it is another constant."""
         around = {each.name: each for each in self.computations[name]}
         indices = [_index(each) for each in condition.values() if each.op == "get-tuple-element"]
         state = around.get(loop.operands[0])
@@ -205,7 +208,7 @@ class Program:
         return [name for name in _CALLED.findall(each.attributes) if name in self.computations]
 
     def _roots_of(self, each: Instruction) -> list[Instruction]:
-        """What the computations that an instruction calls end with."""
+        """Root instructions of the computations that an instruction calls."""
         return [
             inner
             for called in self._calls(each)
@@ -221,7 +224,7 @@ class Program:
 
     def _collective(self, name: str, kind: str, each: Instruction, shapes: dict[str, str]) -> Collective:
         size = sum(_bytes(shapes.get(operand, "")) for operand in each.operands)
-        # TPUs write a reduce-scatter as a fusion of an all-reduce with the slice that follows it.
+        # For TPUs a reduce-scatter is a fusion of an all-reduce and a slice.
         if kind == "all-reduce" and "all-reduce-scatter" in name:
             kind = "reduce-scatter"
         return Collective(kind, size, _group(each.attributes, self.devices))
@@ -246,7 +249,7 @@ class Program:
         return _hbm(each.shape) + sum(_hbm(shapes.get(operand, "")) for operand in each.operands)
 
     def _fusion_bytes(self, each: Instruction, called: str, shapes: dict[str, str]) -> float:
-        """A fusion that reads a slice of an operand, or writes a slice of one in place, moves the slice."""
+        """HBM bytes of a fusion; slices that it reads, or writes in place, count instead of whole arrays."""
         body = {inner.name: inner for inner in self.computations[called]}
         total = 0.0
         written_in_place = False
@@ -265,7 +268,7 @@ class Program:
         return total + (0.0 if written_in_place else _hbm(each.shape))
 
     def _read(self, called: str, index: int, whole: float) -> float:
-        """What a fused computation, or a fusion in it, reads of its `index`-th operand: slices, or all."""
+        """Bytes that a fused computation, or a fusion in it, reads of its `index`-th operand."""
         body = {inner.name: inner for inner in self.computations[called]}
         views, users = self._views_and_users(body, index)
         read = 0.0 if users else whole
@@ -283,7 +286,7 @@ class Program:
     def _views_and_users(
         self, body: dict[str, Instruction], index: int
     ) -> tuple[set[str], list[Instruction]]:
-        """The names of the `index`-th operand and of what only views it; the instructions that use them."""
+        """Names of the `index`-th operand and of its views, and the instructions that use them."""
         views = {
             each.name for each in body.values() if each.op == "parameter" and int(each.arguments) == index
         }
@@ -294,7 +297,7 @@ class Program:
         return views, users
 
     def _only_views(self, inner: Instruction) -> bool:
-        """Whether a fused instruction shows its operand as it is, or, as tpu7x's do, in other tiles."""
+        """Whether a fused instruction only views its operand or, on tpu7x, changes its tiling."""
         if inner.op != "fusion":
             return inner.op in _VIEWS
         called = self._calls(inner)
@@ -324,12 +327,12 @@ def _array_bytes(kind: str, sizes: str) -> float:
 
 
 def _bytes(shape: str) -> float:
-    """Bytes of a type, of all parts of a tuple."""
+    """Bytes of a type, including all parts of a tuple."""
     return sum(_array_bytes(kind, sizes) for kind, sizes, _ in _ARRAY.findall(shape))
 
 
 def _hbm(shape: str) -> float:
-    """Likewise of the parts that lie in HBM, whose layout names no other memory space."""
+    """Bytes of the parts of a type in HBM, those whose layout names no other memory space."""
     parts = _ARRAY.findall(shape)
     return sum(
         _array_bytes(kind, sizes) for kind, sizes, layout in parts if not re.search(r"S\([1-9]", layout)
@@ -337,7 +340,7 @@ def _hbm(shape: str) -> float:
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """The places of the devices in the first group of `replica_groups`."""
+    """Positions of the devices in the first group of `replica_groups`."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(int(place) for place in listed.group(1).split(","))
@@ -357,7 +360,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
 
 
 def _mesh_group(axes: str, order: str | None, chosen: str) -> tuple[int, ...]:
-    """The first group along some axes of a named mesh, or along factors of them, `'axis':(before)size`."""
+    """First group along axes of a named mesh, or along factors of axes, `'axis':(before)size`."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     names = list(sizes)
     places = [0]
@@ -374,7 +377,7 @@ def _mesh_group(axes: str, order: str | None, chosen: str) -> tuple[int, ...]:
 
 
 def _transposed(dims: list[int], order: list[int]) -> list[int]:
-    """The numbers 0, 1, ... in an array of `dims`, its axes put in `order`, flattened."""
+    """Flattened array of the numbers 0, 1, ... in the shape `dims`, transposed to `order`."""
     strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
     places = [0]
     for axis in order:

@@ -1,4 +1,4 @@
-"""Plans as jobs, each in a process of its own: one plan, or the best of every mesh."""
+"""Plans as jobs, each in its own process: a single plan, or a search over meshes."""
 
 import multiprocessing
 import os
@@ -14,14 +14,15 @@ from experiments.planning.table import markdown_table
 from experiments.planning.topology import load_topology
 from muse_jax.training.config import validate_config
 
-# How long to wait for machine code; a search waits for that of its best plan only.
+# Time limit for machine code; a search compiles only its best plan to machine code.
 CODE_SECONDS = 300.0
 
 
 class Job(NamedTuple):
-    """What to plan. superres: the config of the second stage, or None.
+    """A plan to make.
 
-    find_config: a function of a module, for the process is sent it by name.
+    find_config: see `planned`; a function of a module, since it is pickled by name.
+    superres: config of the second stage, or None.
     until_it_fits, code_seconds: see `plan_until_it_fits` and `compile_program`.
     """
 
@@ -36,7 +37,7 @@ class Job(NamedTuple):
 
 
 def search(job: Job) -> list[Plan]:
-    """Plans of every choice of mesh and remat, the best first, which is compiled to its machine code."""
+    """Plans of every mesh, with and without remat, best first; the best is compiled to machine code."""
     _describe_only()
     tried = []
     for choice in choices(job.config, len(load_topology(job.topology).devices)):
@@ -53,7 +54,7 @@ def search(job: Job) -> list[Plan]:
 
 
 def _attempt(job: Job) -> Plan | None:
-    """A plan, shown as a row; None, and why, where the compiler breaks down on this mesh."""
+    """Makes a plan and prints its row; prints the reason and returns None if the compiler fails."""
     try:
         plan = run_job(job)
     except ChildProcessError as error:
@@ -64,11 +65,11 @@ def _attempt(job: Job) -> Plan | None:
 
 
 def run_job(job: Job) -> Plan:
-    """The job's plan, from a process of its own, with which a compile that is not waited for ends.
+    """The plan of a job, made in its own process, whose end also ends an abandoned compilation.
 
     Raises:
-      ValueError: one sentence, as `plan_train`.
-      ChildProcessError: likewise, where the compiler refuses the program or breaks down over it.
+      ValueError: as in `plan_train`.
+      ChildProcessError: the compiler refuses the program or crashes.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -81,13 +82,13 @@ def run_job(job: Job) -> Plan:
         process.join()
         raise ChildProcessError(
             f"The process that planned {job.name} on {job.topology} ended with code {process.exitcode}: "
-            "after -9 give it more memory; else the compiler broke down, as it says above: take another mesh."
+            "-9 means too little memory; otherwise the compiler crashed, see above: try another mesh."
         ) from None
     process.kill()
     if isinstance(answer, jax.errors.JaxRuntimeError):
         why = str(answer).splitlines()[0].rstrip(".")
         raise ChildProcessError(
-            f"The compiler refuses {job.name} on {job.topology} ({why}): take another mesh."
+            f"The compiler refuses {job.name} on {job.topology} ({why}): try another mesh."
         ) from answer
     if isinstance(answer, Exception):
         raise answer
@@ -103,7 +104,7 @@ def _answer(job: Job, sender: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed reads no answer."""
+    """Exits when the parent process ends, since nobody would read the answer."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -121,5 +122,5 @@ def _plan(job: Job) -> Plan:
 
 
 def _describe_only() -> None:
-    """Accelerators are only described: what runs here runs on the CPU."""
+    """Keeps JAX on the CPU; accelerators are only compiled for."""
     jax.config.update("jax_platforms", "cpu")

@@ -1,4 +1,4 @@
-"""Plans: a config's programs compiled for a pod that is not there, and what that says of them."""
+"""Plans: the programs of a config compiled for a pod, with their memory, communication and roofline."""
 
 import dataclasses
 import itertools
@@ -23,18 +23,18 @@ from experiments.planning.topology import Topology
 from muse_jax.sampling import without_reports
 from muse_jax.sharding.partitioning import make_mesh
 
-CODE_ROOM = 1e9  # bytes left for machine code whose size is not known; the largest seen had 0.73
+CODE_ROOM = 1e9  # bytes reserved for machine code of unknown size; the largest known has 0.73 GB
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A program on a topology. Bytes and times are of one device, FLOPs and images of all together.
+    """A program on a topology. Bytes and times are per device, FLOPs and images are totals.
 
-    Measured by the compiler: `fits` and the bytes of memory (where `code_bytes` is nan the machine code was
-    not waited for: `needed` is without it, `fits` leaves it `CODE_ROOM`). Counted in the program: `flops`
-    (what is recomputed included; of a condition the cheapest branch), `model_flops` (without that),
-    `collectives`: for each kind how often it runs and the bytes a device receives, loops multiplied out.
-    Estimates: `hbm_bytes` and the times, which are those of each resource at its peak rate.
+    Measured by the compiler: `fits` and the bytes of memory. If `code_bytes` is nan, the machine code was not
+    completed: `needed` excludes it and `fits` reserves `CODE_ROOM` for it. Counted in the program: `flops`
+    (including recomputation, with the cheapest branch of each condition), `model_flops` (without
+    recomputation), and `collectives` (for each kind the number of executions and the bytes that a device
+    receives, with loops multiplied out). Estimated: `hbm_bytes` and the times, at peak rates.
     """
 
     name: str
@@ -77,13 +77,18 @@ def plan_train(
     find_config: FindConfig,
     code_seconds: float = math.inf,
 ) -> Plan:
-    """The train step of `config`, called `name`, on its mesh over the whole topology.
+    """Plans the train step of a config on its mesh over the whole topology.
 
-    Its machine code is waited for `code_seconds` (see `compile_program`).
+    Args:
+      name: of the config, for the table.
+      config: complete, from `validate_config`.
+      topology: the devices.
+      find_config: see `planned`.
+      code_seconds: see `compile_program`.
 
     Raises:
-      ValueError: one sentence, for a mesh or a batch that does not go with the topology, and for parts that
-        neither are there nor can be described.
+      ValueError: the mesh or the batch does not fit the topology, or a tokenizer neither exists nor has a
+        config of its name.
     """
     mesh = make_mesh(config.mesh, list(topology.devices))
     with programs.planned(config, find_config) as described:
@@ -99,9 +104,9 @@ def plan_generate(
     find_config: FindConfig,
     code_seconds: float = math.inf,
 ) -> Plan:
-    """The pipeline's program from text to `config.data.batch_size` images, all steps of all stages.
+    """Plans a pipeline's program from text to `config.data.batch_size` images, with all stages.
 
-    `superres` is the second stage's config, or None.
+    `superres` is the config of the second stage, or None; see `plan_train` for the other arguments.
     """
     mesh = make_mesh(config.mesh, list(topology.devices))
     with without_reports(), programs.planned(config, find_config) as base:
@@ -153,12 +158,12 @@ def _plan(
 
 
 def analyse(plan: Plan, compiled: Compiled, topology: Topology, mesh: Mesh) -> Plan:
-    """`plan` with what the compiled program tells."""
+    """Completes a plan from the compiled program."""
     needed = compiled.argument_bytes + compiled.temporary_bytes + compiled.fresh_bytes
     notes: tuple[str, ...] = ()
     room = plan.memory
     if math.isnan(compiled.code_bytes):
-        notes += ("The machine code was not waited for: its bytes are not in the peak.",)
+        notes += ("The machine code was not completed: the peak excludes it.",)
         room -= CODE_ROOM
     else:
         needed += compiled.code_bytes
@@ -172,7 +177,7 @@ def analyse(plan: Plan, compiled: Compiled, topology: Topology, mesh: Mesh) -> P
     )
     traffic = Program(compiled.text, plan.devices).total()
     if traffic.unknown_loops:
-        notes += (f"{traffic.unknown_loops} loops of unknown trip count are counted once.",)
+        notes += (f"{traffic.unknown_loops} loops with an unknown trip count are counted once.",)
     return _timed(plan, topology, mesh, traffic.collectives, traffic.hbm_bytes, notes)
 
 
@@ -216,7 +221,7 @@ def _timed(
 
 
 def out_of_memory(message: str) -> float | None:
-    """The bytes that a program wanted of HBM, from the compiler's refusal; None for another error."""
+    """Bytes of HBM that a program needs, from the compiler's message; None for any other message."""
     found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
     if found is None:
         return math.nan if "RESOURCE_EXHAUSTED" in message else None
@@ -230,9 +235,9 @@ def plan_until_it_fits(
     find_config: FindConfig,
     code_seconds: float = math.inf,
 ) -> Plan:
-    """The train step with the fewest microbatches (a power of two, from `config.optim.accumulate`) that fits.
+    """Plans the train step, doubling `config.optim.accumulate` until it fits.
 
-    Where even one image a device at a time does not fit, the last plan that was tried.
+    If even one image per device does not fit, the result is the last plan.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     while True:
@@ -244,9 +249,9 @@ def plan_until_it_fits(
 
 
 def choices(config: Any, devices: int) -> Iterator[Any]:
-    """`config` with every mesh that covers the devices and splits its batch, remat on and off.
+    """Yields `config` with every mesh that covers the devices and divides its batch, with and without remat.
 
-    The tensor axis takes at most 8: more heads than that are seldom there to split.
+    The tensor axis is at most 8, since networks seldom have more heads to divide.
     """
     sizes = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
     remats = (False, True) if "remat" in config.model else (None,)
@@ -262,6 +267,6 @@ def choices(config: Any, devices: int) -> Iterator[Any]:
 
 
 def rank(plan: Plan) -> tuple[bool, float, float]:
-    """To sort by: what fits first, by images a second; of equals what would be faster without overlap."""
+    """Sort key: plans that fit come first, by images per second, then by the time without overlap."""
     needed = math.inf if math.isnan(plan.needed) else plan.needed
     return not plan.fits, -plan.images_per_second if plan.fits else needed, plan.serial_seconds

@@ -1,4 +1,4 @@
-"""The train step and the generate program of a config, lowered for a mesh without a weight or an image."""
+"""The train step and the generate program of a config, lowered for a mesh without weights or data."""
 
 import json
 import tempfile
@@ -27,11 +27,13 @@ _SOURCES = ("tokenizer", "superres_tokenizer", "text_encoder")
 
 
 class Traced(NamedTuple):
-    """A program before it is compiled.
+    """A program before compilation.
 
-    lower: makes the lowered program. parameters: of the networks trained or, generating, of all. frozen: of
-    the networks beside the trained one. flops: of one call on all devices, what is recomputed included.
-    model_flops: without that.
+    lower: function that returns the lowered program.
+    parameters: number of trained parameters; for generating, of all parameters.
+    frozen: number of parameters that are used but not trained.
+    flops: of one call on all devices, including recomputation.
+    model_flops: the same without recomputation.
     """
 
     lower: Callable[[], Any]
@@ -43,11 +45,11 @@ class Traced(NamedTuple):
 
 @contextmanager
 def planned(config: Any, find_config: FindConfig):
-    """The config with the parts that it builds on described, where they are not there yet.
+    """Context with a config whose missing tokenizers and text encoders are replaced by descriptions.
 
-    A tokenizer's workdir that does not exist is described by the config of its name, which `find_config`
-    finds ("runs/vqgan_f16_256": that of "vqgan_f16_256"), or as the published checkpoint of its name
-    ("checkpoints/amused-256"); T5 by its directory's name.
+    A tokenizer's workdir that does not exist is described by the config of the same name, which `find_config`
+    returns ("runs/vqgan_f16_256" by the config "vqgan_f16_256"), or as the published checkpoint of this name
+    ("checkpoints/amused-256"); T5 is described by the name of its directory.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +78,7 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
     """The train step as the loop jits it.
 
     Raises:
-      ValueError: a batch that the mesh does not divide, or what the task refuses.
+      ValueError: the mesh does not divide the batch, or the task rejects the config.
     """
     check_batch_size(config.data.batch_size, mesh, config.optim.accumulate)
     task: Any = make_task(config)
@@ -104,14 +106,15 @@ def trace_train(config: Any, mesh: Mesh) -> Traced:
 
 
 def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
-    """The program that a pipeline's `generate` runs: `config.data.batch_size` prompts, the default settings.
+    """The program of a pipeline's `generate` for `config.data.batch_size` prompts, with default sampling.
 
     Args:
-      config: of the base network, or of a CogLM.
-      superres: of the second stage's network (of CogView2's, the direct one's), or None.
+      config: config of the first stage.
+      superres: config of the second stage, or None.
+      mesh: the mesh to run on.
 
     Raises:
-      ValueError: a batch that the mesh does not divide, or a config of another task.
+      ValueError: the mesh does not divide the batch, or a config belongs to another task.
     """
     check_batch_size(config.data.batch_size, mesh)
     pipe = _pipeline([config, *([superres] if superres else [])], mesh)
@@ -126,10 +129,10 @@ def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
 
 
 def _pipeline(configs: Sequence[Any], mesh: Mesh) -> Any:
-    """The pipeline of the networks that the configs train; its weights are shapes."""
+    """Pipeline of the networks that the configs train, with shapes as weights."""
     system = find_system(configs[0].system)
     if system.pipeline is None:
-        raise ValueError(f"config.system is {system.name!r}, which generates nothing: give another config.")
+        raise ValueError(f"config.system is {system.name!r}, which has no pipeline: give another config.")
     sources = {system.stage_of(config.task): ConfigSource(config) for config in configs}
     dtype = configs[0].model.get("dtype", "float32")
     return system.pipeline.from_sources(sources, mesh=mesh, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The least time that a program's arithmetic, memory traffic and communication take."""
+"""Roofline: lower bounds of the time for arithmetic, memory traffic and communication."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from experiments.planning.hlo import Collective
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step that each resource is busy at its peak rate."""
+    """Seconds that each resource is busy in one step at its peak rate."""
 
     mxu: float
     hbm: float
@@ -18,25 +18,26 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The least time of a step: the three overlap perfectly."""
+        """Time of a step if the three overlap perfectly."""
         return max(self.mxu, self.hbm, self.ici)
 
     @property
     def serial_seconds(self) -> float:
-        """The time of a step if nothing overlaps."""
+        """Time of a step if nothing overlaps."""
         return self.mxu + self.hbm + self.ici
 
     @property
     def bound(self) -> str:
-        """What takes longest: "MXU", "HBM" or "ICI"."""
+        """The slowest resource: "MXU", "HBM" or "ICI"."""
         return max(("MXU", self.mxu), ("HBM", self.hbm), ("ICI", self.ici), key=lambda item: item[1])[0]
 
 
 def wire_bytes(collective: Collective) -> float:
-    """Bytes that a device must receive for one such collective over n devices.
+    """Bytes that a device must receive in a collective over n devices.
 
-    Of the shard it has, an all-gather brings n - 1 others; a reduce-scatter and an all-to-all move (n - 1)/n
-    of the operand; an all-reduce is one of each; a permute moves the operand once.
+    An all-gather receives n - 1 shards like the device's own; a reduce-scatter and an all-to-all receive
+    (n - 1)/n of the operand; an all-reduce is a reduce-scatter and an all-gather; a permute receives the
+    operand once.
     """
     n, size = collective.group_size, collective.operand_bytes
     if collective.kind == "all-gather":
@@ -49,15 +50,17 @@ def wire_bytes(collective: Collective) -> float:
 
 
 def group_bandwidth(chip: Chip, kind: str, sides: Sequence[int], spanned: Sequence[int]) -> float:
-    """Bytes a second that each device of a group can receive in a collective of `kind`.
+    """Bytes per second that each device of a group can receive in a collective of `kind`.
+
+    In a torus, a dimension that the group fills contributes two links if it is a ring and one if it is a
+    line. A group on a part of a dimension is a line. A group within one chip (of two devices) counts as one
+    link.
 
     Args:
+      chip: the kind of device.
+      kind: of the collective.
       sides: of the whole topology.
-      spanned: along how many places of each dimension the group's devices lie.
-
-    In a torus a dimension that the group fills has both of its links at work if it is a ring, one if it is a
-    line. A group on a part of a dimension is a line. Groups within one chip (two devices of it) count as one
-    link.
+      spanned: number of different positions of the group's devices along each dimension.
     """
     if chip.dimensions == 0:
         return _node_bandwidth(chip, kind, *spanned)
@@ -69,11 +72,11 @@ def group_bandwidth(chip: Chip, kind: str, sides: Sequence[int], spanned: Sequen
 
 
 def _node_bandwidth(chip: Chip, kind: str, nodes: int, each: int) -> float:
-    """That of `each` GPUs on each of some nodes, every one with its own adapter to the other nodes.
+    """`group_bandwidth` of `each` GPUs on each of some nodes, all with their own adapter to the other nodes.
 
-    Of what gathers and reductions bring a node from outside, each of its GPUs fetches a part, and they share
-    the parts over NVLink. An all-to-all brings each GPU only its own part. In a permutation
-    the slowest pair lies in two nodes.
+    In gathers and reductions each GPU of a node fetches a part of the data from other nodes, and the GPUs
+    share the parts over NVLink. In an all-to-all each GPU receives only its own part. In a permutation the
+    slowest pair spans two nodes.
     """
     if nodes == 1:
         return chip.link
@@ -87,7 +90,7 @@ def _node_bandwidth(chip: Chip, kind: str, nodes: int, each: int) -> float:
 
 
 def spanned_places(coordinates: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """How many different places the devices of a group take along each dimension of the torus."""
+    """Number of different positions of a group's devices along each dimension."""
     return tuple(len(set(places)) for places in zip(*coordinates, strict=True))
 
 
@@ -100,13 +103,16 @@ def roofline(
     sides: Sequence[int],
     coordinates: Sequence[Sequence[int]],
 ) -> Roofline:
-    """Times of a program.
+    """Roofline of a program.
 
     Args:
+      chip: the kind of device.
+      devices: number of devices.
       flops: of all devices together.
-      hbm_bytes: of one device.
-      collectives: what a device takes part in, and how often.
-      sides: of the topology; coordinates: of each device in it, in the program's order.
+      hbm_bytes: memory traffic of one device.
+      collectives: pairs of a collective and how often one device takes part in it.
+      sides: of the topology.
+      coordinates: of each device in the topology, in the program's order.
     """
     ici = 0.0
     for collective, times in collectives:
@@ -117,5 +123,5 @@ def roofline(
 
 
 def utilisation(model_flops: float, seconds: float, devices: int, chip: Chip) -> float:
-    """The share of the peak that the network's own arithmetic (without recomputation) makes up."""
+    """Share of the peak that is used for the network's arithmetic, without recomputation."""
     return model_flops / (seconds * devices * chip.flops) if math.isfinite(seconds) and seconds else 0.0

@@ -1,4 +1,4 @@
-"""Plans as text: one for a terminal, rows of a table for the documentation."""
+"""Plans as text, for a terminal and for tables of the documentation."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ COLUMNS = (
 
 
 def describe(plan: Plan) -> str:
-    """All of a plan, with what is measured, counted and estimated kept apart."""
+    """Full text of a plan, which says what is measured, counted and estimated."""
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     remat = {True: ", remat", False: ", no remat", None: ""}[plan.remat]
     parts = f", in {plan.accumulate} parts" if plan.accumulate > 1 else ""
@@ -31,7 +31,7 @@ def describe(plan: Plan) -> str:
         return "\n".join(
             [
                 *lines,
-                f"  DOES NOT FIT: the compiler wants {needed} of the {device}'s {plan.memory / GIGA:.1f} GB",
+                f"  DOES NOT FIT: it needs {needed}, but the {device} has {plan.memory / GIGA:.1f} GB",
             ]
         )
     lines += [
@@ -46,9 +46,9 @@ def describe(plan: Plan) -> str:
         ),
         f"  memory traffic      {plan.hbm_bytes / GIGA:.2f} GB (estimated from the program's shapes)",
         f"  roofline (estimate) MXU {1e3 * plan.mxu_seconds:.2f} ms, HBM {1e3 * plan.hbm_seconds:.2f} ms, "
-        f"ICI {1e3 * plan.ici_seconds:.2f} ms: {plan.bound} bounds it",
-        f"  step time           {1e3 * plan.seconds:.2f} ms if all overlaps, "
-        f"{1e3 * plan.serial_seconds:.2f} ms if nothing does: "
+        f"ICI {1e3 * plan.ici_seconds:.2f} ms: bound by {plan.bound}",
+        f"  step time           {1e3 * plan.seconds:.2f} ms with full overlap, "
+        f"{1e3 * plan.serial_seconds:.2f} ms without overlap: "
         f"utilisation {plan.utilisation:.1%}, {plan.images_per_second:.1f} images/s",
         *(f"  note: {note}" for note in plan.notes),
     ]
@@ -56,7 +56,7 @@ def describe(plan: Plan) -> str:
 
 
 def received_bytes(plan: Plan) -> float:
-    """What all collectives of a step bring a device."""
+    """Bytes that a device receives in all collectives of a step."""
     return sum(each["bytes"] for each in plan.collectives.values())
 
 
@@ -96,15 +96,15 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(plans: Sequence[Plan]) -> str:
-    """A row a plan."""
+    """Markdown table with a row for each plan."""
     return _table(COLUMNS, [_row(plan) for plan in plans])
 
 
 def markdown_weak_scaling(plans: Sequence[Plan]) -> str:
-    """What a device receives as a pod grows and each device's share of the batch stays: a row a plan.
+    """Markdown table of the bytes that a device receives as the pod grows at a fixed batch per device.
 
-    Under FSDP a step gathers and scatters the weights a fixed number of times, each time (n - 1)/n of them:
-    the last column divides that out.
+    Under FSDP a step gathers and scatters (n - 1)/n of the weights a fixed number of times; the last column
+    divides by this factor.
     """
     columns = ("config", "pod", "devices", "batch", "GB received a device", "over (n - 1)/n")
     rows = []

@@ -1,4 +1,4 @@
-"""Pods by name, as their compilers describe them: "v5e:16x16" is a torus, "h100:8x8" eight nodes of GPUs."""
+"""Pods by name: "v5e:16x16" is a torus of TPUs, "h100:8x8" is eight nodes of eight GPUs."""
 
 import functools
 import re
@@ -13,7 +13,10 @@ from pallas_kernels import aot
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices to compile for. sides: of the torus of chips, or (nodes, GPUs a node)."""
+    """Devices to compile for.
+
+    sides: of the torus of chips, or (nodes, GPUs per node).
+    """
 
     name: str
     chip: Chip
@@ -21,19 +24,19 @@ class Topology:
     devices: tuple[Any, ...]
 
     def coordinates(self, device: Any) -> tuple[int, ...]:
-        """Where a device's chip lies in the torus, or its node and its place there."""
+        """Position of a device's chip in the torus, or its node and its number there."""
         first = 0 if self.chip.dimensions else 1  # a GPU's slice comes first
         return tuple(device.coords)[first : first + len(self.sides)]
 
 
 @functools.cache
 def load_topology(name: str) -> Topology:
-    """The topology "GENERATION:SIDES", such as v5e:16x16, v5p:4x4x4, tpu7x:2x2x1, h100:8 or h100:8x8.
+    """Loads "GENERATION:SIDES", such as v5e:16x16, v5p:4x4x4, tpu7x:2x2x1, h100:8 or h100:8x8.
 
-    The sides are those of the torus in chips, or the GPUs of one node, or nodes x GPUs a node.
+    The sides are those of the torus in chips, the number of GPUs of one node, or nodes x GPUs per node.
 
     Raises:
-      ValueError: one sentence, for one that does not exist or whose compiler is not installed.
+      ValueError: the topology does not exist, or its compiler is not installed.
     """
     kind, _, sides = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
@@ -56,7 +59,7 @@ def load_topology(name: str) -> Topology:
 
 def _tpus(name: str) -> tuple[Any, ...]:
     if reason := aot.missing():
-        raise ValueError(f"A plan for {name} needs a compiler that is not here: {reason}")
+        raise ValueError(f"A plan for {name} needs a compiler that is not installed: {reason}")
     try:
         return aot.devices(name)
     except jax.errors.JaxRuntimeError as error:
@@ -70,4 +73,4 @@ def _gpus(name: str, kind: str, sides: tuple[int, ...]) -> tuple[Any, ...]:
     try:
         return aot.gpus(kind, *sides)
     except ValueError as reason:
-        raise ValueError(f"A plan for {name} needs a compiler that is not here: {reason}") from None
+        raise ValueError(f"A plan for {name} needs a compiler that is not installed: {reason}") from None

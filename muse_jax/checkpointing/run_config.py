@@ -11,7 +11,8 @@ from muse_jax.system import find_task
 
 FILE = "train_config.json"
 EARLIER_FILE = "config.json"
-"""Its name in runs of earlier versions, which a pretrained directory's config has too."""
+"""Name of the config in runs of earlier versions, and in pretrained directories."""
+HASHES_FILE = "tokenizer_hashes.json"
 
 # Runs of earlier versions do not name their system, and hold keys that only other tasks read.
 _SYSTEM_OF = {
@@ -56,10 +57,25 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
 
 
 def save_config(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Writes `config` into the workdir through a temporary name: a crash leaves no half file."""
-    path = Path(workdir) / FILE
+    """Writes `config` into the workdir."""
+    _write(Path(workdir) / FILE, plain(config))
+
+
+def load_tokenizer_hashes(workdir: str | Path) -> dict[str, str]:
+    """The hashes that `save_tokenizer_hashes` wrote; none in runs of earlier versions."""
+    path = Path(workdir) / HASHES_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def save_tokenizer_hashes(workdir: str | Path, hashes: Mapping[str, str]) -> None:
+    """Writes the hash of each tokenizer's content, by the config key that names the tokenizer."""
+    _write(Path(workdir) / HASHES_FILE, hashes)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON under a temporary name first, so that a crash leaves no incomplete file."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plain(config), indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(path)
 
 

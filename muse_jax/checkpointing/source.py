@@ -38,9 +38,10 @@ class Weights:
 
     @cached_property
     def encoder_hash(self) -> str:
-        """Of a tokenizer, a hash of what makes its latents: everything but its decoder, wherever it lies."""
+        """Hash of what makes a tokenizer's latents: all fields and weights but the decoder's."""
+        decoder_only = getattr(self.module, "decoder_only", ())
         fields = pretrained.fields_of(self.module)
-        fields = {name: value for name, value in fields.items() if name not in self.module.decoder_only}
+        fields = {name: value for name, value in fields.items() if name not in decoder_only}
         encoding = {name: self.params[name] for name in self.params if name != "decoder"}
         return hashlib.sha256(f"{sorted(fields.items())} {content_hash(encoding)}".encode()).hexdigest()
 

@@ -96,6 +96,12 @@ PLAIN_CAPTIONS = CaptionTemplate(style_free=0.0, reordered=0.0, tags=0.0)
 """The plain form only, for evaluation."""
 
 
+def draw_captions(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[str]:
+    """`count` captions of a record, at least 1: the plain form, then random ones of `CaptionTemplate`."""
+    template = CaptionTemplate()
+    return [PLAIN_CAPTIONS(record, rng)] + [template(record, rng) for _ in range(count - 1)]
+
+
 def _written_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
     captions = record.get("captions")
     if captions is not None and len(captions):

@@ -13,7 +13,6 @@ All other keys are the class's own, listed with their defaults in its `defaults`
 """
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jax.sharding import Mesh
+
+from muse_jax.config_keys import complete, nearest
 
 TYPES: dict[str, str] = {
     "loss": "muse_jax.evaluation.loss.Loss",
@@ -90,7 +91,7 @@ class Evaluator:
 
     def __init__(self, name: str, options: Mapping[str, Any], context: Context):
         self.name, self.context = name, context
-        self.options = _complete(f"evaluators.{name}", options, self.defaults)
+        self.options = complete(f"evaluators.{name}", options, self.defaults)
         self.every: int = context.config.eval_every
 
     def __call__(self, params: Any, frozen: Any) -> Report:
@@ -142,8 +143,8 @@ def _find(name: str, kind: Any) -> Any:
     path = TYPES.get(kind, kind) if isinstance(kind, str) else ""
     module, _, attribute = path.rpartition(".")
     if not module:
-        near = difflib.get_close_matches(str(kind), TYPES, n=1)
-        hint = f"use {near[0]!r}" if near else f"use one of {', '.join(TYPES)}"
+        near = nearest(kind, TYPES)
+        hint = f"use {near!r}" if near else f"use one of {', '.join(TYPES)}"
         raise ValueError(
             f"Config key 'evaluators.{name}' has no evaluator type {kind!r}: {hint}, or give the dotted path "
             "of a class."
@@ -152,20 +153,3 @@ def _find(name: str, kind: Any) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"The evaluator {path!r} of 'evaluators.{name}' is not found: {error}.") from error
-
-
-def _complete(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in given.items():
-        if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, n=1, cutoff=0.5)
-            allowed = ", ".join(["type", "every", *defaults])
-            hint = f"did you mean {section}.{near[0]}?" if near else f"allowed here are {allowed}."
-            raise ValueError(f"Unknown config key '{section}.{key}': {hint}")
-        default = defaults[key]
-        kinds: Any = {float: (int, float), tuple: (list, tuple)}.get(type(default), type(default))
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise ValueError(
-                f"Config key '{section}.{key}' is {value!r}, but it must be of type "
-                f"{type(default).__name__}, for instance {default!r}."
-            )
-    return {**defaults, **given}

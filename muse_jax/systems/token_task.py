@@ -38,6 +38,9 @@ class TokenTask(Task):
         """The weights of the tokenizers."""
         return {key: tokenizer.params for key, tokenizer in self.tokenizers.items()}
 
+    def tokenizer_hashes(self) -> Mapping[str, str]:
+        return {key: tokenizer.encoder_hash for key, tokenizer in self.tokenizers.items()}
+
     def tokenizer_shapes(self) -> dict[str, Any]:
         """The shapes of the tokenizers' weights."""
         return {key: parameter_shapes(tokenizer.module) for key, tokenizer in self.tokenizers.items()}
@@ -63,14 +66,12 @@ class TokenTask(Task):
     @cached_property
     def origins(self) -> Origins:
         """What makes the features of this config: config key -> (its value, a hash of the content)."""
-        tokenizers = {
-            key: (self.config[key], tokenizer.encoder_hash) for key, tokenizer in self.tokenizers.items()
-        }
-        return {**tokenizers, **self.text_origins()}
+        hashes = self.tokenizer_hashes()
+        return {**{key: (self.config[key], hashes[key]) for key in hashes}, **self.text_origins()}
 
     def text_origins(self) -> Origins:
-        """The part of `origins` that makes the features of captions."""
-        raise NotImplementedError
+        """What else makes the features of captions."""
+        return {}
 
     def check_features(self, source: PrecomputedSource) -> None:
         """Refuses stored features of other weights or other shapes than the config names."""

@@ -1,4 +1,4 @@
-"""Sentencepiece text for networks that read and write text themselves (CogLM).
+"""Sentencepiece models for networks that generate text as well as read it (CogLM).
 
 Any sentencepiece model works: a published one, or one that `experiments.train_text_pieces` trained on the
 captions of a data set. No special tokens are added; the network marks the start and end of a text.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from muse_jax.text.text_tokenizers import check_texts
+from muse_jax.text.text_tokenizers import check_texts, read_sentencepiece
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +29,12 @@ class TextPieces:
         Raises:
           ValueError: if the file is missing or is not a sentencepiece model.
         """
-        from sentencepiece import SentencePieceProcessor
-
         if not Path(file).is_file():
             raise ValueError(
                 f"There is no sentencepiece model {str(file)!r}: train one with "
                 "experiments.train_text_pieces, or give the file of a published one."
             )
-        try:
-            return cls(SentencePieceProcessor(model_file=str(file)), max_length)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"The file {file} is not a sentencepiece model; train or fetch it again."
-            ) from error
+        return cls(read_sentencepiece(file), max_length)
 
     @classmethod
     def untrained(cls, max_length: int) -> "TextPieces":
@@ -112,7 +105,7 @@ def train_text_pieces(texts: Iterable[str], file: str | Path, num_pieces: int) -
     Raises:
       ValueError: if there is no text, or `num_pieces` is too small.
     """
-    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+    from sentencepiece import SentencePieceTrainer
 
     texts = [text for text in texts if text.strip()]
     if not texts:
@@ -144,4 +137,4 @@ def train_text_pieces(texts: Iterable[str], file: str | Path, num_pieces: int) -
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
-    return int(SentencePieceProcessor(model_file=str(file)).vocab_size())
+    return int(read_sentencepiece(file).vocab_size())

@@ -58,6 +58,20 @@ def check_texts(texts: Any) -> list[str]:
     return [str(text) for text in texts]  # converts numpy strings
 
 
+def read_sentencepiece(file: str | Path) -> Any:
+    """The `SentencePieceProcessor` of a model file.
+
+    Raises:
+      ValueError: the file is not a sentencepiece model.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"The file {file} is not a sentencepiece model; fetch or train it again.") from error
+
+
 @dataclass(frozen=True, eq=False)
 class JSONTokenizer:
     """Tokenizer of the `tokenizers` library, with the special tokens that its `tokenizer.json` adds."""
@@ -104,18 +118,13 @@ class SentencePieceTokenizer:
         Raises:
           ValueError: if there is no such file, or it does not fit `vocab_size` embeddings.
         """
-        from sentencepiece import SentencePieceProcessor
-
         files = [Path(directory) / name for name in ("spiece.model", "sentencepiece.model")]
         file = next((file for file in files if file.exists()), None)
         if file is None:
             raise ValueError(
                 f"The directory {directory} has no spiece.model; put T5's sentencepiece model there."
             )
-        try:
-            processor = SentencePieceProcessor(model_file=str(file))
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"The file {file} is not a sentencepiece model; fetch it again.") from error
+        processor = read_sentencepiece(file)
         if processor.eos_id() < 0 or processor.vocab_size() > vocab_size:
             raise ValueError(
                 f"The sentencepiece model {file} has {processor.vocab_size()} pieces and </s> at "

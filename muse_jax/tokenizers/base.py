@@ -36,7 +36,9 @@ class LatentSpec:
 class Tokenizer(Protocol):
     """A tokenizer: pure functions of its parameters.
 
-    Latents are int32 codes in `[0, codebook_size)`, or float32 where `codebook_size` is None.
+    Latents are int32 codes in `[0, codebook_size)`, or float32 if `codebook_size` is None. A class may name
+    in `decoder_only` the fields that only its decoder reads: like the parameters under "decoder", they may
+    change without making stored latents invalid.
     """
 
     def encode(self, params: Any, x: Array, /) -> Array:

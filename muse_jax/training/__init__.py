@@ -2,8 +2,8 @@
 
 from muse_jax.checkpointing.run import Checkpoints, restore_params
 from muse_jax.checkpointing.run_config import load_config, save_config
+from muse_jax.config_keys import check_keys
 from muse_jax.training.config import default_config, validate_config
-from muse_jax.training.config_checks import check_keys
 from muse_jax.training.evaluate import evaluate_run
 from muse_jax.training.loop import train
 from muse_jax.training.preemption import Stopped

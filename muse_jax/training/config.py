@@ -6,9 +6,10 @@ from typing import Any
 
 import ml_collections
 
-from muse_jax.checkpointing.run_config import config_file, load_config, plain
+from muse_jax.checkpointing.run_config import config_file, load_config, load_tokenizer_hashes, plain
+from muse_jax.config_keys import check_keys, check_type
 from muse_jax.system import find_task, system_names
-from muse_jax.training.config_checks import check_keys, check_type, check_unread, check_values
+from muse_jax.training.config_checks import check_unread, check_values
 
 # Sections whose keys belong to the task and its networks, which refuse those that they do not know.
 OPEN_SECTIONS = ("model", "discriminator", "loss", "evaluators", "sampling")
@@ -134,14 +135,28 @@ def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
     return merged
 
 
-def check_same_run(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuses to resume in the workdir of a run with another task, model or optimizer.
+def check_same_run(
+    workdir: str | Path, config: Mapping[str, Any], hashes: Mapping[str, str] | None = None
+) -> None:
+    """Refuses to resume in the workdir of a run with another task, model, optimizer or tokenizer.
+
+    Args:
+      workdir: of the run.
+      config: complete, from `validate_config`.
+      hashes: `Task.tokenizer_hashes`; runs of earlier versions recorded none.
 
     Raises:
       ValueError: one sentence that names the first difference.
     """
     if config_file(workdir) is None:
         return
+    recorded = load_tokenizer_hashes(workdir)
+    for key, content in (hashes or {}).items():
+        if recorded.get(key, content) != content:
+            raise ValueError(
+                f"{workdir} holds a run that was trained with another content of config.{key} than "
+                f"{config[key]!r} has now: restore that tokenizer, or take another --workdir."
+            )
     defaults = plain(default_config(config["system"], config["task"]))
     # A key that came with a later version counts as its default.
     old, new = ({**defaults, **plain(each)} for each in (load_config(workdir), config))

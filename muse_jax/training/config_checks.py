@@ -1,8 +1,9 @@
-"""Checks of a training config's values, before any device work."""
+"""Checks of the values of a training config, before any device work."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from muse_jax.config_keys import one_of
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
@@ -66,46 +67,6 @@ def check_limits(config: Mapping[str, Any], limits: Mapping[str, tuple[float, fl
             raise ValueError(f"Config key {name!r} is {value}, but it must be {bound}.")
 
 
-def check_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Refuses a key of `given` that `allowed` lacks, naming the nearest right one.
-
-    Raises:
-      ValueError: one sentence, for the first unknown key.
-    """
-    allowed = sorted(allowed)
-    for key in given:
-        if key in allowed:
-            continue
-        name = f"{section}.{key}" if section else key
-        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
-        prefix = f"{section}." if section else ""
-        hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed here are {', '.join(allowed)}."
-        raise ValueError(f"Unknown config key {name!r}: {hint}")
-
-
-def check_type(name: str, value: Any, default: Any) -> None:
-    """Refuses a value of another type than the default's.
-
-    Raises:
-      ValueError: one sentence.
-    """
-    if isinstance(default, bool):
-        right = isinstance(value, bool)
-    elif isinstance(default, int):
-        right = isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-    elif isinstance(default, tuple):
-        right = isinstance(value, list | tuple)  # JSON has lists only
-    else:
-        right = isinstance(value, type(default))
-    if not right:
-        raise ValueError(
-            f"Config key {name!r} is {value!r} ({type(value).__name__}), but it must be of type "
-            f"{type(default).__name__}, for instance {default!r}."
-        )
-
-
 def check_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuses a value other than the default for a key that the optimizer does not read.
 
@@ -120,16 +81,6 @@ def check_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
                 f"Config key 'optim.{key}' is {value!r}, but it does nothing with optim.name={optimizer!r}: "
                 f"leave it at {default!r}."
             )
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuses a value that is not in `allowed`, naming the nearest that is."""
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(
-            f"Config key {name!r} is {value!r}, but it must be one of {', '.join(allowed)}{hint}"
-        )
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from muse_jax.checkpointing.run import Checkpoints, explain_full_disk, prepare_workdir
-from muse_jax.checkpointing.run_config import save_config
+from muse_jax.checkpointing.run_config import save_config, save_tokenizer_hashes
 from muse_jax.evaluation.evaluators import Context, make_evaluators
 from muse_jax.evaluation.loss import eval_batches
 from muse_jax.sharding.partitioning import RULES, check_batch_size, make_mesh, put_batch
@@ -51,9 +51,11 @@ def train(config: Any, task: Task, workdir: str | Path) -> TrainState:
     with contextlib.ExitStack() as stack:
         stack.enter_context(explain_full_disk(workdir))
         stack.enter_context(hold_workdir(workdir))
-        check_same_run(workdir, config)
+        hashes = task.tokenizer_hashes()
+        check_same_run(workdir, config, hashes)
         if jax.process_index() == 0:
             save_config(workdir, config)
+            save_tokenizer_hashes(workdir, hashes)
         if config.compile_cache:
             jax.config.update("jax_compilation_cache_dir", config.compile_cache)
         signals = stack.enter_context(StopSignals())

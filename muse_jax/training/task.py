@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from muse_jax.checkpointing.source import RunSource
+from muse_jax.config_keys import check_keys
 from muse_jax.data import PLAIN_CAPTIONS, PrecomputedSource, load_source, make_loader
 from muse_jax.data.loader import Tokenize
 from muse_jax.media import Modality
@@ -16,7 +17,6 @@ from muse_jax.media.image import ImageModality
 from muse_jax.sampling.params import SamplingParams
 from muse_jax.sharding.partitioning import process_rows
 from muse_jax.system import find_system
-from muse_jax.training.config_checks import check_keys
 from muse_jax.training.features import check_augment
 
 Batch = Mapping[str, Any]
@@ -75,6 +75,10 @@ class Task:
 
     def frozen(self) -> Any:
         """Weights that are used but not trained."""
+        return {}
+
+    def tokenizer_hashes(self) -> Mapping[str, str]:
+        """A hash of each frozen tokenizer's content, by its config key: a resumed run must find it again."""
         return {}
 
     def frozen_shapes(self) -> Any:

@@ -102,7 +102,7 @@ def test_an_unwritable_place_is_told_before_the_model_is_loaded(tmp_path):
 
 
 def test_outputs_that_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"is no image's name: let it end in \.png"):
+    with pytest.raises(ValueError, match=r"is not the name of an image: use the suffix \.png"):
         check_output(tmp_path / "dog.txt")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match="is a directory"):

@@ -69,7 +69,7 @@ MISTAKES = [
     (["--config.optim.lrr=1"], "Unknown config key 'config.optim.lrr': did you mean config.optim.lr?"),
     (["--config.optim.lr=fast"], "flag --config.optim.lr=fast: could not convert string to float: 'fast'."),
     (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?."),
-    (["--config.task=vqgann"], "Config key 'task' is 'vqgann', but the tasks of 'vqgan' are"),
+    (["--config.task=vqgann"], "Config key 'task' is 'vqgann', but it must be one of"),
     (["--config.data.batch_size=0"], "Config key 'data.batch_size' is 0, but it must be at least 1."),
     (["stray"], "Unexpected argument 'stray': options are written --name=value."),
     (["--config=nowhere.py"], "The config file 'nowhere.py' does not exist"),

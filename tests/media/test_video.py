@@ -1,6 +1,7 @@
 """Videos: GIF files, frame rates, and augmentations that are the same for all frames of a clip."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -36,6 +37,25 @@ def test_longer_frames_are_repeated():
     colours[0].save(buffer, "GIF", save_all=True, append_images=colours[1:], duration=[100, 300])
     video = decode_video(buffer.getvalue())
     assert video.fps == 10 and video.frames[:, 0, 0, 0].tolist() == [10, 20, 20, 20]
+
+
+@pytest.mark.parametrize("size", [16, 15])
+def test_mp4_round_trip(size):
+    imageio = pytest.importorskip("imageio.v3")
+    clip = moving_square(size=size)
+    data = Video(clip, 10).encode(".mp4")
+    assert imageio.immeta(data, extension=".mp4", plugin="FFMPEG")["fps"] == 10
+    frames = imageio.imread(data, extension=".mp4", plugin="FFMPEG")[:, :size, :size]
+    assert frames.shape == clip.shape
+    assert np.abs(frames.astype(int) - clip).mean() < 8, "H.264 is lossy"
+
+
+def test_mp4_without_its_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ValueError, match="need the package imageio_ffmpeg: install the extra 'mp4'"):
+        Video(moving_square(), 10).encode(".mp4")
+    with pytest.raises(ValueError, match="written as .gif or .mp4, not as '.avi'"):
+        Video(moving_square(), 10).encode(".avi")
 
 
 def test_a_cut_gif_is_an_error():

@@ -75,7 +75,7 @@ MISTAKES = [
     ({"loss": {"every": -1}}, "'evaluators.loss.every' is -1, but it must be at least 0"),
     (
         {"mine": {"type": CONSTANT, "value": "x"}},
-        "'evaluators.mine.value' is 'x', but it must be of type float",
+        r"'evaluators.mine.value' is 'x' \(str\), but it must be of type float",
     ),
     ({"loss": 3}, "'evaluators.loss' is 3, but it must be a section"),
     ({"retrieval": {}}, "measures generated images, but the task 'vqgan' generates none"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_jax.checkpointing.run_config import load_config, save_config
+from muse_jax.checkpointing.run_config import load_config, save_config, save_tokenizer_hashes
 from muse_jax.training import check_keys, default_config, validate_config
 from muse_jax.training.config import check_same_run
 
@@ -130,6 +130,16 @@ def test_another_model_in_the_same_workdir_is_refused(tmp_path):
         check_same_run(tmp_path, validate({"task": "vqgan", "model": {"filters": 16, "multipliers": (1, 2)}}))
     with pytest.raises(ValueError, match="optim.name = 'adamw', but this config has 'adam'"):
         check_same_run(tmp_path, validate_config({**config.to_dict(), "optim": {"name": "adam"}}))
+
+
+def test_another_tokenizer_in_the_same_workdir_is_refused(tmp_path):
+    config = validate_config({"system": "muse", "task": "base", "tokenizer": "runs/vqgan"})
+    save_config(tmp_path, config)
+    check_same_run(tmp_path, config, {"tokenizer": "abc"})  # a run of an earlier version has recorded none
+    save_tokenizer_hashes(tmp_path, {"tokenizer": "abc"})
+    check_same_run(tmp_path, config, {"tokenizer": "abc"})
+    with pytest.raises(ValueError, match="another content of config.tokenizer than 'runs/vqgan' has now"):
+        check_same_run(tmp_path, config, {"tokenizer": "abd"})
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):

@@ -30,7 +30,6 @@ from muse_jax.systems.cogview2.sequences import (
 from muse_jax.systems.token_task import TokenTask, encode
 from muse_jax.text import TextPieces
 from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clusters
-from muse_jax.training.features import Origins
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, build, check_loss_keys
 
 LOSS = {
@@ -86,9 +85,9 @@ class CogViewTask(TokenTask):
         """The encoding of the sentencepiece model; longer captions are cut."""
         return self.pieces.encode_cut
 
-    def text_origins(self) -> Origins:
+    def tokenizer_hashes(self) -> Mapping[str, str]:
         pieces_hash = hashlib.sha256(self.pieces.serialize()).hexdigest()
-        return {"text_pieces": (self.config.text_pieces, pieces_hash)}
+        return {**super().tokenizer_hashes(), "text_pieces": pieces_hash}
 
     def batch_shapes(self) -> Batch:
         return {**super().batch_shapes(), **self.caption_shapes(self.network.text_pieces)}

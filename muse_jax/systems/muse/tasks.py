@@ -10,6 +10,7 @@ import numpy as np
 from einops import reduce
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from muse_jax.config_keys import one_of
 from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
@@ -21,7 +22,7 @@ from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.systems.token_task import TokenTask, encode
 from muse_jax.text import TextEncoder, encode_captions, load_text_encoder
 from muse_jax.tokenizers import token_grid
-from muse_jax.training.config_checks import check_limits, one_of
+from muse_jax.training.config_checks import check_limits
 from muse_jax.training.features import Origins
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, build, check_loss_keys
 

@@ -63,7 +63,7 @@ def test_without_libtpu_a_pod_is_refused(monkeypatch):
 
 def test_without_the_cuda_plugin_nodes_of_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="h200:3x8 needs a compiler that is not here: .*make gpu-compiler"):
+    with pytest.raises(ValueError, match="h200:3x8 needs a compiler that is not installed: .*gpu-compiler"):
         load_topology("h200:3x8")
 
 

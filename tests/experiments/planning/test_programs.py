@@ -91,5 +91,5 @@ def test_cogview2s_program_is_traced_without_weights_or_pieces(coglm_config):  #
 
 def test_a_config_that_no_pipeline_starts_from_is_refused(image_folder):  # noqa: F811
     config = validate_config(tiny_config("vqgan", image_folder))
-    with pytest.raises(ValueError, match="system is 'vqgan', which generates nothing"):
+    with pytest.raises(ValueError, match="system is 'vqgan', which has no pipeline"):
         trace_generate(config, None, one_device_mesh())
