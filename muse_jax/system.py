@@ -2,7 +2,7 @@
 
 `config.system` and a pretrained directory's config.json name a system: "muse" is the package
 `muse_jax.systems.muse`, and a name with a dot, such as "my_package.my_system", is a module of your own. The
-module defines `SYSTEM`. Nothing else has to know of it.
+module defines `SYSTEM`; it does not have to be registered anywhere.
 """
 
 import importlib
@@ -16,17 +16,18 @@ from muse_jax.config_keys import nearest, one_of
 
 @dataclass(frozen=True)
 class Stage:
-    """A network of a system: how runs train it, and how a pretrained directory stores it.
+    """Network of a system: how runs train it and how a pretrained directory stores it.
 
-    network: class of the Flax module; it has `example_inputs()`.
+    network: class of the Flax module, which has `example_inputs()`.
     tasks: names of the tasks that train it.
-    file: stem of the safetensors file that holds its weights.
+    file: stem of the safetensors file with its weights.
     sampling: class of its sampling parameters, a `SamplingParams`; None if nothing is sampled from it.
-    tokenizer: config key of its tokenizer in a run's config; "" if it has none or shares another stage's.
-    tokenizer_file: stem of the safetensors file that holds the tokenizer's weights.
-    optional: whether a pipeline may lack it.
-    own: picks, from all parameters of the network, those that its file holds.
-    from_run: the same parameters from a run, a `RunSource`.
+    tokenizer: config key of its tokenizer in a run's config; "" if it has none or shares that of another
+    stage.
+    tokenizer_file: stem of the safetensors file with the tokenizer's weights.
+    optional: whether a pipeline may lack this stage.
+    own: function that selects the parameters in its file from all parameters of the network.
+    from_run: function that returns the same parameters from a run, a `RunSource`.
     """
 
     network: type
@@ -41,19 +42,19 @@ class Stage:
 
     @property
     def is_tokenizer(self) -> bool:
-        """Whether the network is itself a tokenizer: nothing is sampled from it."""
+        """Whether the network is a tokenizer, so that nothing is sampled from it."""
         return self.sampling is None
 
 
 @dataclass(frozen=True)
 class System:
-    """A generative system.
+    """A generative system: its training tasks, stages and pipeline.
 
-    name: what `find_system` finds it by.
-    tasks: name, as in `config.task` -> class of the training task.
+    name: name of its package or dotted path of its module, see `find_system`.
+    tasks: value of `config.task` -> class of the training task.
     stages: name -> `Stage`, in the order in which a pipeline runs them.
     pipeline: class of its pipeline; None for tokenizers.
-    files: name of a further file in its pretrained directories -> config key of a run that names that file,
+    files: name of a further file in its pretrained directories -> config key that names, in a run, this file
       or a source that has it.
     converters: name of a layout in which others publish its weights -> function of a path that reads them
       into a pipeline, or into anything else that has `save_pretrained(directory, dtype)`.
@@ -70,10 +71,10 @@ class System:
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def stage_of(self, task: str) -> str:
-        """The name of the stage that a task trains.
+        """Name of the stage that a task trains.
 
         Raises:
-          ValueError: the task trains none.
+          ValueError: the task trains no stage.
         """
         for name, stage in self.stages.items():
             if task in stage.tasks:
@@ -84,7 +85,7 @@ class System:
 
     @property
     def file_names(self) -> set[str]:
-        """Every file that its pretrained directories may have beside config.json."""
+        """Names of all files that its pretrained directories may have besides config.json."""
         stems = {
             stem for stage in self.stages.values() for stem in (stage.file, stage.tokenizer_file) if stem
         }
@@ -92,20 +93,20 @@ class System:
 
 
 def find_system(name: str) -> System:
-    """The system of a name.
+    """Imports a system.
 
     Args:
-      name: that of a package in `muse_jax.systems`, or the dotted path of a module that defines `SYSTEM`.
+      name: name of a package in `muse_jax.systems`, or dotted path of a module that defines `SYSTEM`.
 
     Raises:
-      ValueError: one sentence, if there is no such module or it defines no `SYSTEM`.
+      ValueError: there is no such module, or it defines no `SYSTEM`.
     """
     path = name if "." in name else f"muse_jax.systems.{name}"
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not path.startswith(error.name):
-            raise  # the system is there; something that it imports is not
+            raise  # the system exists, but not something that it imports
         raise ValueError(_unknown(name)) from None
     if not isinstance(getattr(module, "SYSTEM", None), System):
         raise ValueError(f"The module {path} defines no SYSTEM: give it one (docs/new-system.md).")
@@ -113,7 +114,7 @@ def find_system(name: str) -> System:
 
 
 def system_names() -> list[str]:
-    """The systems in `muse_jax.systems`."""
+    """Names of the systems in `muse_jax.systems`."""
     path = importlib.import_module("muse_jax.systems").__path__
     return sorted(module.name for module in pkgutil.iter_modules(path) if module.ispkg)
 
@@ -131,10 +132,10 @@ def find_converter(name: str) -> Callable[[Any], Any]:
 
 
 def find_task(system: str, task: str) -> type:
-    """The class of a task.
+    """Class of a task.
 
     Raises:
-      ValueError: one sentence, if there is no such system or it has no such task.
+      ValueError: there is no such system, or it has no such task.
     """
     tasks = find_system(system).tasks
     one_of("task", task, tasks)
@@ -142,10 +143,10 @@ def find_task(system: str, task: str) -> type:
 
 
 def make_task(config: Any) -> Any:
-    """The task that `config.system` and `config.task` name, for a validated config.
+    """Makes the task of a config from `validate_config`.
 
     Raises:
-      ValueError: one sentence, for what the task refuses.
+      ValueError: the task rejects the config.
     """
     return find_task(config.system, config.task)(config)
 

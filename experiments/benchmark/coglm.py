@@ -20,7 +20,7 @@ from experiments import apps
 from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, sample_image_tokens
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 
 _GRID = flags.DEFINE_integer("grid", 8, "Side of the image's token grid.", lower_bound=1)
@@ -84,7 +84,7 @@ def make_cached(network: CogLM) -> Any:
     def run(params, text, mask):
         key, greedy = jax.random.key(0), Sampling(0.0)
         model = BoundCogLM(network, params, _VOCABULARY)
-        return draw_image(model, text, mask, key, sampling=greedy, text_weight=0.0)
+        return sample_image_tokens(model, text, mask, key, sampling=greedy, text_weight=0.0)
 
     return run
 

@@ -27,10 +27,10 @@ from experiments.benchmark.timing import machine, time_in_turn
 from muse_jax.data import load_source
 from muse_jax.sampling import Sampling, step_table, tile_steps
 from muse_jax.systems.cogview2.coglm import CogLM
-from muse_jax.systems.cogview2.sampling import BoundCogLM, draw_image
+from muse_jax.systems.cogview2.sampling import BoundCogLM, sample_image_tokens
 from muse_jax.systems.cogview2.sequences import Vocabulary, text_to_image
 from muse_jax.systems.cogview2.superres import IterativeSuperRes
-from muse_jax.systems.cogview2.superres_sampling import redraw_fine
+from muse_jax.systems.cogview2.superres_sampling import refine_tokens
 from muse_jax.training import load_config, restore_params
 from muse_jax.training.task import build
 
@@ -112,14 +112,14 @@ def report_time(networks: Any, vocabulary: Vocabulary) -> None:
     @jax.jit
     def lopar(params, text, key):
         model = BoundCogLM(iterative, params, vocabulary)
-        return redraw_fine(model, text, text >= 0, start, key, steps=steps, temperature=1.0)
+        return refine_tokens(model, text, text >= 0, start, key, steps=steps, temperature=1.0)
 
     @jax.jit
     def by_token(params, text, key):
         text = text[:, : autoregressive.text_pieces]
         sampling = Sampling(1.0, top_k=_TOP_K)
         model = BoundCogLM(autoregressive, params, vocabulary)
-        return draw_image(model, text, text >= 0, key, sampling=sampling, text_weight=0.0)
+        return sample_image_tokens(model, text, text >= 0, key, sampling=sampling, text_weight=0.0)
 
     runs = {"LoPAR": (lopar, fine_params), "token by token": (by_token, params)}
 

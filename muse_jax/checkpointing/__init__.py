@@ -1,1 +1,1 @@
-"""Run directories, pretrained directories, and where weights come from."""
+"""Run directories, pretrained directories, and sources of weights."""

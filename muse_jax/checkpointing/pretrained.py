@@ -1,9 +1,9 @@
-"""Pretrained directories: what `save_pretrained` writes, and the checkpoints that come with the package.
+"""Pretrained directories: checkpoints written by `save_pretrained` or included in the package.
 
 config.json                  format, system, and a section for each stage: network, tokenizer, sampling
-FILE.safetensors             the weights of a network or tokenizer, named by the stages of the system
-README.md                    the model card, where there is one
-further files of the system  such as a sentencepiece model
+FILE.safetensors             weights of a network or tokenizer; the stages of the system define the names
+README.md                    model card (optional)
+further files of the system  for example a sentencepiece model
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ FORMAT = 2
 _READ = (1, FORMAT)
 CONFIG = "config.json"
 _PACKAGED = Path(__file__).parents[1] / "checkpoints"
-# How a network is trained or run is no part of what it is.
+# Fields that determine how a network is trained or run are not stored.
 _NOT_STORED = {"parent", "name", "dropout", "remat", "dtype"}
 
 
 def packaged_names() -> list[str]:
-    """Names of the checkpoints that come with the package."""
+    """Names of the checkpoints in the package."""
     return sorted(path.parent.name for path in _PACKAGED.glob(f"*/{CONFIG}"))
 
 
 def is_pretrained(name: str | Path) -> bool:
-    """Whether `name` is a packaged checkpoint's or a pretrained directory, rather than a run's workdir."""
+    """Whether `name` is a packaged checkpoint or a pretrained directory, rather than a run's workdir."""
     if str(name) in packaged_names():
         return True
     try:
@@ -44,16 +44,16 @@ def is_pretrained(name: str | Path) -> bool:
 
 
 def pretrained_directory(name: str | Path) -> Path:
-    """The directory of a packaged checkpoint, or the given directory.
+    """Directory of a packaged checkpoint, or the given pretrained directory.
 
     Raises:
-      ValueError: one sentence, if it is neither.
+      ValueError: it is neither.
     """
     if str(name) in packaged_names():
         return _PACKAGED / str(name)
     if (Path(name) / CONFIG).is_file():
         return Path(name)
-    what = f"is a directory without {CONFIG}" if Path(name).is_dir() else "is no directory"
+    what = f"is a directory without {CONFIG}" if Path(name).is_dir() else "is not a directory"
     raise ValueError(
         f"There is no checkpoint {str(name)!r}, which {what}: give a packaged one "
         f"({', '.join(packaged_names()) or 'there is none'}), or a directory written by save_pretrained or "
@@ -62,10 +62,10 @@ def pretrained_directory(name: str | Path) -> Path:
 
 
 def read_config(directory: Path) -> tuple[System, dict[str, Any]]:
-    """The system of a pretrained directory, and its config.
+    """System and config of a pretrained directory.
 
     Raises:
-      ValueError: one sentence, for a file that is damaged, of another format, or of an unknown system.
+      ValueError: the config is damaged, or has an unknown format or system.
     """
     path = directory / CONFIG
     try:
@@ -97,7 +97,7 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _section(stage: Stage, stored: Any) -> dict[str, Any] | None:
-    """The section of a stage; format 1 has "decoding" for "sampling"."""
+    """Section of a stage; format 1 calls "sampling" "decoding"."""
     if stored is None and stage.optional:
         return None
     section = {"network": dict(stored["network"])}
@@ -109,17 +109,23 @@ def _section(stage: Stage, stored: Any) -> dict[str, Any] | None:
 
 
 def fields_of(module: nn.Module) -> dict[str, Any]:
-    """The fields that `module_from` rebuilds a module from, as JSON can hold them."""
+    """Fields of a module in JSON form, for `module_from`."""
     names = [field.name for field in dataclasses.fields(module) if field.name not in _NOT_STORED]
     values = {name: getattr(module, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def module_from(kind: type, fields: Mapping[str, Any], where: Path, dtype: Any = jnp.float32) -> Any:
-    """The module `kind` with the stored `fields`, which computes in `dtype`.
+    """Makes a module of the class `kind` from stored fields, computing in `dtype`.
+
+    Args:
+      kind: class of the module.
+      fields: from `fields_of`.
+      where: file that contains the fields, for the message.
+      dtype: type of the computation.
 
     Raises:
-      ValueError: one sentence, for a field that it lacks or does not have.
+      ValueError: a field is missing or unknown.
     """
     try:
         stored = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
@@ -140,20 +146,20 @@ def write_pretrained(
 ) -> dict[str, int]:
     """Writes a pretrained directory, and returns the size in bytes of each of its files.
 
-    Everything is written under other names first, so that a full disk leaves the checkpoint that was there;
-    config.json goes first and comes back last, so that a crash never leaves a mixture that can be read.
-    Files of the checkpoint that was there and that this one lacks are removed; any other file stays.
+    Everything is written under temporary names first, so that a full disk leaves the previous checkpoint
+    intact. Then config.json is removed first and replaced last, so that a crash never leaves a readable
+    mixture. Files of the previous checkpoint that this one lacks are removed; all other files are kept.
 
     Args:
-      directory: made if it is not there.
-      config: what config.json holds beside the format; it names the system.
-      weights: the stem of a safetensors file -> parameters.
-      dtype: the type of the stored weights: "float16", "bfloat16" or "float32".
+      directory: directory to write; created if necessary.
+      config: content of config.json besides the format; it names the system.
+      weights: stem of a safetensors file -> parameters.
+      dtype: type of the stored weights: "float16", "bfloat16" or "float32".
       files: name -> content of further files.
 
     Raises:
-      ValueError: one sentence, for weights that `dtype` cannot hold, a directory that cannot be written to,
-        a run's workdir, or any other directory whose config.json is not a checkpoint's.
+      ValueError: weights overflow `dtype`, or the directory cannot be written to, is a run's workdir, or has
+        a config.json that does not belong to a checkpoint.
     """
     directory = Path(directory)
     earlier = _files_of_checkpoint(directory)
@@ -186,10 +192,10 @@ def write_pretrained(
 
 
 def _files_of_checkpoint(directory: Path) -> set[str]:
-    """Names that files of the checkpoint in `directory` may have; none if there is no checkpoint.
+    """Names that files of the checkpoint in `directory` may have; empty if there is no checkpoint.
 
     Raises:
-      ValueError: one sentence, if the directory is a run's or its config.json is of something else.
+      ValueError: the directory is a run's workdir, or its config.json does not belong to a checkpoint.
     """
     path = directory / CONFIG
     if (directory / "train_config.json").is_file():
@@ -203,7 +209,7 @@ def _files_of_checkpoint(directory: Path) -> set[str]:
             f"{path} cannot be read ({error}): remove it, or give another directory for the checkpoint."
         ) from error
     if "format" not in stored:
-        what = "is the workdir of a run" if "task" in stored else f"holds a {CONFIG} of something else"
+        what = "is the workdir of a run" if "task" in stored else f"has a {CONFIG} that is not a checkpoint's"
         raise ValueError(f"{directory} {what}: give another directory for the checkpoint.")
     try:
         return find_system(stored.get("system", "muse")).file_names

@@ -1,4 +1,4 @@
-"""The config that a run keeps in its workdir, and configs of earlier versions."""
+"""The config in the workdir of a run, with upgrades of configs of earlier versions."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ EARLIER_FILE = "config.json"
 """Name of the config in runs of earlier versions, and in pretrained directories."""
 HASHES_FILE = "tokenizer_hashes.json"
 
-# Runs of earlier versions do not name their system, and hold keys that only other tasks read.
+# Runs of earlier versions do not name their system, and contain keys that only other tasks read.
 _SYSTEM_OF = {
     "vqgan": "vqgan",
     "vqgan_decoder": "vqgan",
@@ -30,7 +30,7 @@ _OF_TASKS_IN_DATA = ("features", "text_features", "text_encoder", "superres_fact
 
 
 def config_file(workdir: str | Path) -> Path | None:
-    """The file that holds a run's config; None if `workdir` is no run's."""
+    """File with a run's config; None if `workdir` is not the workdir of a run."""
     current, earlier = Path(workdir) / FILE, Path(workdir) / EARLIER_FILE
     if current.is_file():
         return current
@@ -41,10 +41,10 @@ def config_file(workdir: str | Path) -> Path | None:
 
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The config of the run in `workdir`.
+    """Config of the run in `workdir`.
 
     Raises:
-      ValueError: one sentence, if there is no run or its config cannot be read.
+      ValueError: there is no run, or its config cannot be read.
     """
     path = config_file(workdir)
     if path is None:
@@ -80,13 +80,13 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as JSON gives it back (tuples become lists), so that copies compare equal."""
+    """Config after a round trip through JSON (tuples become lists), so that copies compare equal."""
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     return json.loads(json.dumps(given))
 
 
 def _upgrade(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of an earlier version with its system, and without the keys that its task does not read."""
+    """Adds the system to a config of an earlier version, and drops keys that its task does not read."""
     config = {**stored, "system": _SYSTEM_OF.get(stored["task"], "")}
     if config["system"] == "muse":
         config["sampling"] = config.get("decoding", {})

@@ -1,7 +1,7 @@
 """Sources of weights: a packaged checkpoint, a pretrained directory, or the workdir of a training run.
 
-`open_source` opens any of them by its name. A source hands out the networks and tokenizers it has, each with
-its weights, which are read when they are first asked for.
+`open_source` opens any of them by name. A source provides its networks and tokenizers with their weights,
+which are read when they are first used.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from muse_jax.system import Stage, System, find_system
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A module and its parameters, which are read when they are first asked for."""
+    """A module and its parameters, which are read when they are first used."""
 
     module: Any
     read: Callable[[], Any]
 
     @cached_property
     def params(self) -> Any:
-        """The tree of parameters: numpy arrays."""
+        """Tree of numpy arrays."""
         return self.read()
 
     @cached_property
@@ -47,12 +47,12 @@ class Weights:
 
 
 class Source(Protocol):
-    """Networks with their weights.
+    """Source of networks with their weights.
 
-    name: what it was opened by.
-    system: the system whose stages it has.
-    stages: names of the stages that are there.
-    abstract: whether the parameters are shapes only.
+    name: name or path that it was opened by.
+    system: system of its stages.
+    stages: names of the available stages.
+    abstract: whether parameters are only shapes.
     """
 
     name: str
@@ -63,30 +63,30 @@ class Source(Protocol):
     def stages(self) -> tuple[str, ...]: ...
 
     def network(self, stage: str, dtype: Any = None) -> Weights:
-        """The network of a stage, to compute in `dtype` (None: as it is stored or was trained)."""
+        """Network of a stage, computing in `dtype`; None: float32, or the type that a run was trained in."""
 
     def sampling(self, stage: str) -> Any:
-        """The sampling parameters of a stage, a `SamplingParams`."""
+        """Sampling parameters of a stage, a `SamplingParams`."""
 
     def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
-        """The tokenizer that the config key `key` names in a run of this system, in float32 by default."""
+        """Tokenizer that the config key `key` names in a run of this system, in float32 by default."""
 
     def option(self, key: str) -> Any:
-        """Another entry of the config, such as "text_encoder"."""
+        """Value of another key of the config, such as "text_encoder"."""
 
     def file(self, name: str) -> Path:
-        """A further file, such as a sentencepiece model; it may be missing."""
+        """Path of a further file, such as a sentencepiece model; it may be missing."""
 
 
 def open_source(name: str | Path, key: str = "") -> Source:
     """Opens a packaged checkpoint, a pretrained directory or a run's workdir.
 
     Args:
-      name: its name or path.
-      key: the config key or flag that gave the name, for the message.
+      name: name or path.
+      key: config key or flag that contains the name, for the message.
 
     Raises:
-      ValueError: one sentence, if it is none of them.
+      ValueError: it is none of them.
     """
     packaged = str(name) in pretrained.packaged_names()
     if name and not packaged and config_file(name) is not None:
@@ -94,15 +94,15 @@ def open_source(name: str | Path, key: str = "") -> Source:
     if packaged or (name and (Path(name) / pretrained.CONFIG).is_file()):
         return PretrainedSource(name)
     if not key:
-        pretrained.pretrained_directory(name)  # says what is wrong
+        pretrained.pretrained_directory(name)  # raises the error
     raise ValueError(
-        f"{key} is {str(name)!r}, where nothing was trained: give the workdir of a run, a directory that "
-        f"save_pretrained wrote, or one of {', '.join(pretrained.packaged_names())}."
+        f"{key} is {str(name)!r}, which is not a run or a checkpoint: give the workdir of a run, a directory "
+        f"from save_pretrained, or one of {', '.join(pretrained.packaged_names())}."
     )
 
 
 class PretrainedSource:
-    """A packaged checkpoint or a directory that `save_pretrained` wrote."""
+    """Packaged checkpoint or directory written by `save_pretrained`."""
 
     abstract = False
 
@@ -127,7 +127,7 @@ class PretrainedSource:
     def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
         having = [name for name, stage in self.system.stages.items() if stage.tokenizer_file]
         if not having:
-            raise ValueError(f"The checkpoint {self.name} has no tokenizer: give one that has.")
+            raise ValueError(f"The checkpoint {self.name} has no tokenizer: give one that does.")
         stage = next((name for name in having if self.system.stages[name].tokenizer == key), having[0])
         self._check(stage)
         fields = dict(self.config[stage]["tokenizer"])
@@ -142,7 +142,7 @@ class PretrainedSource:
 
     def _check(self, stage: str) -> None:
         if self.config.get(stage) is None:
-            raise ValueError(f"The checkpoint {self.name} has no {stage} stage: give one that has.")
+            raise ValueError(f"The checkpoint {self.name} has no {stage} stage: give one that does.")
 
     def _weights(
         self,
@@ -163,7 +163,7 @@ class PretrainedSource:
 
 
 class RunSource:
-    """The workdir of a training run; its weights are the averaged ones."""
+    """Workdir of a training run, which provides the averaged weights."""
 
     abstract = False
 
@@ -177,14 +177,14 @@ class RunSource:
         return (self.system.stage_of(self.config.task),)
 
     def trained_params(self) -> Any:
-        """The averaged parameters of the run, as its task lays them out."""
+        """Averaged parameters of the run, in the structure of its task."""
         return restore_params(self.name)
 
     def network(self, stage: str, dtype: Any = None) -> Weights:
         spec = self._stage(stage)
         fields = dict(self.config.model)
         trained_in = fields.pop("dtype", jnp.float32)
-        # A tokenizer computes in float32 by default, whatever it was trained in.
+        # A tokenizer computes in float32 by default, even if it was trained in another type.
         dtype_now = dtype or (jnp.float32 if spec.is_tokenizer else trained_in)
         module = pretrained.module_from(spec.network, fields, Path(self.name), dtype_now)
         return Weights(module, lambda: _cast(spec.from_run(self), dtype))
@@ -211,14 +211,14 @@ class RunSource:
     def _stage(self, name: str) -> Stage:
         if name != self.stages[0]:
             raise ValueError(
-                f"{self.name} holds a run of the task {self.config.task!r}, not of the stage {name}: give "
+                f"{self.name} is a run of the task {self.config.task!r}, not of the stage {name}: give "
                 f"the workdir of a run of {' or '.join(self.system.stages[name].tasks)}."
             )
         return self.system.stages[name]
 
 
 class ConfigSource(RunSource):
-    """The run that a config would train: its parameters are shapes."""
+    """Source for the network that a config would train, with shapes as parameters."""
 
     abstract = True
 
@@ -236,17 +236,17 @@ class ConfigSource(RunSource):
 
 
 def tokenizer_class(name: str) -> type:
-    """The class of a tokenizer: a name in `muse_jax.tokenizers`, or the dotted path of a class of your own.
+    """Class of a tokenizer: a name in `muse_jax.tokenizers`, or the dotted path of another class.
 
     Raises:
-      ValueError: one sentence, if there is no such class.
+      ValueError: there is no such class.
     """
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module or "muse_jax.tokenizers"), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"There is no tokenizer class {name!r} ({error}): install the package it is of."
+            f"There is no tokenizer class {name!r} ({error}): install the package that contains it."
         ) from error
 
 

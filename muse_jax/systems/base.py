@@ -1,4 +1,4 @@
-"""Pipelines: networks with their weights on the devices, and calls that give samples."""
+"""Base of the pipelines: loading, saving, placement on a mesh, sampling parameters."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,10 +32,13 @@ from muse_jax.systems.validation import check_seed
 
 @dataclass(frozen=True, eq=False)
 class LoadedStage:
-    """A network of a pipeline with its weights and sampling parameters.
+    """Network of a pipeline with its weights and sampling parameters.
 
-    params: those of the network's parameters that `Stage.own` picks.
-    tokenizer, tokenizer_params: of the latents it draws; None for a stage that shares another's.
+    network: the Flax module.
+    params: the parameters that `Stage.own` selects.
+    sampling: default sampling parameters, a `SamplingParams`.
+    tokenizer: tokenizer of the latents that it generates; None if it shares that of another stage.
+    tokenizer_params: weights of the tokenizer.
     """
 
     network: Any
@@ -46,12 +49,12 @@ class LoadedStage:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images it draws."""
+        """Height and width in pixels of the images that it generates."""
         height, width = self.network.grid
         return height * self.tokenizer.downsampling, width * self.tokenizer.downsampling
 
     def to_dict(self) -> dict[str, Any]:
-        """Its section of a pretrained directory's config."""
+        """Section of this stage in the config of a pretrained directory."""
         section = {"network": fields_of(self.network), "sampling": self.sampling.to_dict()}
         if self.tokenizer is not None:
             kind = type(self.tokenizer)
@@ -65,13 +68,13 @@ class LoadedStage:
 class Pipeline:
     """Base of the pipelines; subclasses have a field for each stage of their system.
 
-    Weights lie over the mesh by the rules that training follows, and batches are split over its data and fsdp
-    axes where they divide evenly. Samples do not depend on the mesh. On a mesh of several processes, each of
-    them makes the same calls and gets the whole result.
+    Weights are distributed over the mesh by the same rules as in training, and batches are split over its
+    data and fsdp axes if their size is divisible. Samples do not depend on the mesh. On a mesh of several
+    processes, each process makes the same calls and receives the whole result.
 
     Attributes:
-      system_name: what `find_system` finds its system by.
-      mesh: the devices to run on (`muse_jax.sharding.partitioning.make_mesh`); None: one device.
+      system_name: name of the system, see `find_system`.
+      mesh: devices to run on (`muse_jax.sharding.partitioning.make_mesh`); None: one device.
     """
 
     system_name: ClassVar[str]
@@ -79,7 +82,7 @@ class Pipeline:
 
     @classmethod
     def system(cls) -> System:
-        """The system that it is the pipeline of."""
+        """The system of this pipeline."""
         return find_system(cls.system_name)
 
     @classmethod
@@ -90,19 +93,19 @@ class Pipeline:
 
         Args:
           name: such as "icons", or a path.
-          mesh: the devices to run on; None: one device.
-          dtype: of the weights and of the computation; None: float32, or what a run was trained in.
+          mesh: devices to run on; None: one device.
+          dtype: type of the weights and of the computation; None: float32, or the type that a run was trained
+            in.
           components: replacements for parts that are not stages, such as `text_encoder`.
 
         Raises:
-          ValueError: one sentence, for a checkpoint that is missing, damaged, of another system, or whose
-            weights do not fit.
+          ValueError: the checkpoint is missing, damaged or of another system, or its weights do not fit.
         """
         source = open_source(name)
         if source.system.pipeline is not cls:
             raise ValueError(
                 f"The checkpoint {name} is of the system {source.system.name!r}, not of "
-                f"{cls.system_name!r}: load it with muse_jax.load_pipeline, or take another."
+                f"{cls.system_name!r}: load it with muse_jax.load_pipeline, or give another."
             )
         return cls.from_sources(dict.fromkeys(source.stages, source), mesh=mesh, dtype=dtype, **components)
 
@@ -116,16 +119,16 @@ class Pipeline:
         dtype: Any = None,
         **components: Any,
     ) -> Self:
-        """A pipeline whose stages come from several sources, such as a training run each.
+        """Makes a pipeline from several sources, for example one training run per stage.
 
         Args:
-          sources: stage -> source.
-          tokenizers: config key -> source of a tokenizer, in place of the one that a stage names: one with
-            the same codes and a fine-tuned decoder, for instance.
+          sources: name of a stage -> source.
+          tokenizers: config key -> name of the source of a tokenizer that replaces the stage's own, for
+            example one with the same codes and a fine-tuned decoder.
           mesh, dtype, components: see `from_pretrained`.
 
         Raises:
-          ValueError: one sentence, for stages that are missing or do not go together.
+          ValueError: a stage is missing, or stages do not fit together.
         """
         specs, replaced = cls.system().stages, dict(tokenizers or {})
         for name, spec in specs.items():
@@ -148,7 +151,7 @@ class Pipeline:
         if replaced:
             raise ValueError(
                 f"The tokenizer {next(iter(replaced))!r} is given, but no stage of this pipeline has it: "
-                "leave it out."
+                "omit it."
             )
         return cls(**cls.load_components(sources, stages, dtype, **components), **stages, mesh=mesh)
 
@@ -156,33 +159,36 @@ class Pipeline:
     def load_components(
         cls, sources: Mapping[str, Source], stages: Mapping[str, LoadedStage], dtype: Any, **given: Any
     ) -> dict[str, Any]:
-        """The parts that are not stages, by the names of their fields.
+        """Loads the parts that are not stages.
 
         Args:
-          sources, stages: by the name of the stage.
-          dtype: of the weights and of the computation; None: float32.
+          sources: name of a stage -> source.
+          stages: name of a stage -> loaded stage.
+          dtype: type of the weights and of the computation; None: float32.
           given: `components` of `from_pretrained`.
 
+        Returns:
+          Name of a field of the pipeline -> value.
+
         Raises:
-          ValueError: one sentence, for sources that were not trained together.
+          ValueError: the sources were not trained together.
         """
         return {}
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float16") -> dict[str, int]:
-        """Writes a directory that `from_pretrained` reads; other files in it stay as they are.
+        """Writes a directory that `from_pretrained` reads; other files in it do not change.
 
-        A crash or a full disk leaves the checkpoint that was there, or none.
+        A crash or a full disk leaves either the previous checkpoint or none.
 
         Args:
-          directory: made if it is not there.
-          dtype: of the stored weights: "float16", "bfloat16" or "float32".
+          directory: directory to write; created if necessary.
+          dtype: type of the stored weights: "float16", "bfloat16" or "float32".
 
         Returns:
           The size in bytes of each file written.
 
         Raises:
-          ValueError: one sentence, for a directory that cannot be written to, a run's workdir, or weights
-            that do not fit in `dtype`.
+          ValueError: the directory cannot be written to or is a run's workdir, or weights overflow `dtype`.
         """
         sections = {name: stage.to_dict() for name, stage in self.stages.items()}
         config = {"system": self.system_name, **self.options(), **sections}
@@ -199,7 +205,7 @@ class Pipeline:
         return weights
 
     def options(self) -> dict[str, Any]:
-        """Entries of a pretrained directory's config beside the stages'."""
+        """Entries of a pretrained directory's config besides those of the stages."""
         return {}
 
     def extra_files(self) -> dict[str, bytes]:
@@ -208,18 +214,18 @@ class Pipeline:
 
     @property
     def stages(self) -> dict[str, LoadedStage]:
-        """The stages that are there, in the order in which they run."""
+        """Available stages by name, in the order in which they run."""
         found = {name: getattr(self, name) for name in self.system().stages}
         return {name: stage for name, stage in found.items() if stage is not None}
 
     def sampling(self, **given: Any) -> dict[str, SamplingParams]:
-        """The sampling parameters of each stage, those of the checkpoint with `given` values in their place.
+        """Sampling parameters of each stage: those of the checkpoint, overridden by `given` values.
 
-        A name is that of a parameter of the first stage, or "STAGE_PARAMETER" for another one. None leaves
-        the checkpoint's value.
+        Names are those of parameters of the first stage, or "STAGE_PARAMETER" for other stages. None keeps
+        the value of the checkpoint.
 
         Raises:
-          ValueError: one sentence, for an unknown name or a value out of range.
+          ValueError: a name is unknown or a value is out of range.
         """
         first = next(iter(self.stages))
         known = {
@@ -242,7 +248,7 @@ class Pipeline:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """All weights on the mesh: under "STAGE" the network's, under "STAGE_tokenizer" its tokenizer's."""
+        """All weights on the mesh: a network's under "STAGE", its tokenizer's under "STAGE_tokenizer"."""
         placed = {}
         for name, stage in self.stages.items():
             placed[name] = self._place(stage.network, stage.params, self.system().stages[name].own)
@@ -258,39 +264,40 @@ class Pipeline:
         return put_tree(params, tree_shardings(own(boxed_shapes(module)), self._mesh))
 
     def _rows(self, batch: Any) -> Any:
-        """Arrays whose leading axis is the batch, on the mesh."""
+        """Puts arrays whose leading axis is the batch on the mesh."""
         return put_rows(batch, self._mesh)
 
     @contextmanager
     def _context(self) -> Iterator[None]:
-        # Under this flag, which is JAX's default, a sample's draws do not depend on the batch's size.
+        # With this flag, which is JAX's default, the random draws of a sample do not depend on the batch
+        # size.
         with on_mesh(self._mesh), jax.threefry_partitionable(True):
             yield
 
     def _run(
         self, program: Callable[..., Any], *inputs: Any, seed: int, progress: StepCallback | None, **more: Any
     ) -> Any:
-        """Runs a compiled program (modules, *inputs, seed=, progress=, **more); numpy results."""
+        """Runs a compiled program (modules, *inputs, seed=, progress=, **more) and returns numpy arrays."""
         check_seed(seed)
         with listening(progress) as ticket, self._context():
             return to_host(program(self.modules, *inputs, seed=np.uint32(seed), progress=ticket, **more))
 
     @property
     def modules(self) -> Any:
-        """The modules without their weights: the static argument of every program."""
+        """Modules without their weights, the static argument of every program."""
         raise NotImplementedError
 
 
 def load_pipeline(name: str | Path, *, mesh: Mesh | None = None, dtype: Any = None) -> Any:
-    """The pipeline of a packaged checkpoint, a pretrained directory or a run, whatever its system.
+    """Loads the pipeline of a packaged checkpoint, a pretrained directory or a run of any system.
 
     Args:
       name: such as "icons", or a path.
-      mesh: the devices to run on, see `Pipeline`; None: one device.
-      dtype: of the weights and of the computation; None: float32, or what a run was trained in.
+      mesh: devices to run on, see `Pipeline`; None: one device.
+      dtype: type of the weights and of the computation; None: float32, or the type that a run was trained in.
 
     Raises:
-      ValueError: one sentence, for a checkpoint that is missing, damaged, or whose weights do not fit.
+      ValueError: the checkpoint is missing or damaged, its system has no pipeline, or its weights do not fit.
     """
     system = open_source(name).system
     if system.pipeline is None:
@@ -299,10 +306,10 @@ def load_pipeline(name: str | Path, *, mesh: Mesh | None = None, dtype: Any = No
 
 
 def split_samples(samples: np.ndarray, num_samples: int | None) -> np.ndarray:
-    """Samples (batch * num_samples, ...) as (batch, num_samples, ...); as they are where that is None."""
+    """Reshapes (batch * num_samples, ...) to (batch, num_samples, ...), unless `num_samples` is None."""
     return samples if num_samples is None else samples.reshape(-1, num_samples, *samples.shape[1:])
 
 
 def cells_under(mask: Bool[Array, "batch height width"], grid: Sequence[int]) -> Bool[Array, "batch n"]:
-    """The cells of a grid, row by row, that hold any pixel of `mask`."""
+    """True for the cells of a grid, row by row, that contain any pixel of `mask`."""
     return reduce(mask, "b (h p) (w q) -> b (h w)", "max", h=grid[0], w=grid[1])

@@ -1,4 +1,4 @@
-"""Base of the training tasks over the tokens of frozen tokenizers, with captions."""
+"""Base of training tasks over captions and tokens of frozen tokenizers."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,10 +18,10 @@ from muse_jax.training.task import Batch, Task
 
 
 class TokenTask(Task):
-    """Tokens and text of a batch.
+    """Base of training tasks over captions and tokens of frozen tokenizers.
 
-    Batches come either as images and captions, which the frozen networks turn into tokens inside the compiled
-    step, or with tokens that were computed before (`config.data.features`).
+    Batches contain either images and captions, which the frozen networks encode inside the compiled step, or
+    precomputed tokens (`config.data.features`).
     """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {"tokenizer": "", "data": {"features": ""}}
@@ -30,34 +30,35 @@ class TokenTask(Task):
 
     @cached_property
     def tokenizers(self) -> dict[str, Weights]:
-        """The tokenizers by the config keys that name them."""
+        """Tokenizers by the config keys that name them."""
         keys = [key for key in ("tokenizer", "superres_tokenizer") if key in self.config_defaults]
         return {key: open_source(self.config[key], f"config.{key}").tokenizer(key) for key in keys}
 
     def frozen_tokenizers(self) -> dict[str, Any]:
-        """The weights of the tokenizers."""
+        """Weights of the tokenizers, by config key."""
         return {key: tokenizer.params for key, tokenizer in self.tokenizers.items()}
 
     def tokenizer_hashes(self) -> Mapping[str, str]:
         return {key: tokenizer.encoder_hash for key, tokenizer in self.tokenizers.items()}
 
     def tokenizer_shapes(self) -> dict[str, Any]:
-        """The shapes of the tokenizers' weights."""
+        """Shapes of the tokenizers' weights, by config key."""
         return {key: parameter_shapes(tokenizer.module) for key, tokenizer in self.tokenizers.items()}
 
     def frozen_shapes(self) -> Any:
-        """The shapes of the frozen weights; leaves may carry logical axis names."""
+        """Shapes of the frozen weights; leaves may carry logical axis names."""
         return {"tokenizers": self.tokenizer_shapes()}
 
     def features(self, frozen: Any, *media: Any) -> dict[str, Array]:
-        """Flat tokens of the uint8 arrays of `fields`, by the names that they have in a batch."""
+        """Encodes the uint8 arrays of `fields` to flat tokens, by their names in a batch."""
         raise NotImplementedError
 
     def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
-        """What stored features hold of captions, by the names that it has in a batch.
+        """Features of captions to store, by their names in a batch.
 
         Args:
-          progress: called with the number of captions done and their number, where it takes long.
+          captions: texts.
+          progress: called with the number of finished captions and the total, if encoding takes long.
         """
         assert self.tokenize is not None
         ids, mask = self.tokenize(list(captions))
@@ -65,20 +66,20 @@ class TokenTask(Task):
 
     @cached_property
     def origins(self) -> Origins:
-        """What makes the features of this config: config key -> (its value, a hash of the content)."""
+        """Origins of features: config key of a tokenizer or encoder -> (its value, a hash of its content)."""
         hashes = self.tokenizer_hashes()
         return {**{key: (self.config[key], hashes[key]) for key in hashes}, **self.text_origins()}
 
     def text_origins(self) -> Origins:
-        """What else makes the features of captions."""
+        """Origins of the features of captions besides `tokenizer_hashes`."""
         return {}
 
     def check_features(self, source: PrecomputedSource) -> None:
-        """Refuses stored features of other weights or other shapes than the config names."""
+        """Checks that stored features were made by the networks of the config and have their shapes."""
         check_features(source, self.config.data.features, self.origins, self.batch_shapes())
 
     def batch_shapes(self) -> Batch:
-        """The shapes of a batch on the devices, without those of its captions."""
+        """Shapes of a batch, without those of its captions."""
         batch = super().batch_shapes()
         if not self.config.data.features:
             return batch
@@ -87,7 +88,7 @@ class TokenTask(Task):
         return {"index": batch["index"], **jax.eval_shape(self.features, frozen, *media)}
 
     def caption_shapes(self, length: int) -> Batch:
-        """The shapes of a batch's captions as token ids."""
+        """Shapes of the captions of a batch as token ids."""
         shape = (self.config.data.batch_size, length)
         return {
             "caption_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
@@ -96,5 +97,5 @@ class TokenTask(Task):
 
 
 def encode(tokenizer: Any, params: Any, image: Array) -> Int[Array, "b n"]:
-    """Flat tokens of images in [-1, 1]."""
+    """Encodes images in [-1, 1] to flat tokens."""
     return flat_tokens(tokenizer.encode(params, image))

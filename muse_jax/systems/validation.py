@@ -1,4 +1,4 @@
-"""Checks of the arguments of a pipeline, before any device work."""
+"""Checks of pipeline arguments; each raises a ValueError before any device work."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from muse_jax.text.text_tokenizers import check_texts
 
 
 def check_num_samples(num_samples: Any) -> None:
-    """Refuses anything but None or a whole number of at least 1."""
+    """Checks that `num_samples` is None or a whole number of at least 1."""
     if num_samples is not None:
         check_steps("num_samples", num_samples)
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses anything but a whole number from 0 to 2**32 - 1."""
+    """Checks that `seed` is a whole number from 0 to 2**32 - 1."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, given {seed!r}.")
 
 
 def check_prompts(prompts: Any, name: str = "prompts", count: int | None = None) -> list[str]:
-    """The prompts as a list: at least one string, or `count` of them."""
+    """Checks that there is at least one prompt, or `count` of them, and returns them as a list."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence | np.ndarray):
         raise ValueError(f"{name} must be a list of strings, such as ['a red heart'], given {prompts!r}.")
     texts = check_texts(prompts)
@@ -34,14 +34,14 @@ def check_prompts(prompts: Any, name: str = "prompts", count: int | None = None)
 
 
 def check_negative_prompt(negative_prompt: Any) -> str:
-    """The text to guide away from: the empty one for None."""
+    """Returns the negative prompt, which is empty for None."""
     if negative_prompt is not None and not isinstance(negative_prompt, str):
         raise ValueError(f"negative_prompt must be one string or None, given {negative_prompt!r}.")
     return negative_prompt or ""
 
 
 def check_images(images: Any, size: tuple[int, int] | None) -> np.ndarray:
-    """The images, uint8 (batch, height, width, 3), of `size` (height, width) where one is given."""
+    """Checks that images are uint8 (batch, height, width, 3), and of `size` (height, width) if given."""
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
         raise ValueError(
@@ -50,26 +50,26 @@ def check_images(images: Any, size: tuple[int, int] | None) -> np.ndarray:
         )
     if size is not None and array.shape[1:3] != size:
         raise ValueError(
-            f"images are of {array.shape[1]}x{array.shape[2]} pixels, but this checkpoint draws "
+            f"images are of {array.shape[1]}x{array.shape[2]} pixels, but this checkpoint generates "
             f"{size[0]}x{size[1]}: resize them."
         )
     return array
 
 
 def check_mask(mask: Any, images: np.ndarray) -> np.ndarray:
-    """The mask as bool (batch, height, width); (height, width) is for all images."""
+    """Returns the mask as bool (batch, height, width); a mask (height, width) applies to all images."""
     array = np.asarray(mask)
     whole = images.shape[:3]
     if array.dtype != np.bool_ or array.shape not in (whole, whole[1:]):
         raise ValueError(
-            f"mask must be bool of shape {whole} or {whole[1:]}, True where pixels are to be redrawn, "
+            f"mask must be bool of shape {whole} or {whole[1:]}, True for pixels to replace, "
             f"given {array.dtype} of shape {array.shape}."
         )
     return np.broadcast_to(array, whole)
 
 
 def check_margins(margins: Any, images: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels to add (top, bottom, left, right), which must fill the images up to `size`."""
+    """Checks that the images with their margins (top, bottom, left, right) in pixels have `size`."""
     if (
         not isinstance(margins, Sequence)
         or len(margins) != 4
@@ -84,7 +84,7 @@ def check_margins(margins: Any, images: np.ndarray, size: tuple[int, int]) -> tu
     if (height, width) != size:
         raise ValueError(
             f"images of {images.shape[1]}x{images.shape[2]} pixels with margins {tuple(margins)} make "
-            f"{height}x{width}, but this checkpoint draws {size[0]}x{size[1]}: resize or cut the images, "
-            "or change the margins."
+            f"{height}x{width}, but this checkpoint generates {size[0]}x{size[1]}: resize or crop "
+            "the images, or change the margins."
         )
     return top, bottom, left, right

@@ -53,7 +53,7 @@ class TestOtherFiles:
         "stored, message",
         [
             ('{"task": "vqgan", "model": {"filters": 8}}', "is the workdir of a run: give another directory"),
-            ('{"model_type": "t5"}', "holds a config.json of something else: give another directory"),
+            ('{"model_type": "t5"}', "has a config.json that is not a checkpoint's: give another directory"),
             ('{"task": "vq', "config.json cannot be read .* remove it, or give another directory"),
         ],
     )
@@ -212,7 +212,7 @@ class TestPartsThatDoNotFit:
                 {"text_dim": 512},
                 "reads text states of width 512, but the text encoder 'minilm' gives 384",
             ),
-            ("base", {"vocab_size": 17}, "base network draws 17 codes, but its tokenizer has 16 codes"),
+            ("base", {"vocab_size": 17}, "base network generates 17 codes, but its tokenizer has 16 codes"),
             (
                 "superres",
                 {"low_grid": (2, 2)},

@@ -111,12 +111,14 @@ def test_a_checkpoint_is_read_under_the_mesh_that_the_loop_sets(runs, checkpoint
 def test_a_checkpoint_without_the_stage_is_refused_in_one_sentence(runs, tmp_path):
     folder, _ = runs
     load_runs(folder / "base").save_pretrained(tmp_path / "small")
-    with pytest.raises(ValueError, match="has no superres stage: give one that has"):
+    with pytest.raises(ValueError, match="has no superres stage: give one that does"):
         open_source(tmp_path / "small").tokenizer("superres_tokenizer")
 
 
 def test_a_place_without_weights_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"config.tokenizer is '.*', where nothing was trained: give the"):
+    with pytest.raises(
+        ValueError, match=r"config.tokenizer is '.*', which is not a run or a checkpoint: give the"
+    ):
         open_source(tmp_path, "config.tokenizer")
     with pytest.raises(ValueError, match="is a directory without config.json"):
         open_source(tmp_path)

@@ -53,7 +53,7 @@ def test_generate(arguments, options, message):
     [
         (IMAGES[0], MASK, ["a"], r"images must be uint8 of shape \(batch, height, width, 3\)"),
         (IMAGES / 255, MASK, ["a"], "images must be uint8 .* given float64"),
-        (IMAGES[:, :16], MASK, ["a"], "images are of 16x32 pixels, but this checkpoint draws 32x32"),
+        (IMAGES[:, :16], MASK, ["a"], "images are of 16x32 pixels, but this checkpoint generates 32x32"),
         (IMAGES, MASK[:16], ["a"], r"mask must be bool of shape \(1, 32, 32\) or \(32, 32\).* \(16, 32\)"),
         (IMAGES, MASK.astype(int), ["a"], "mask must be bool .* given int64"),
         (IMAGES, MASK, ["a", "b"], "prompts must be 1 strings, one for each image, given 2"),
@@ -71,7 +71,7 @@ def test_inpaint(images, mask, prompts, message):
         ((-1, 1, 0, 0), r"margins must be four whole numbers .* given \(-1, 1, 0, 0\)"),
         (
             (0, 0, 8, 8),
-            r"32x32 pixels with margins \(0, 0, 8, 8\) make 32x48, but this checkpoint draws 32x32",
+            r"32x32 pixels with margins \(0, 0, 8, 8\) make 32x48, but this checkpoint generates 32x32",
         ),
     ],
 )

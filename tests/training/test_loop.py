@@ -91,7 +91,7 @@ def test_it_learns_and_scores_its_averaged_weights(tmp_path):
 def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path):
     state = run(tmp_path, total_steps=1, optim__lr=0.0, init_from=str(whole[0]))
     assert_same(state.params, whole[1].ema)
-    with pytest.raises(ValueError, match="where nothing was trained"):
+    with pytest.raises(ValueError, match="which is not a run or a checkpoint"):
         run(tmp_path / "other", init_from=str(tmp_path / "nothing"))
 
 

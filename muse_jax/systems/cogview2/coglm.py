@@ -18,26 +18,26 @@ from pallas_kernels.cross_entropy import large_vocab_cross_entropy
 
 @struct.dataclass
 class KVCache:
-    """What CogLM remembers of the tokens it has read; `slots` are their places in the sequence."""
+    """Keys and values of the tokens that CogLM has read, by their slots in the sequence."""
 
     key: Float[Array, "depth batch heads slots head_dim"]
     value: Float[Array, "depth batch heads slots head_dim"]
     ranks: Int[Array, "batch slots"]
-    """-1 where nothing was read yet."""
+    """-1 for slots that have not been read."""
     weight: Float[Array, "batch slots"]
     """Added to the attention logits of each slot."""
 
 
 class CogLMBase(nn.Module):
-    """The tables and layers of CogLM, which its super-resolution networks have too (CogView2, section 3).
+    """Base of CogLM and its super-resolution networks: tables and layers (CogView2, section 3).
 
-    Text positions count from 0 and the image's from `image_position`, which is that of `<start_of_image>`.
+    Text positions start at 0, image positions at `image_position`, which is that of `<start_of_image>`.
 
     Fields:
-      vocab_size: rows of the table: image codes, text pieces, special tokens (`coglm_sequence.Vocabulary`).
-      grid: height and width of the image's tokens.
-      text_length: text slots of a sequence.
-      image_position: at least `text_length`; the published model has 512 for 111 text slots.
+      vocab_size: rows of the table: image codes, text pieces, special tokens (`sequences.Vocabulary`).
+      grid: height and width of the grid of image tokens.
+      text_length: number of text slots of a sequence.
+      image_position: at least `text_length`; the published model has 512 with 111 text slots.
       width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
       dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
       remat: recompute activations in the backward pass.
@@ -57,25 +57,25 @@ class CogLMBase(nn.Module):
     dtype: Any = jnp.float32
 
     streams: ClassVar[tuple[str, ...]] = ("attention",)
-    """Attention weights of each stream of tokens, see `SandwichLayer`."""
+    """Name of the attention weights of each stream of tokens, see `SandwichLayer`."""
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of an image."""
+        """Number of tokens of an image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def length(self) -> int:
-        """Slots of a sequence."""
+        """Number of slots of a sequence."""
         return self.text_length + 1 + self.image_tokens
 
     @property
     def text_pieces(self) -> int:
-        """Pieces of a text: a slot is left for the start token of a caption."""
+        """Maximum number of pieces of a text; one slot is reserved for the start token of a caption."""
         return self.text_length - 1
 
     def example_inputs(self) -> tuple[Array, ...]:
-        """Inputs of the smallest size, to initialize parameters with."""
+        """Smallest inputs, for initialization."""
         tokens = jnp.zeros((1, self.length), jnp.int32)
         return tokens, tokens
 
@@ -83,7 +83,7 @@ class CogLMBase(nn.Module):
         check_width(self.width, self.heads)
         if self.image_position < self.text_length:
             raise ValueError(
-                f"image_position is {self.image_position}, but the text takes the positions up to "
+                f"image_position is {self.image_position}, but the text uses the positions up to "
                 f"{self.text_length - 1}; set it to {self.text_length} or more."
             )
         normal = nn.initializers.normal(EMBED_STD)
@@ -122,28 +122,28 @@ class CogLMBase(nn.Module):
     def output_embedding(
         self, first: int = 0, count: int | None = None
     ) -> tuple[Float[Array, "rows width"], Float[Array, " rows"]]:
-        """`count` rows (None: all further ones) of the output table and bias from the token `first` on."""
+        """`count` rows of the output table and bias, starting at `first`; None: all remaining rows."""
         rows = slice(first, None if count is None else first + count)
         return self.embedding[rows], self.bias[rows]
 
     def logits(
         self, hidden: Float[Array, "batch length width"], first: int = 0, count: int | None = None
     ) -> Float[Array, "batch length rows"]:
-        """Float32 logits from `hidden`, of those rows of the vocabulary only."""
+        """Float32 logits from `hidden` for these rows of the vocabulary (see `output_embedding`)."""
         return unembed(hidden, *self.output_embedding(first, count))
 
     def cross_entropy(
         self, hidden: Float[Array, "batch length width"], labels: Int[Array, "batch length"]
     ) -> Float[Array, "batch length"]:
-        """`-log p(label)` in nats over the whole vocabulary, whose logits are never held all at once."""
+        """`-log p(label)` in nats over the whole vocabulary, without storing all logits at once."""
         return large_vocab_cross_entropy(hidden, *self.output_embedding(), labels)
 
 
 class CogLM(CogLMBase):
     """Logits of the next token for text pieces and image codes in one vocabulary (CogView2, section 3.1).
 
-    Every sequence is laid out as [text, `<start_of_image>`, image tokens row by row]; a sample that lacks a
-    part has it with ranks of -1. Fields as in `CogLMBase`.
+    Every sequence has the layout [text, `<start_of_image>`, image tokens row by row]; parts that a sample
+    lacks have ranks of -1. Fields are those of `CogLMBase`.
     """
 
     def __call__(
@@ -152,7 +152,7 @@ class CogLM(CogLMBase):
         ranks: Int[Array, "batch length"],
         deterministic: bool = True,
     ) -> Float[Array, "batch length vocab"]:
-        """Float32 logits of the token after each one. Raises ValueError for shapes that do not fit."""
+        """Float32 logits of the token after each position. Raises ValueError for wrong shapes."""
         return self.logits(self.hidden(tokens, ranks, deterministic=deterministic))
 
     def hidden(
@@ -162,7 +162,7 @@ class CogLM(CogLMBase):
         weight: Float[Array, "batch length"] | float = 0.0,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Features that the output table is multiplied with; `weight` is added to the attention logits."""
+        """Features before the output projection; `weight` is added to the attention logits."""
         return self._read(tokens, ranks, weight, attend_by_rank, deterministic)[0]
 
     def read(
@@ -171,7 +171,7 @@ class CogLM(CogLMBase):
         ranks: Int[Array, "batch length"],
         weight: Float[Array, "batch length"] | float = 0.0,
     ) -> KVCache:
-        """Reads a sequence in one pass; slots of rank -1 are to be written by `extend`."""
+        """Reads a sequence in one pass; slots with rank -1 can be filled by `extend` later."""
         _, (key, value) = self._read(tokens, ranks, weight, remember, True)
         weight = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), ranks.shape)
         return KVCache(key, value, ranks, weight)
@@ -191,9 +191,9 @@ class CogLM(CogLMBase):
         rank: Int[Array, " batch"],
         cache: KVCache,
     ) -> tuple[Float[Array, "batch width"], KVCache]:
-        """`hidden` of one more token of each sample, at `slot` and of rank `rank`, and the cache with it.
+        """Reads one further token of each sample, and returns its features and the extended cache.
 
-        It sees what the cache holds up to its rank, and itself. A slot is written once.
+        The token attends to tokens in the cache up to its rank, and to itself. A slot can be written once.
         """
         x = self._embed(token[:, None], slot[:, None])
         sample = jnp.arange(len(token))
@@ -212,6 +212,6 @@ class CogLM(CogLMBase):
 def tile_positions(
     table: Float[Array, "tokens width"], grid: tuple[int, int], factor: int
 ) -> Float[Array, "fine width"]:
-    """Positions of a grid `factor` times as fine: the table of `grid` laid side by side (CogView2, 3.2)."""
+    """Position embeddings of a grid `factor` times as fine, by tiling the table (CogView2, section 3.2)."""
     tiled = jnp.tile(rearrange(table, "(h w) d -> h w d", h=grid[0], w=grid[1]), (factor, factor, 1))
     return rearrange(tiled, "h w d -> (h w) d")

@@ -33,20 +33,20 @@ NUM_CLUSTERS = 500
 
 @dataclass(frozen=True, eq=False)
 class CogView2Pipeline(Pipeline):
-    """Text to images: candidates token by token, the best of them, super-resolution (CogView2, section 3).
+    """Text-to-image pipeline for CogView2 (section 3): candidates, their ranking, super-resolution.
 
-    A program is compiled at the first call for a number of prompts, candidates and samples, and for sizes of
-    filters; other prompts, seeds, temperatures and text weights compile nothing.
+    The first call with a new number of prompts, candidates or samples, or with other static sampling
+    parameters, compiles a program. Other prompts, seeds, temperatures and text weights do not.
 
     Attributes:
-      text_pieces: the sentencepiece model of the prompts.
-      coarse: the stage of a `CogLM`.
-      clusters: clusters of the tokenizer's codes, or None where no stage samples by clusters.
-      direct: the stage of a `DirectSuperRes`, with the parameters that CogLM lacks; None: images are coarse.
-      iterative: the stage of an `IterativeSuperRes`; None: images are as the direct stage draws them.
+      text_pieces: sentencepiece model of the prompts.
+      coarse: stage of a `CogLM`.
+      clusters: clusters of the tokenizer's codes; None if no stage samples by clusters.
+      direct: stage of a `DirectSuperRes`, without the parameters of CogLM; None: images are coarse.
+      iterative: stage of an `IterativeSuperRes`; None: images come from the direct stage.
 
     Raises:
-      ValueError: one sentence, for parts that do not fit together.
+      ValueError: the parts do not fit together.
     """
 
     system_name: ClassVar[str] = "cogview2"
@@ -63,7 +63,7 @@ class CogView2Pipeline(Pipeline):
     def load_components(
         cls, sources: Mapping[str, Source], stages: Mapping[str, LoadedStage], dtype: Any, **given: Any
     ) -> dict[str, Any]:
-        """The sentencepiece model, and the clusters of codes where the coarse stage's tokenizer has any."""
+        """Loads the sentencepiece model and, if the tokenizer has any, the clusters of codes."""
         check_trained_together(sources)
         coarse, source = stages["coarse"], sources["coarse"]
         length = coarse.network.text_pieces
@@ -73,7 +73,7 @@ class CogView2Pipeline(Pipeline):
                 "text_pieces": TextPieces.untrained(length),
                 "clusters": Clusters(of_code, np.zeros((NUM_CLUSTERS, 1))),
             }
-        # In float32, since rounding moves codes over the borders of clusters.
+        # In float32, since rounding could assign codes to other clusters.
         tokenizer = source.tokenizer("tokenizer", jnp.float32)
         clusters = None
         if coarse.sampling.top_clusters or source.file(CLUSTERS).is_file():
@@ -97,7 +97,7 @@ class CogView2Pipeline(Pipeline):
         return height * factor, width * factor
 
     def count_steps(self, **sampling: Any) -> int:
-        """How often `generate` calls `progress`, with the same sampling parameters."""
+        """Number of `progress` calls of `generate` with the same sampling parameters."""
         self.sampling(**sampling)
         both = self.direct and self.iterative
         iterations = int(step_table(self.direct.network.factor).max()) if self.direct and both else 0
@@ -112,27 +112,26 @@ class CogView2Pipeline(Pipeline):
         progress: StepCallback | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "batch *num_samples height width 3"]:
-        """Generates images of the prompts: the best of several candidates each.
+        """Generates images for prompts, the best of several candidates each.
 
         Args:
           prompts: at least one string.
-          num_samples: images of each prompt, at least 1 and at most `num_candidates`: those of which CogLM
-            finds the prompt the most probable caption, the best first; None: one, without an axis for it.
+          num_samples: images per prompt, at least 1 and at most `num_candidates`: those for which the prompt
+            is most probable as a caption, best first; None: one, and the result has no axis for samples.
           seed: 0 to 2**32 - 1. Images of prompt i depend on the prompt, the seed, i and the number of
-            candidates, not on the other prompts.
+            candidates, but not on other prompts.
           progress: called with a `muse_jax.sampling.DecodeStep` after each step; its stage is "coarse" or
             "iterative".
           sampling: fields of `CogLMSampling` for the coarse stage (`num_candidates`, `temperature`, `top_k`,
             `top_p`, `top_clusters`, `text_weight`, ...), with the prefix "direct_" those of `TokenSampling`
-            for direct super-resolution, and with "iterative_" those of `LoparSampling`. Default: the
-            checkpoint's.
+            for direct super-resolution, and with "iterative_" those of `LoparSampling`. Default: the values
+            of the checkpoint.
 
         Returns:
           uint8 (batch, height, width, 3), or (batch, num_samples, height, width, 3).
 
         Raises:
-          ValueError: one sentence, before any device work, for an argument out of range or a prompt that is
-            too long.
+          ValueError: an argument is out of range or a prompt is too long; raised before any device work.
         """
         texts = validation.check_prompts(prompts)
         validation.check_num_samples(num_samples)
@@ -144,7 +143,7 @@ class CogView2Pipeline(Pipeline):
                 "are generated: raise num_candidates, or lower num_samples."
             )
         counts = (int(coarse.num_candidates), num_samples or 1)
-        inputs = (*counts, self.params, self._encode(texts), self._draws(params, coarse.text_weight))
+        inputs = (*counts, self.params, self._encode(texts), self._stage_sampling(params, coarse.text_weight))
         images = self._run(programs.generate, *inputs, seed=seed, progress=progress)
         return split_samples(images, num_samples)
 
@@ -158,28 +157,28 @@ class CogView2Pipeline(Pipeline):
         progress: StepCallback | None = None,
         **sampling: Any,
     ) -> Images:
-        """Redraws the pixels under a mask according to the prompts; all other pixels stay as they are.
+        """Replaces the pixels under a mask according to prompts; all other pixels are unchanged.
 
-        Every token that holds a pixel of the mask is drawn again, given all the others (CogView2, 3.4).
+        Every token that contains a pixel of the mask is sampled anew, given all others (CogView2, 3.4).
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
-          mask: True for pixels to redraw; one for each image, or one for all.
+          mask: True for pixels to replace; one per image, or one for all images.
           prompts: one for each image.
-          seed, progress, sampling: see `generate`; `infill_text_weight` takes the place of `text_weight`.
+          seed, progress, sampling: see `generate`; `infill_text_weight` replaces `text_weight`.
 
         Returns:
           uint8 (batch, height, width, 3).
 
         Raises:
-          ValueError: as `generate`.
+          ValueError: see `generate`.
         """
         images = validation.check_images(images, self.image_size)
         mask = validation.check_mask(mask, images)
         text = self._encode(validation.check_prompts(prompts, count=len(images)))
         params = self.sampling(**sampling)
         coarse: Any = params["coarse"]
-        inputs = (self.params, text, self._draws(params, coarse.infill_text_weight))
+        inputs = (self.params, text, self._stage_sampling(params, coarse.infill_text_weight))
         images, mask = self._rows((images, mask))
         return self._run(programs.inpaint, *inputs, seed=seed, progress=progress, images=images, mask=mask)
 
@@ -196,36 +195,36 @@ class CogView2Pipeline(Pipeline):
 
         Args:
           images: uint8 (batch, height, width, 3) of the coarse stage's size.
-          prompts: one for each image; None: what `caption` gives.
+          prompts: one for each image; None: the captions of `caption`.
           seed, progress, sampling: see `generate`.
 
         Returns:
           uint8 (batch, height, width, 3) of `image_size`.
 
         Raises:
-          ValueError: also if the checkpoint has no super-resolution stage.
+          ValueError: see `generate`; also if the checkpoint has no super-resolution stage.
         """
         if self.direct is None:
-            raise ValueError("This checkpoint has no super-resolution stage: take one that has.")
+            raise ValueError("This checkpoint has no super-resolution stage: use one that does.")
         images = validation.check_images(images, self.coarse.image_size)
         validation.check_seed(seed)
-        draws = self._draws(self.sampling(**sampling), 0.0)
+        stage_sampling = self._stage_sampling(self.sampling(**sampling), 0.0)
         if prompts is None:
             text = programs.Text(*self._rows(self.text_pieces.encode_cut(self.caption(images))))
         else:
             text = self._encode(validation.check_prompts(prompts, count=len(images)))
-        inputs = (self.params, text, draws)
+        inputs = (self.params, text, stage_sampling)
         rows = self._rows(images)
         return self._run(programs.super_resolve, *inputs, seed=seed, progress=progress, images=rows)
 
     def caption(
         self, images: Images, temperature: float = 0.0, seed: int = 0, progress: StepCallback | None = None
     ) -> list[str]:
-        """Captions images.
+        """Generates captions of images.
 
         Args:
           images: uint8 (batch, height, width, 3) of the coarse stage's size or a whole multiple of it.
-          temperature: 0 or greater; 0 takes the most probable piece each time.
+          temperature: 0 or greater; 0 selects the most probable piece.
           seed, progress: see `generate`.
         """
         images = self._check_multiple(images)
@@ -238,7 +237,7 @@ class CogView2Pipeline(Pipeline):
         return self.text_pieces.decode(pieces, there)
 
     def score(self, images: Images, prompts: Sequence[str]) -> Float[np.ndarray, " batch"]:
-        """Perplexity of each prompt given its image: the lower, the better they fit (CogView2, 3.4).
+        """Perplexity of each prompt given its image; lower values mean a better fit (CogView2, 3.4).
 
         Args:
           images: uint8 (batch, height, width, 3) of the coarse stage's size or a whole multiple of it.
@@ -260,15 +259,15 @@ class CogView2Pipeline(Pipeline):
         )
 
     def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate` runs on `batch_size` prompts with the default parameters, traced.
+        """Traces the program of `generate` for `batch_size` prompts with default parameters.
 
-        Weights may be shapes, and the devices those of a topology that is only described.
+        Weights may be shapes, and devices may belong to a topology that is only described.
         """
         shape, sampling = (batch_size, self.coarse.network.text_pieces), self.coarse.sampling
         ids, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
         text = programs.Text(*self._rows((ids, mask)))
-        draws = self._draws(self.sampling(), sampling.text_weight)
-        inputs = (int(sampling.num_candidates), 1, self.params, text, draws)
+        stage_sampling = self._stage_sampling(self.sampling(), sampling.text_weight)
+        inputs = (int(sampling.num_candidates), 1, self.params, text, stage_sampling)
         with self._context():
             return programs.generate.trace(
                 self.modules, *inputs, seed=np.uint32(0), progress=jax.eval_shape(silent)
@@ -278,10 +277,12 @@ class CogView2Pipeline(Pipeline):
         ids, mask = self.text_pieces.encode(texts)
         return programs.Text(*self._rows((ids, mask)))
 
-    def _draws(self, params: Mapping[str, SamplingParams], text_weight: float) -> programs.Draws:
-        number: Any = np.float32  # of one type always: a Python int would compile anew
+    def _stage_sampling(
+        self, params: Mapping[str, SamplingParams], text_weight: float
+    ) -> programs.StageSampling:
+        number: Any = np.float32  # always one type: a Python int would compile another program
         stages: Mapping[str, Any] = params
-        return programs.Draws(
+        return programs.StageSampling(
             coarse=bind_clusters(stages["coarse"], self.clusters),
             text_weight=number(text_weight),
             direct=bind_clusters(stages["direct"], self.clusters) if "direct" in stages else None,
@@ -289,7 +290,7 @@ class CogView2Pipeline(Pipeline):
         )
 
     def _check_multiple(self, images: Any) -> np.ndarray:
-        """Images whose size is a multiple of the coarse size."""
+        """Checks that the size of images is a multiple of the coarse size."""
         array = validation.check_images(images, None)
         height, width = self.coarse.image_size
         factor = max(1, array.shape[1] // height)

@@ -15,11 +15,11 @@ from muse_jax.tokenizers import Clusters
 class CogLMSampling(TokenSampling):
     """Autoregressive generation of images by CogLM.
 
-    The fields of `TokenSampling`, and:
+    Fields are those of `TokenSampling`, and:
     text_weight: bias added to the attention logits of text tokens when a whole image is generated, 0 or
       greater; 1.4 in the published program.
-    infill_text_weight: likewise when a region is inpainted; 1.4 in the published program.
-    num_candidates: images generated of each prompt, of which the best are kept, at least 1.
+    infill_text_weight: the same bias when a region is inpainted; 1.4 in the published program.
+    num_candidates: images generated per prompt, of which the best are kept; at least 1.
     """
 
     text_weight: float = 1.4
@@ -36,12 +36,12 @@ class CogLMSampling(TokenSampling):
 
 
 def bind_clusters(params: TokenSampling, clusters: Clusters | None) -> Sampling:
-    """The draw of codes that the parameters describe, as the sampling loops take it.
+    """The parameters in the form that the sampling loops take.
 
     Raises:
-      ValueError: one sentence, if clusters are asked for and there are none.
+      ValueError: the parameters use clusters, but there are none.
     """
-    number: Any = np.float32  # of one type always: a Python int would compile anew
+    number: Any = np.float32  # always one type: a Python int would compile another program
     sampling = Sampling(
         number(params.temperature),
         top_k=int(params.top_k),

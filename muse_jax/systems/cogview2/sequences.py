@@ -1,9 +1,9 @@
-"""CogLM's vocabulary and sequences: tokens, ranks, labels and where the loss counts (CogView2, section 3.1).
+"""CogLM's vocabulary and sequences: tokens, ranks, labels and loss masks (CogView2, section 3.1).
 
 Every sequence has the layout of `CogLM`: text slots, `<start_of_image>`, image tokens row by row. Labels are
-the next token. The attention rule, which ranks express (`muse_jax.nn.rank_attention`): context attends
-to context both ways, a predicted region attends to all context and causally to itself. A run of a region
-begins with a token that is given, the one before the first that is predicted.
+the next tokens. Ranks express the attention rule (`muse_jax.nn.rank_attention`): context attends to context
+in both directions, and a predicted region attends to all context and causally to itself. Each run of a region
+starts with a given token, the one before the first predicted token.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from scipy.special import pdtr
 
 SPECIAL_TOKENS = ("<pad>", "<start_of_image>", "<start_of_text>")
 _SPAN_CDF = pdtr(np.arange(16), 3).astype(np.float32)
-"""Lengths of predicted spans of text are Poisson(3): how probable it is that one is at most 0, 1, .. 15."""
+"""Cumulative probabilities of Poisson(3), the length of predicted spans of text, at 0, 1, .. 15."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """One numbering of all tokens: image codes, then text pieces, then `SPECIAL_TOKENS`.
+    """Numbering of all tokens: image codes, then text pieces, then `SPECIAL_TOKENS`.
 
-    `pad` follows the text pieces, and a caption: drawn after the last piece, it ends the text. A
-    sentencepiece model may have fewer pieces than there is room for.
+    `pad` marks the end of a caption when captions are sampled. A sentencepiece model may have fewer pieces
+    than the vocabulary has room for.
     """
 
     image_codes: int
@@ -52,19 +52,19 @@ class Vocabulary:
     def words(
         self, text: Int[Array, "batch text"], text_mask: Bool[Array, "batch text"]
     ) -> Int[Array, "batch text"]:
-        """Pieces of sentencepiece, ids from 0, in this numbering; `pad` where there are none."""
+        """Token ids of sentencepiece ids; `pad` where `text_mask` is False."""
         return jnp.where(text_mask, text + self.image_codes, self.pad)
 
 
 @struct.dataclass
 class Sequence:
-    """A batch of sequences, whole: text slots, `<start_of_image>`, image tokens."""
+    """Batch of sequences: text slots, `<start_of_image>`, image tokens."""
 
     tokens: Int[Array, "batch length"]
     ranks: Int[Array, "batch length"]
     labels: Int[Array, "batch length"]
     loss: Bool[Array, "batch length"]
-    """Where the label is to be predicted."""
+    """True where the label is predicted."""
 
 
 def text_to_image(
@@ -72,21 +72,25 @@ def text_to_image(
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
-    drawn: Bool[Array, "batch tokens"] | None = None,
+    region: Bool[Array, "batch tokens"] | None = None,
 ) -> Sequence:
-    """An image after its caption; the tokens that are `drawn` (None: all of them) are to be predicted.
+    """An image after its caption, for predicting the image tokens in `region` (None: all).
 
-    The text sees itself both ways, and nothing else. Image tokens that are neither drawn nor left of a drawn
-    one are context, which sees itself and the text. `<start_of_image>` is left of the first token.
+    The text attends to itself in both directions and to nothing else. Image tokens that are neither in the
+    region nor directly before a token of it are context, which attends to itself and the text.
+    `<start_of_image>` is directly before the first image token.
 
     Args:
-      text: pieces of sentencepiece, ids from 0; one less than the network's text slots.
-      image: codes; those at places that are sampled only affect the labels.
+      vocabulary: of the network.
+      text: ids of sentencepiece; one less than the network's text slots.
+      text_mask: True for pieces, False for padding.
+      image: codes; those in the region only affect the labels.
+      region: True for predicted image tokens.
     """
-    drawn = jnp.ones(image.shape, bool) if drawn is None else drawn
-    before = jnp.pad(drawn, ((0, 0), (0, 1)))  # <start_of_image> and image tokens: the next one is drawn
-    region = before | jnp.pad(drawn, ((0, 0), (1, 0)))
-    order = jnp.arange(region.shape[1])
+    region = jnp.ones(image.shape, bool) if region is None else region
+    before = jnp.pad(region, ((0, 0), (0, 1)))  # <start_of_image> and image tokens: the next one is predicted
+    causal = before | jnp.pad(region, ((0, 0), (1, 0)))
+    order = jnp.arange(causal.shape[1])
     text_ranks = jnp.pad(jnp.where(text_mask, 0, -1), ((0, 0), (0, 1)), constant_values=-1)
     return _sequence(
         vocabulary,
@@ -94,7 +98,7 @@ def text_to_image(
         text_ranks,
         jnp.zeros(text_ranks.shape, bool),
         image,
-        jnp.where(region, 2 + order, 1),
+        jnp.where(causal, 2 + order, 1),
         before,
     )
 
@@ -107,18 +111,19 @@ def image_to_text(
     region: Bool[Array, "batch tokens"] | None = None,
     loss: Bool[Array, "batch tokens"] | None = None,
 ) -> Sequence:
-    """A caption after its image: `<start_of_text>`, the pieces and `pad`, causal, seeing the whole image.
+    """A caption after its image: `<start_of_text>`, pieces and `pad`, causal, attending to the whole image.
 
     Args:
-      text, image: as for `text_to_image`.
-      region: image tokens that are predicted too, causal among themselves (None: none), see `draw_patches`.
-      loss: of them, where the next token is to be predicted.
+      vocabulary, text, text_mask, image: see `text_to_image`.
+      region: True for image tokens that are predicted too, causally among themselves, see `draw_patches`;
+        None: none.
+      loss: True for tokens of the region whose next token is predicted.
     """
     batch, tokens = image.shape
     pieces = vocabulary.words(text, text_mask)
     start = jnp.full((batch, 1), vocabulary.start_of_text)
     there = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
-    # The text comes last in order: after all of the image, whichever of it is predicted.
+    # The text comes last, after the whole image, including its predicted part.
     text_ranks = jnp.where(there, 1 + tokens + jnp.arange(there.shape[1]), -1)
     order = 1 + jnp.arange(tokens)
     image_ranks = jnp.zeros(image.shape, jnp.int32) if region is None else jnp.where(region, order, 0)
@@ -142,7 +147,7 @@ def text_only(
     region: Bool[Array, "batch text"],
     loss: Bool[Array, "batch text"],
 ) -> Sequence:
-    """The text without an image: a region of spans is causal, the rest context (`draw_spans`)."""
+    """A text without an image; a region of spans is causal, the rest is context (see `draw_spans`)."""
     batch = len(text)
     ranks = jnp.where(text_mask, jnp.where(region, 1 + jnp.arange(text.shape[1]), 0), -1)
     image = jnp.full((batch, image_tokens), vocabulary.pad)
@@ -159,7 +164,7 @@ def text_only(
 
 
 def _sequence(vocabulary, text, text_ranks, text_loss, image, image_ranks, image_loss) -> Sequence:
-    """Joins the two parts; `image_ranks` and `image_loss` begin with `<start_of_image>`."""
+    """Joins text and image; `image_ranks` and `image_loss` start with `<start_of_image>`."""
     start = jnp.full((len(image), 1), vocabulary.start_of_image)
     end = jnp.full((len(image), 1), vocabulary.pad)
     both = lambda left, right: jnp.concatenate([left, right], axis=1)  # noqa: E731
@@ -172,7 +177,7 @@ def _sequence(vocabulary, text, text_ranks, text_loss, image, image_ranks, image
 
 
 def select(kind: Int[Array, " batch"], sequences: tuple[Sequence, ...]) -> Sequence:
-    """Of each sample the sequence that `kind` numbers."""
+    """Selects `sequences[kind[i]]` for each sample i."""
     pick = lambda *leaves: jnp.stack(leaves)[kind, jnp.arange(len(kind))]  # noqa: E731
     return jax.tree.map(pick, *sequences)
 
@@ -180,10 +185,11 @@ def select(kind: Int[Array, " batch"], sequences: tuple[Sequence, ...]) -> Seque
 def draw_patches(
     key: Array, batch: int, grid: tuple[int, int], patch: int, share: float
 ) -> tuple[Bool[Array, "batch tokens"], Bool[Array, "batch tokens"]]:
-    """Region and loss of `share` worth of `patch x patch` squares at random places, which may overlap.
+    """Region and loss mask of random squares of `patch x patch` tokens, which may overlap.
 
-    In each square all but the last column predict the token to their right: `patch * (patch - 1)` of it. A
-    square may lie anywhere; the published program never begins one in the last row or column that has room.
+    The squares cover `share` of the grid, if overlaps are ignored. In each square, all columns but the last
+    predict the token to their right: `patch * (patch - 1)` tokens. A square may be anywhere; the published
+    program never starts one in the last possible row or column.
     """
     rows, columns = (side - patch + 1 for side in grid)
     count = int(share * grid[0] * grid[1] / patch**2)
@@ -206,10 +212,10 @@ def draw_patches(
 def draw_spans(
     key: Array, text_mask: Bool[Array, "batch text"], share: float = 0.15
 ) -> tuple[Bool[Array, "batch text"], Bool[Array, "batch text"]]:
-    """Region and loss of spans that predict at most `share` of each text, at least one token of it.
+    """Region and loss mask of random spans that predict at most `share` of each text, but at least one token.
 
-    Lengths are Poisson(3), at least 1, and the places are uniform; no two spans touch. A span's region has
-    the given token before it too.
+    Lengths are Poisson(3), at least 1, and positions are uniform; spans never touch. The region of a span
+    includes the given token before it.
     """
     length_key, place_key = jax.random.split(key)
     batch, slots = text_mask.shape
@@ -218,12 +224,12 @@ def draw_spans(
     most = max(1, int(share * slots))
     uniform = jax.random.uniform(length_key, (batch, most))
     spans = jnp.maximum(1, jnp.searchsorted(jnp.asarray(_SPAN_CDF), uniform))
-    # Short texts have room for no more than their budget.
+    # No span may be longer than the budget of a short text.
     spans = jnp.minimum(spans, jnp.floor(budget).astype(spans.dtype))
     total = jnp.cumsum(spans, axis=1)
     kept = (total <= budget) & (length > 1)
     spans = jnp.where(kept, spans, 0)
-    # Distinct places in the text without its spans, in order; then each span pushes the later ones on.
+    # Distinct positions in the text without its spans, in order; then each span shifts the later ones.
     free = length - jnp.sum(spans, axis=1, keepdims=True)
     lottery = jnp.where(jnp.arange(slots) < free, jax.random.uniform(place_key, (batch, slots)), jnp.inf)
     places = jnp.argsort(lottery, axis=1)[:, :most]

@@ -1,4 +1,4 @@
-"""Checks that the stages of a CogView2 pipeline go together."""
+"""Checks that the stages of a CogView2 pipeline are compatible."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +19,12 @@ TEXT = "text.model"
 
 
 def check_trained_together(sources: Mapping[str, Source]) -> None:
-    """Refuses super-resolution stages that were trained with another tokenizer, text model or CogLM.
+    """Checks that super-resolution stages were trained with the tokenizer, text model and CogLM given here.
 
-    Content is compared, not paths: a run that was moved is the same.
+    Contents are compared rather than paths, so runs may be moved.
 
     Raises:
-      ValueError: one sentence that names the first difference.
+      ValueError: they were not; the message names the first difference.
     """
     coarse = sources["coarse"]
     for name, source in sources.items():
@@ -60,23 +60,23 @@ def check_stages(
     direct: LoadedStage | None,
     iterative: LoadedStage | None,
 ) -> None:
-    """Refuses networks that do not fit the text model, the tokenizer, the clusters or each other.
+    """Checks that the networks fit the text model, the tokenizer, the clusters and each other.
 
     Raises:
-      ValueError: one sentence.
+      ValueError: they do not; the message names the first mismatch.
     """
     network, tokenizer = coarse.network, coarse.tokenizer
     vocabulary = Vocabulary(tokenizer.codebook_size, network.vocab_size)
     check_vocabulary(network, vocabulary)
     if len(text_pieces) > vocabulary.text_pieces:
         raise ValueError(
-            f"The text has {len(text_pieces)} pieces, but CogLM's vocabulary has room for "
-            f"{vocabulary.text_pieces}: take the sentencepiece model it was trained with."
+            f"The text model has {len(text_pieces)} pieces, but CogLM's vocabulary has room for "
+            f"{vocabulary.text_pieces}: use the sentencepiece model that it was trained with."
         )
     if text_pieces.max_length != network.text_pieces:
         raise ValueError(
             f"The texts have up to {text_pieces.max_length} pieces, but CogLM reads "
-            f"{network.text_pieces}: give TextPieces that length."
+            f"{network.text_pieces}: give TextPieces this length."
         )
     for stage in (coarse, direct):
         if stage is not None:
@@ -98,7 +98,7 @@ def _check_superres(coarse: LoadedStage, direct: LoadedStage | None, iterative: 
         if given[0] != network.vocab_size or given[1] > network.text_pieces:
             raise ValueError(
                 f"The {name} network has {given[0]} tokens and reads {given[1]} pieces, but CogLM has "
-                f"{network.vocab_size} and reads {network.text_pieces}: take the one that was made of it."
+                f"{network.vocab_size} and reads {network.text_pieces}: use one initialized from it."
             )
     if direct is None:
         if iterative is not None:
@@ -106,8 +106,8 @@ def _check_superres(coarse: LoadedStage, direct: LoadedStage | None, iterative: 
         return
     if direct.network.grid != network.grid:
         raise ValueError(
-            f"The direct network reads a grid {direct.network.grid}, but CogLM draws {network.grid}: take "
-            "the one that was made of it."
+            f"The direct network reads a grid {direct.network.grid}, but CogLM generates {network.grid}: use "
+            "a network initialized from this CogLM."
         )
     if iterative is None:
         return
@@ -115,6 +115,6 @@ def _check_superres(coarse: LoadedStage, direct: LoadedStage | None, iterative: 
     given = (iterative.network.grid, len(iterative.sampling.top_k) or steps)
     if given != (direct.network.fine_grid, steps):
         raise ValueError(
-            f"The iterative stage has a grid {given[0]} and {given[1]} iterations, but the direct one draws "
-            f"{direct.network.fine_grid}, which takes {steps}: take a pair that was trained together."
+            f"The iterative stage has a grid {given[0]} and {given[1]} iterations, but the direct one "
+            f"generates {direct.network.fine_grid}, which takes {steps}: use a pair trained together."
         )

@@ -1,7 +1,7 @@
 """CogView2's super-resolution networks, both initialized from a CogLM (CogView2, section 3.2 and 3.3).
 
-The direct one draws all tokens of the fine grid at once from the text and a coarse image; the iterative one
-redraws some of them, given the rest and the text.
+The direct one predicts all tokens of the fine grid at once from the text and a coarse image; the iterative
+one predicts some of them from the others and the text.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ Grid = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class DirectAttention:
-    """`Attend` of two streams: CogLM's sequence, by rank, and fine tokens, which see two windows.
+    """`Attend` for two streams: CogLM's sequence, by rank, and fine tokens, which attend to two windows.
 
-    One window is on the fine tokens, one on the sequence's image around the place that a fine token covers.
+    One window is on the fine tokens, the other on the coarse image around the position of the fine token.
     """
 
     grid: Grid
@@ -42,18 +42,18 @@ class DirectAttention:
         (read,), _ = attend_by_rank((sequence,), None, ranks)
         image = math.prod(self.coarse_grid)
         _, key, value = (_tokens_first(part[:, :, -image:]) for part in sequence)
-        drawn = local_attention(
+        out = local_attention(
             *(_tokens_first(part) for part in fine),
             grid=self.grid,
             window=self.window,
             coarse=LocalKeys(key, value, self.coarse_grid, self.coarse_window),
         )
-        return (read, _heads_first(drawn)), None
+        return (read, _heads_first(out)), None
 
 
 @dataclasses.dataclass(frozen=True)
 class IterativeAttention:
-    """`Attend` of two streams: text, which sees itself, and an image, which sees a window and the text."""
+    """`Attend` for text, which attends to itself, and an image, which attends to a window and the text."""
 
     grid: Grid
     window: Grid
@@ -65,7 +65,7 @@ class IterativeAttention:
         ranks = jnp.where(text_mask, 0, -1)
         (read,), _ = attend_by_rank((text,), None, Ranks(ranks, ranks, jnp.zeros(())))
         _, key, value = (_tokens_first(part) for part in text)
-        drawn = local_attention(
+        out = local_attention(
             *(_tokens_first(part) for part in image),
             grid=self.grid,
             window=self.window,
@@ -73,7 +73,7 @@ class IterativeAttention:
             extra_value=value,
             extra_mask=text_mask,
         )
-        return (read, _heads_first(drawn)), None
+        return (read, _heads_first(out)), None
 
 
 def _tokens_first(x: Array) -> Array:
@@ -87,13 +87,13 @@ def _heads_first(x: Array) -> Array:
 class DirectSuperRes(CogLMBase):
     """Logits of all fine tokens at once, from the text and the coarse image (CogView2, section 3.2).
 
-    The sequence is CogLM's, of whole weights that stay as they are. The fine tokens all come in as
-    `<start_of_image>`, with positions and attention weights of their own (`split_params`), and share norms,
-    MLPs and tables. Nothing in the sequence sees them.
+    The sequence is processed with the frozen weights of CogLM. All fine tokens are input as
+    `<start_of_image>`; they have their own position embeddings and attention weights (`split_params`), and
+    share norms, MLPs and tables with CogLM. Nothing in the sequence attends to them.
 
-    Fields as in `CogLMBase`, of the coarse image, and:
-      factor: fine tokens along a side over coarse ones.
-      window, coarse_window: what a fine token sees of the fine and of the coarse tokens; odd.
+    Fields are those of `CogLMBase` for the coarse image, and:
+      factor: ratio of the sides of the fine and the coarse grid.
+      window, coarse_window: odd sizes of a fine token's windows on the fine and the coarse tokens.
     """
 
     factor: int = 3
@@ -104,7 +104,7 @@ class DirectSuperRes(CogLMBase):
 
     @property
     def fine_grid(self) -> Grid:
-        """Height and width of the fine tokens."""
+        """Height and width of the fine grid."""
         return self.grid[0] * self.factor, self.grid[1] * self.factor
 
     def setup(self):
@@ -119,7 +119,7 @@ class DirectSuperRes(CogLMBase):
         ranks: Int[Array, "batch length"],
         deterministic: bool = True,
     ) -> Float[Array, "batch fine vocab"]:
-        """Float32 logits of the fine tokens, each at its own place, row by row."""
+        """Float32 logits of the fine tokens, row by row."""
         return self.logits(self.hidden(tokens, ranks, deterministic))
 
     def hidden(
@@ -128,13 +128,14 @@ class DirectSuperRes(CogLMBase):
         ranks: Int[Array, "batch length"],
         deterministic: bool = True,
     ) -> Float[Array, "batch fine width"]:
-        """The features that the output table is multiplied with.
+        """Features before the output projection.
 
-        `tokens` and `ranks` are of `text_to_image` with nothing drawn: the text sees itself, the image all.
+        `tokens` and `ranks` come from `text_to_image` with an empty region: the text attends to itself, the
+        image to everything.
         """
         self._check(tokens, ranks)
         slots = jnp.broadcast_to(jnp.arange(self.length), tokens.shape)
-        start = self.embedding[tokens[:, self.text_length]]  # the sequence's own <start_of_image>
+        start = self.embedding[tokens[:, self.text_length]]  # the sequence's <start_of_image>
         fine = (start[:, None] + self.fine_positions).astype(self.dtype)
         xs = tuple(self.drop(x, deterministic=deterministic) for x in (self._embed(tokens, slots), fine))
         attend = DirectAttention(self.fine_grid, self.window, self.grid, self.coarse_window)
@@ -144,12 +145,12 @@ class DirectSuperRes(CogLMBase):
 
 
 class IterativeSuperRes(CogLMBase):
-    """Logits of each token of an image, given the text and the tokens around it (CogView2, section 3.3).
+    """Logits of each token of an image given the text and the tokens around it (CogView2, section 3.3).
 
-    Tokens that are to be drawn come in as `<start_of_image>`. Text and image share all weights.
+    Masked tokens are input as `<start_of_image>`. Text and image share all weights.
 
-    Fields as in `CogLMBase`, where `grid` is the fine one and all text slots hold pieces, and:
-      window: what a token sees of the image; odd.
+    Fields are those of `CogLMBase`, with the fine grid as `grid` and pieces in all text slots, and:
+      window: odd sizes of a token's window on the image.
     """
 
     window: Grid = (9, 5)
@@ -158,11 +159,11 @@ class IterativeSuperRes(CogLMBase):
 
     @property
     def text_pieces(self) -> int:
-        """Pieces of a text: as many as there are slots."""
+        """Maximum number of pieces of a text, which is the number of text slots."""
         return self.text_length
 
     def example_inputs(self) -> tuple[Array, ...]:
-        """Inputs of the smallest size, to initialize parameters with."""
+        """Smallest inputs, for initialization."""
         text = jnp.zeros((1, self.text_length), jnp.int32)
         return jnp.zeros((1, self.image_tokens), jnp.int32), text, text > 0
 
@@ -173,7 +174,7 @@ class IterativeSuperRes(CogLMBase):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch tokens vocab"]:
-        """Float32 logits of the image's tokens, each at its own place, row by row."""
+        """Float32 logits of the image's tokens, row by row."""
         return self.logits(self.hidden(tokens, text, text_mask, deterministic))
 
     def hidden(
@@ -183,7 +184,7 @@ class IterativeSuperRes(CogLMBase):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch tokens width"]:
-        """The features that the output table is multiplied with. `text` has the ids of the vocabulary."""
+        """Features before the output projection. `text` has ids of the vocabulary."""
         wanted = {"tokens": self.image_tokens, "text": self.text_length, "text_mask": self.text_length}
         for (name, count), value in zip(wanted.items(), (tokens, text, text_mask), strict=True):
             if value.shape != (len(tokens), count):
@@ -200,7 +201,7 @@ class IterativeSuperRes(CogLMBase):
 
 
 def split_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A `DirectSuperRes`'s parameters: those of its CogLM, and its own, which are trained."""
+    """Splits parameters of a `DirectSuperRes` into those of its CogLM and its own, which are trained."""
     transformer = params["transformer"]
     layers = {name: leaf for name, leaf in transformer["layers"].items() if name != "fine_attention"}
     coglm = {name: leaf for name, leaf in params.items() if name != "fine_position_embedding"}
@@ -213,17 +214,19 @@ def split_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def join_params(coglm: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_params`."""
+    """Inverse of `split_params`."""
     transformer = coglm["transformer"]
     layers = {**transformer["layers"], **own["transformer"]["layers"]}
     return {**coglm, **own, "transformer": {**transformer, "layers": layers}}
 
 
 def direct_from_coglm(coglm: Mapping[str, Any], grid: Grid, factor: int) -> dict[str, Any]:
-    """The own parameters a `DirectSuperRes` starts with: the CogLM's attention, and its positions tiled.
+    """Initial own parameters of a `DirectSuperRes`: the CogLM's attention weights and tiled positions.
 
     Args:
-      grid: of the CogLM's image tokens, whose positions are the last rows of its table.
+      coglm: parameters of the CogLM.
+      grid: grid of its image tokens, whose positions are the last rows of its table.
+      factor: ratio of the sides of the fine and the coarse grid.
     """
     return {
         "fine_position_embedding": _tiled(coglm, grid, factor),
@@ -232,7 +235,7 @@ def direct_from_coglm(coglm: Mapping[str, Any], grid: Grid, factor: int) -> dict
 
 
 def iterative_from_coglm(coglm: Mapping[str, Any], grid: Grid, factor: int) -> dict[str, Any]:
-    """The parameters an `IterativeSuperRes` starts with: the CogLM's, the image's positions tiled."""
+    """Initial parameters of an `IterativeSuperRes`: those of the CogLM, with tiled image positions."""
     rest = coglm["position_embedding"][: -math.prod(grid)]
     table = jnp.concatenate([rest, _tiled(coglm, grid, factor)])
     return {**coglm, "position_embedding": table}

@@ -1,7 +1,4 @@
-"""Sampling for CogView2's super-resolution: direct, then iterative (LoPAR).
-
-Pure functions like those of `muse_jax.systems.cogview2.sampling`.
-"""
+"""Sampling for CogView2's super-resolution, direct and iterative (LoPAR): pure functions to be jitted."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +17,11 @@ def coarse_sequence(
     text_mask: Bool[Array, "batch text"],
     image: Int[Array, "batch tokens"],
 ) -> Sequence:
-    """The input sequence of `DirectSuperRes`: the text attends to itself, and the whole image is given."""
+    """Input sequence of `DirectSuperRes`: the text attends to itself, and the whole image is given."""
     return text_to_image(vocabulary, text, text_mask, image, jnp.zeros(image.shape, bool))
 
 
-def draw_fine(
+def sample_fine_tokens(
     model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
@@ -35,10 +32,11 @@ def draw_fine(
 ) -> Int[Array, "batch fine"]:
     """Samples the tokens of the fine grid in one pass, independently (CogView2, section 3.2).
 
-    The published `sampling` is by clusters: the 100 most probable of 500, temperature 0.89 inside.
+    The published program samples by clusters: one of the 100 most probable of 500, with temperature 0.89
+    inside.
 
     Raises:
-      ValueError: text or image of another size than the network's.
+      ValueError: the text or the image does not have the network's size.
     """
     check_inputs(model, text, text_mask, image=image)
     sequence = coarse_sequence(model.vocabulary, text, text_mask, image)
@@ -46,7 +44,7 @@ def draw_fine(
     return sampling(key, model.apply(hidden, 0, model.vocabulary.image_codes, method="logits"))
 
 
-def redraw_fine(
+def refine_tokens(
     model: BoundCogLM,
     text: Int[Array, "batch text"],
     text_mask: Bool[Array, "batch text"],
@@ -62,7 +60,7 @@ def redraw_fine(
     """Resamples fine tokens by LoPAR (CogView2, section 3.3), see `lopar_decode`.
 
     Raises:
-      ValueError: as `lopar_decode`, and for text or image of another size than the network's.
+      ValueError: as in `lopar_decode`, or the text or the image does not have the network's size.
     """
     check_inputs(model, text, text_mask, fine=fine)
     pieces = model.vocabulary.words(text, text_mask)

@@ -1,7 +1,7 @@
 """Training of CogView2's super-resolution networks from a CogLM (CogView2, section 3.2 and 3.3).
 
-One tokenizer serves the coarse and the fine image, as one table has all codes. The coarse image is the
-fine one, averaged over squares of `config.data.superres_factor` pixels.
+One tokenizer encodes the coarse and the fine image, since one table contains all codes. The coarse image is
+the mean of the fine one over squares of `config.data.superres_factor` pixels.
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ from muse_jax.systems.cogview2.superres import (
     join_params,
     split_params,
 )
-from muse_jax.systems.cogview2.superres_sampling import coarse_sequence, draw_fine, redraw_fine
+from muse_jax.systems.cogview2.superres_sampling import coarse_sequence, refine_tokens, sample_fine_tokens
 from muse_jax.systems.cogview2.tasks import CogViewTask, mean_over, sums_over
 from muse_jax.systems.token_task import encode
 from muse_jax.training.config_checks import check_limits
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, check_loss_keys
 
 _SAME = ("vocab_size", "image_position", "width", "depth", "heads", "mlp_dim")
-"""Fields of a CogLM that what grows out of it has too."""
+"""Fields that a super-resolution network shares with its CogLM."""
 
 
 class _SuperResTask(CogViewTask):
-    """Tokens of the coarse and of the fine image."""
+    """Base of the two tasks: tokens of the coarse and of the fine image."""
 
     config_defaults: ClassVar[Mapping[str, Any]] = {
         **CogViewTask.config_defaults,
@@ -45,18 +45,18 @@ class _SuperResTask(CogViewTask):
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
-        """Refuses a factor below 2."""
+        """Checks that the factor is at least 2."""
         check_limits(config, {"data.superres_factor": (2, float("inf"))})
 
     def params_from(self, source: Any) -> Any | None:
-        """The source's own such network, or one grown from its CogLM (CogView2, section 3.2 and 3.3)."""
+        """Parameters of the same network, or initialized from a CogLM (CogView2, section 3.2 and 3.3)."""
         if source.stages != ("coarse",):
             return super().params_from(source)
         coglm = source.network("coarse")
-        return jax.device_get(self.grow(coglm.params, tuple(coglm.module.grid), self.factor))
+        return jax.device_get(self.from_coglm(coglm.params, tuple(coglm.module.grid), self.factor))
 
-    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
-        """This network's parameters, made from those of a CogLM with the given grid."""
+    def from_coglm(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+        """Initial parameters, made from those of a CogLM with the given grid."""
         raise NotImplementedError
 
     def __init__(self, config: Any, network: Any):
@@ -81,7 +81,7 @@ class _SuperResTask(CogViewTask):
 
 
 class DirectSuperResTask(_SuperResTask):
-    """Direct super-resolution: all fine tokens at once, with the CogLM of `config.coglm` frozen."""
+    """Training of direct super-resolution: all fine tokens at once, with a frozen CogLM (`config.coglm`)."""
 
     network: DirectSuperRes
     sampling_params = TokenSampling
@@ -91,7 +91,7 @@ class DirectSuperResTask(_SuperResTask):
         "sampling": TokenSampling().to_dict(),
     }
 
-    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+    def from_coglm(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
         return direct_from_coglm(params, grid, factor)
 
     def __init__(self, config: Any):
@@ -100,11 +100,11 @@ class DirectSuperResTask(_SuperResTask):
         if self.network.factor != self.factor:
             raise ValueError(
                 f"config.model.factor is {self.network.factor}, but config.data.superres_factor is "
-                f"{self.factor}: set one to the other."
+                f"{self.factor}: set them to the same value."
             )
 
     def frozen(self) -> Any:
-        """The tokenizer, the clusters, and the CogLM of `config.coglm`; it must have the network's sizes."""
+        """Weights of the tokenizer, the clusters, and the CogLM, which must have the network's sizes."""
         coglm = open_source(self.config.coglm, "config.coglm").network("coarse")
         for name in (*_SAME, "grid"):
             given, wanted = getattr(coglm.module, name), getattr(self.network, name)
@@ -127,7 +127,7 @@ class DirectSuperResTask(_SuperResTask):
         return split_params(self._init(key))[1]
 
     def losses(self, params: Any, frozen: Any, batch: Batch, key: Array | None) -> Array:
-        """Cross-entropy of each fine token; `key` seeds dropout, None switches it off."""
+        """Cross-entropy of each fine token; `key` is for dropout, None disables it."""
         coarse, fine, text, text_mask = self.inputs(frozen, batch)
         sequence = coarse_sequence(self.vocabulary, text, text_mask, coarse)
         variables = {"params": join_params(frozen["coglm"], params)}
@@ -150,10 +150,10 @@ class DirectSuperResTask(_SuperResTask):
         return {"cross_entropy": sums_over(losses, jnp.ones(losses.shape, bool))}
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Reconstructions of the batch's images, followed by images drawn from their coarse tokens."""
+        """Reconstructions of images of the batch, followed by images sampled from their coarse tokens."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         coarse, fine, text, text_mask = self.inputs(frozen, batch)
-        drawn = draw_fine(
+        sampled = sample_fine_tokens(
             BoundCogLM(self.network, join_params(frozen["coglm"], params), self.vocabulary),
             text,
             text_mask,
@@ -161,11 +161,11 @@ class DirectSuperResTask(_SuperResTask):
             key,
             sampling=self.code_sampling(frozen),
         )
-        return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.fine_grid)}
+        return {"samples": self.decode(frozen, jnp.concatenate([fine, sampled]), self.network.fine_grid)}
 
 
 class IterativeSuperResTask(_SuperResTask):
-    """Iterative super-resolution: the fine tokens masked in a random step of LoPAR, given the others."""
+    """Training of iterative super-resolution: tokens masked in a random LoPAR iteration, given the others."""
 
     network: IterativeSuperRes
     sampling_params = LoparSampling
@@ -174,7 +174,7 @@ class IterativeSuperResTask(_SuperResTask):
         "sampling": LoparSampling().to_dict(),
     }
 
-    def grow(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
+    def from_coglm(self, params: Any, grid: tuple[int, int], factor: int) -> Any:
         return iterative_from_coglm(params, grid, factor)
 
     def __init__(self, config: Any):
@@ -188,11 +188,11 @@ class IterativeSuperResTask(_SuperResTask):
         return self.network.init(key, tokens, text, text == 0, method="hidden")["params"]
 
     def losses(
-        self, params: Any, frozen: Any, batch: Batch, turn: Int[Array, " b"], key: Array | None
+        self, params: Any, frozen: Any, batch: Batch, iteration: Int[Array, " b"], key: Array | None
     ) -> tuple[Array, Array]:
-        """Cross-entropy of each fine token, and the mask of the tokens that each sample's step masks."""
+        """Cross-entropy of each fine token, and which tokens are masked in each sample's iteration."""
         _, fine, text, text_mask = self.inputs(frozen, batch)
-        masked = jnp.asarray(self.lopar_steps) >= turn[:, None]
+        masked = jnp.asarray(self.lopar_steps) >= iteration[:, None]
         variables = {"params": params}
         hidden = self.network.apply(
             variables,
@@ -206,24 +206,25 @@ class IterativeSuperResTask(_SuperResTask):
         return self.network.apply(variables, hidden, fine, method="cross_entropy"), masked
 
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
-        turn_key, dropout_key = jax.random.split(key)
-        turn = jax.random.randint(turn_key, (len(batch["caption_ids"]),), 1, self.lopar_steps.max() + 1)
-        losses, masked = self.losses(params, frozen, batch, turn, dropout_key)
+        step_key, dropout_key = jax.random.split(key)
+        iteration = jax.random.randint(step_key, (len(batch["caption_ids"]),), 1, self.lopar_steps.max() + 1)
+        losses, masked = self.losses(params, frozen, batch, iteration, dropout_key)
         return mean_over(losses, masked), {"weight": jnp.sum(masked)}
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
-        """Cross-entropy of the tokens masked in the first step, and in the last one."""
+        """Cross-entropy of the tokens masked in the first iteration and in the last one."""
         scores = {}
-        for name, turn in (("first_turn", 1), ("last_turn", int(self.lopar_steps.max()))):
-            turns = jnp.full(len(batch["caption_ids"]), turn)
-            scores[f"cross_entropy_{name}"] = sums_over(*self.losses(params, frozen, batch, turns, None))
+        for name, step in (("first_iteration", 1), ("last_iteration", int(self.lopar_steps.max()))):
+            iteration = jnp.full(len(batch["caption_ids"]), step)
+            losses = self.losses(params, frozen, batch, iteration, None)
+            scores[f"cross_entropy_{name}"] = sums_over(*losses)
         return scores
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Reconstructions of the batch's images, followed by the same after all iterations."""
+        """Reconstructions of images of the batch, followed by the same images after all iterations."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         _, fine, text, text_mask = self.inputs(frozen, batch)
-        drawn = redraw_fine(
+        refined = refine_tokens(
             BoundCogLM(self.network, params, self.vocabulary),
             text,
             text_mask,
@@ -233,4 +234,4 @@ class IterativeSuperResTask(_SuperResTask):
             top_k=tuple(self.config.sampling.top_k) or None,
             temperature=self.config.sampling.temperature,
         )
-        return {"samples": self.decode(frozen, jnp.concatenate([fine, drawn]), self.network.grid)}
+        return {"samples": self.decode(frozen, jnp.concatenate([fine, refined]), self.network.grid)}

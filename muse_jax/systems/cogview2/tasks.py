@@ -15,7 +15,12 @@ from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.coglm import CogLM, CogLMBase
-from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, check_vocabulary, draw_image
+from muse_jax.systems.cogview2.sampling import (
+    BoundCogLM,
+    caption_cross_entropy,
+    check_vocabulary,
+    sample_image_tokens,
+)
 from muse_jax.systems.cogview2.sampling_params import CogLMSampling
 from muse_jax.systems.cogview2.sequences import (
     Sequence,
@@ -33,15 +38,15 @@ from muse_jax.tokenizers.clusters import FILE, Clusters, codebook_rows, load_clu
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, build, check_loss_keys
 
 LOSS = {
-    "image_to_text": 0.3,  # share of the pairs that predict the caption, and patches of the image
-    "text_only": 0.0,  # share of all samples whose image is left out
+    "image_to_text": 0.3,  # share of pairs that predict the caption and patches of the image
+    "text_only": 0.0,  # share of samples without their image
     "patch": 4,  # side of the patches
-    "patch_share": 0.8,  # of the image's tokens, as if patches did not overlap
+    "patch_share": 0.8,  # share of image tokens in patches, if overlaps are ignored
 }
 
 
 class CogViewTask(TokenTask):
-    """Base of the tasks of CogView2: one vocabulary of codes and text pieces, clusters of codes."""
+    """Base of the tasks of CogView2, with one vocabulary of codes and text pieces, and clusters of codes."""
 
     config_defaults: ClassVar[Mapping[str, Any]] = {**TokenTask.config_defaults, "text_pieces": ""}
 
@@ -53,18 +58,18 @@ class CogViewTask(TokenTask):
         check_vocabulary(self.network, self.vocabulary)
 
     def check_grid(self, image_size: int) -> int:
-        """The side of the network's grid; refuses one that the tokenizer does not give at `image_size`."""
+        """Checks the network's grid against the tokenizer at `image_size`, and returns its side."""
         side = image_size // self.tokenizer.downsampling
         if self.network.grid != (side, side):
             raise ValueError(
                 f"config.model.grid is {self.network.grid}, but the tokenizer of config.tokenizer gives "
-                f"{(side, side)} at {image_size} px: set it to that."
+                f"{(side, side)} at {image_size} px: set it to this."
             )
         return side
 
     @cached_property
     def pieces(self) -> TextPieces:
-        """The sentencepiece model of `config.text_pieces`."""
+        """Sentencepiece model of `config.text_pieces`."""
         pieces = TextPieces.from_file(self.config.text_pieces, self.network.text_pieces)
         if len(pieces) > self.vocabulary.text_pieces:
             raise ValueError(
@@ -76,13 +81,13 @@ class CogViewTask(TokenTask):
 
     @cached_property
     def clusters(self) -> Clusters:
-        """The clusters that are stored with the tokenizer."""
+        """Clusters stored beside the tokenizer."""
         file = open_source(self.config.tokenizer, "config.tokenizer").file(FILE)
         return load_clusters(file, codebook_rows(self.tokenizer, self.tokenizers["tokenizer"].params))
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The encoding of the sentencepiece model; longer captions are cut."""
+        """Encoding by the sentencepiece model; captions that are too long are cut."""
         return self.pieces.encode_cut
 
     def tokenizer_hashes(self) -> Mapping[str, str]:
@@ -94,7 +99,7 @@ class CogViewTask(TokenTask):
 
     @property
     def uses_clusters(self) -> bool:
-        """Whether `config.sampling` draws codes by their clusters."""
+        """Whether `config.sampling` samples codes by clusters."""
         return bool(self.config.sampling.get("top_clusters"))
 
     def frozen(self) -> Any:
@@ -108,7 +113,7 @@ class CogViewTask(TokenTask):
         return {**shapes, "clusters": jax.ShapeDtypeStruct((self.tokenizer.codebook_size,), jnp.int32)}
 
     def code_sampling(self, frozen: Any) -> Sampling:
-        """How `config.sampling` draws image codes."""
+        """Sampling of image codes according to `config.sampling`."""
         given = self.config.sampling
         sampling = Sampling(given.temperature, given.top_k, given.top_p if given.top_p < 1 else None)
         if not given.top_clusters:
@@ -121,14 +126,14 @@ class CogViewTask(TokenTask):
         )
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"], grid: tuple[int, int]) -> Array:
-        """uint8 images of image codes."""
+        """Decodes image codes to uint8 images."""
         params = frozen["tokenizers"]["tokenizer"]
         tokens = rearrange(tokens, "b (h w) -> b h w", h=grid[0])
         return from_unit_range(self.tokenizer.decode(params, tokens))
 
 
 class CogLMTask(CogViewTask):
-    """Next-token prediction on images and captions, in three kinds of sequences sampled inside the step."""
+    """Training of CogLM: next-token prediction on three kinds of sequences of images and captions."""
 
     sampling_params = CogLMSampling
     config_defaults: ClassVar[Mapping[str, Any]] = {
@@ -147,7 +152,7 @@ class CogLMTask(CogViewTask):
             raise ValueError(f"config.loss.patch is {self.shares['patch']}: it must be between 2 and {side}.")
 
     def features(self, frozen: Any, image: Array) -> dict[str, Array]:
-        """Tokens of uint8 images."""
+        """Encodes uint8 images."""
         return {"tokens": encode(self.tokenizer, frozen["tokenizers"]["tokenizer"], to_unit_range(image))}
 
     def inputs(
@@ -164,7 +169,7 @@ class CogLMTask(CogViewTask):
     def samples(
         self, key: Array, image: Int[Array, "b n"], text: Int[Array, "b t"], text_mask: Bool[Array, "b t"]
     ) -> Sequence:
-        """A sequence for each pair, of a random kind; the shares of the kinds are kept in every batch."""
+        """Makes a sequence of a random kind from each pair; each batch has the configured shares of kinds."""
         kind_key, order_key, patch_key, span_key = jax.random.split(key, 4)
         batch, shares = len(image), self.shares
         place = jax.random.permutation(order_key, batch) + jax.random.uniform(kind_key, (batch,))
@@ -196,7 +201,7 @@ class CogLMTask(CogViewTask):
         }
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
-        """Cross-entropy of the image's tokens given the caption, and of the caption's given the image."""
+        """Cross-entropy of image tokens given the caption, and of text pieces given the image."""
         image, text, text_mask = self.inputs(frozen, batch)
         sequence = text_to_image(self.vocabulary, text, text_mask, image)
         variables = {"params": params}
@@ -211,12 +216,12 @@ class CogLMTask(CogViewTask):
         }
 
     def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b h w 3"]:
-        """Images generated for the captions of a batch, by `config.sampling`."""
+        """Generates images for the captions of a batch with `config.sampling`."""
         return self.decode(frozen, self.sample_tokens(params, frozen, batch, key), self.network.grid)
 
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
-        """Image codes generated for the captions of a batch."""
-        return draw_image(
+        """Generates image codes for the captions of a batch."""
+        return sample_image_tokens(
             BoundCogLM(self.network, params, self.vocabulary),
             batch["caption_ids"],
             batch["caption_mask"],
@@ -226,7 +231,7 @@ class CogLMTask(CogViewTask):
         )
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Reconstructions of the batch's images, followed by samples for the same captions."""
+        """Reconstructions of images of the batch, followed by samples for the same captions."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         image, *_ = self.inputs(frozen, batch)
         generated = self.sample_tokens(params, frozen, batch, key)
@@ -234,10 +239,10 @@ class CogLMTask(CogViewTask):
 
 
 def mean_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Float[Array, ""]:
-    """Mean of the losses that count; 0 where none does."""
+    """Mean of the losses where `where` is True; 0 if it never is."""
     return jnp.sum(losses * where) / jnp.maximum(jnp.sum(where), 1)
 
 
 def sums_over(losses: Float[Array, "b n"], where: Bool[Array, "b n"]) -> Sums:
-    """For each example, the sum of the losses that count and their number."""
+    """Sum and number of the losses where `where` is True, for each example."""
     return jnp.sum(losses * where, axis=1), jnp.sum(where, axis=1)

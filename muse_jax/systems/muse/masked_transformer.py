@@ -19,16 +19,16 @@ class MaskedTransformer(TiedHead):
     Fields:
       vocab_size: codes of the tokenizer; the id `vocab_size` is the mask token.
       grid: sizes of the token grid, any number of axes; (height, width) for images.
-      groups: tokens a position, side by side in the flat sequence, each of `vocab_size` codes and masked by
-        itself (MaskBit). Attention is over positions, whose tokens' embeddings are summed.
+      groups: number of tokens per position, adjacent in the flat sequence, each with `vocab_size` codes and
+        masked independently (MaskBit). Attention is over positions, whose tokens' embeddings are summed.
       width, depth, heads, mlp_dim: sizes of the transformer; `heads` divides `width`.
       text_dim: width of the text encoder's states.
       dropout: rate on embeddings and residual branches, from the rng stream `dropout`.
       remat: recompute activations in the backward pass.
       dtype: of the computation; parameters, norms, softmaxes and logits are float32.
 
-    `hidden` followed by `logits` is `__call__`; `linear_logits` leaves the last product out, for code that
-    fuses it with what comes next, and `output_embedding` gives its table and bias.
+    `__call__` is `hidden` followed by `logits`. `linear_logits` omits the last product, for code that fuses
+    it with the next operation; `output_embedding` returns its table and bias.
     """
 
     vocab_size: int
@@ -49,7 +49,7 @@ class MaskedTransformer(TiedHead):
         return math.prod(self.grid) * self.groups
 
     def example_inputs(self) -> tuple[Array, ...]:
-        """Inputs of the smallest size, to initialize parameters with."""
+        """Smallest inputs, for initialization."""
         tokens = jnp.zeros((1, self.num_tokens), jnp.int32)
         return tokens, jnp.zeros((1, 2, self.text_dim)), jnp.ones((1, 2), bool)
 
@@ -86,7 +86,7 @@ class MaskedTransformer(TiedHead):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch positions width"]:
-        """The features that the output table is multiplied with."""
+        """Features before the output projection."""
         check_tokens("tokens", tokens, self.grid, self.groups)
         check_text(text, text_mask, self.text_dim)
         x = self.embedding(tokens, deterministic=deterministic)

@@ -25,18 +25,19 @@ Images = UInt8[np.ndarray, "batch height width 3"]
 
 @dataclass(frozen=True, eq=False)
 class MusePipeline(Pipeline):
-    """Text to images: text states, base tokens, super-resolution tokens, pixels (Muse, section 2).
+    """Text-to-image pipeline for Muse (section 2): text states, base tokens, super-resolution tokens, pixels.
 
-    A program is compiled at the first call for a number of prompts, of steps, or an order; other seeds,
-    scales and temperatures compile nothing.
+    The first call with a new number of prompts, number of steps or order compiles a program. Other seeds,
+    guidance scales and temperatures do not.
 
     Attributes:
-      text_encoder: frozen.
-      base: the stage of the base network, a `MaskedTransformer`.
-      superres: the stage of the super-resolution network, or None: then images are the base stage's.
+      text_encoder: frozen text encoder.
+      base: stage of the base network, a `MaskedTransformer`.
+      superres: stage of the super-resolution network, a `SuperResTransformer`; None: images come from the
+        base stage.
 
     Raises:
-      ValueError: one sentence, for parts that do not fit together.
+      ValueError: the parts do not fit together.
     """
 
     system_name: ClassVar[str] = "muse"
@@ -55,9 +56,9 @@ class MusePipeline(Pipeline):
         dtype: Any,
         **given: Any,
     ) -> dict[str, Any]:
-        """The text encoder: the one that the base stage was trained with, or another copy of it.
+        """Loads the text encoder that the base stage was trained with.
 
-        `given["text_encoder"]` may be a loaded one, or the place of T5's files on this machine, "t5:DIR".
+        `given["text_encoder"]` may be a loaded `TextEncoder`, or the directory of T5's files, "t5:DIR".
         """
         check_trained_together(sources)
         text_encoder: str | TextEncoder | None = given.pop("text_encoder", None)
@@ -82,7 +83,7 @@ class MusePipeline(Pipeline):
         return (self.superres or self.base).image_size
 
     def count_steps(self, **sampling: Any) -> int:
-        """How often `generate` calls `progress`, with the same sampling parameters."""
+        """Number of `progress` calls of `generate` with the same sampling parameters."""
         stages: Mapping[str, Any] = self.sampling(**sampling)
         return sum(int(params.num_steps) for params in stages.values())
 
@@ -96,24 +97,24 @@ class MusePipeline(Pipeline):
         progress: StepCallback | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "batch *num_samples height width 3"]:
-        """Generates images of the prompts.
+        """Generates images for prompts.
 
         Args:
           prompts: at least one string.
           negative_prompt: text to guide away from. Default: the empty text.
-          num_samples: images of each prompt, at least 1; None: one, without an axis for it.
-          seed: 0 to 2**32 - 1. Image i depends on its prompt, the seed and i, not on the other prompts.
+          num_samples: images per prompt, at least 1; None: one, and the result has no axis for samples.
+          seed: 0 to 2**32 - 1. Image i depends on its prompt, the seed and i, but not on other prompts.
           progress: called with a `muse_jax.sampling.DecodeStep` after each step; its stage is "base" or
             "superres".
           sampling: fields of `MaskedSampling` for the base stage (`num_steps`, `guidance_scale`,
             `temperature`, `choice_temperature`, `order`), and with the prefix "superres_" for the
-            super-resolution stage. Default: the checkpoint's.
+            super-resolution stage. Default: the values of the checkpoint.
 
         Returns:
           uint8 (batch, height, width, 3), or (batch, num_samples, height, width, 3).
 
         Raises:
-          ValueError: one sentence, before any device work, for an argument out of range.
+          ValueError: an argument is out of range; raised before any device work.
         """
         texts = validation.check_prompts(prompts)
         validation.check_num_samples(num_samples)
@@ -133,11 +134,11 @@ class MusePipeline(Pipeline):
         progress: StepCallback | None = None,
         **sampling: Any,
     ) -> Images:
-        """Redraws the pixels under a mask according to the prompts; all other pixels stay as they are.
+        """Replaces the pixels under a mask according to prompts; all other pixels are unchanged.
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
-          mask: True for pixels to redraw; one for each image, or one for all.
+          mask: True for pixels to replace; one per image, or one for all images.
           prompts: one for each image.
           negative_prompt, seed, progress, sampling: see `generate`.
 
@@ -145,7 +146,7 @@ class MusePipeline(Pipeline):
           uint8 (batch, height, width, 3).
 
         Raises:
-          ValueError: one sentence, before any device work, for an argument out of range.
+          ValueError: an argument is out of range; raised before any device work.
         """
         images = validation.check_images(images, self.image_size)
         mask = validation.check_mask(mask, images)
@@ -159,21 +160,22 @@ class MusePipeline(Pipeline):
     ) -> Images:
         """Extends images beyond their borders.
 
-        The images with their margins must have `image_size`: to extend a 128 px image to the right, give its
-        right half, `images[:, :, 64:]`, and the margins (0, 0, 0, 64).
+        The images with their margins must have `image_size`. To extend a 128 px image to the right, for
+        example, pass its right half, `images[:, :, 64:]`, and the margins (0, 0, 0, 64).
 
         Args:
           images: uint8 (batch, height, width, 3).
           margins: pixels to add (top, bottom, left, right), 0 or greater.
           prompts: one for each image.
-          options: of `inpaint`.
+          options: further arguments of `inpaint`.
 
         Returns:
           uint8 (batch, height, width, 3) of `image_size`.
         """
         images = validation.check_images(images, None)
         top, bottom, left, right = validation.check_margins(margins, images, self.image_size)
-        # The border repeats the outermost pixels, so that tokens at the seam see no edge that is not there.
+        # The border repeats the outermost pixels, so that tokens at the seam do not contain an artificial
+        # edge.
         canvas = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)), mode="edge")
         mask = np.ones(self.image_size, bool)
         mask[top : top + images.shape[1], left : left + images.shape[2]] = False
@@ -192,22 +194,23 @@ class MusePipeline(Pipeline):
         progress: StepCallback | None = None,
         **sampling: Any,
     ) -> Images:
-        """Edits images towards the prompts without a mask (Muse, section 3.4).
+        """Edits images towards prompts without a mask (Muse, section 3.4).
 
         Args:
           images: uint8 (batch, height, width, 3) of `image_size`.
-          prompts: what each image shall show.
-          old_prompts: what each image shows, to guide away from. Default: the empty text.
-          num_steps: how often a random part of the base tokens is drawn again, at least 1.
-          edit_ratio: the size of that part, above 0 and at most 1.
-          top_k: the number of most probable codes that tokens are drawn from, at least 1.
+          prompts: description of each edited image.
+          old_prompts: description of each given image, to guide away from. Default: the empty text.
+          num_steps: number of iterations, each of which resamples a random part of the base tokens; at least
+            1.
+          edit_ratio: size of that part, above 0 and at most 1.
+          top_k: number of most probable codes to sample from, at least 1.
           seed, progress, sampling: see `generate`.
 
         Returns:
           uint8 (batch, height, width, 3).
 
         Raises:
-          ValueError: one sentence, before any device work, for an argument out of range.
+          ValueError: an argument is out of range; raised before any device work.
         """
         images = validation.check_images(images, self.image_size)
         texts = validation.check_prompts(prompts, count=len(images))
@@ -233,15 +236,15 @@ class MusePipeline(Pipeline):
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """All weights on the mesh: the stages' (see `Pipeline.params`), and under "text" the encoder's."""
+        """All weights on the mesh: those of `Pipeline.params`, and the text encoder's under "text"."""
         encoder = self.text_encoder
         text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh))
         return {"text": text, **super().params}
 
     def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate` runs on `batch_size` prompts with the default parameters, traced.
+        """Traces the program of `generate` for `batch_size` prompts with default parameters.
 
-        Weights may be shapes, and the devices those of a topology that is only described.
+        Weights may be shapes, and devices may belong to a topology that is only described.
         """
         length = self.text_encoder.max_length
 

@@ -1,7 +1,7 @@
-"""The compiled programs of the Muse pipeline: text, base tokens, super-resolution tokens and pixels in one.
+"""Compiled programs of the Muse pipeline, each from text to pixels through all stages.
 
-Weights, ids, images, the numbers of the sampling parameters, the seed and the listener are traced. A program
-is compiled for its modules, the static sampling parameters (numbers of steps, orders), and the batch.
+Weights, ids, images, numeric sampling parameters, the seed and the progress callback are traced. A program is
+compiled for its modules, the static sampling parameters (number of steps, order) and the batch size.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 
 
 class Modules(NamedTuple):
-    """The networks without their weights, which `params` has under the names of the fields."""
+    """Modules without their weights, which `params` holds under the same names."""
 
     text: nn.Module
     base: MaskedTransformer
@@ -35,7 +35,7 @@ class Modules(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Token ids and masks of the prompts and of the negative prompts (one for all, or one each)."""
+    """Token ids and masks of the prompts, and of negative prompts (one for all, or one per prompt)."""
 
     ids: Int[Array, "batch text"]
     mask: Bool[Array, "batch text"]
@@ -44,14 +44,14 @@ class Texts(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The traced inputs that all programs share."""
+    """Traced inputs that all programs share."""
 
     params: Mapping[str, Any]
     texts: Texts
     sampling: Mapping[str, MaskedSampling]
 
 
-# Text states and masks: of the prompts and of the negative prompts.
+# (states, mask) of the prompts, and of the negative prompts.
 Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
@@ -59,13 +59,13 @@ Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 def generate(
     modules: Modules, request: Request, seed: Int[Array, ""], progress: Progress
 ) -> UInt8[Array, "batch height width 3"]:
-    """Images of the texts. The draws of image i depend on the seed and on i only."""
+    """Images for the texts. The random draws of image i depend only on the seed and i."""
     batch = request.texts.ids.shape[0]
     tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
     if modules.superres is not None:
         superres = modules.superres
         tokens["superres"] = jnp.full((batch, superres.num_tokens), superres.vocab_size)
-    return _draw(modules, request, seed, progress, tokens)
+    return _sample(modules, request, seed, progress, tokens)
 
 
 @partial(jax.jit, static_argnames=("modules",))
@@ -77,13 +77,13 @@ def inpaint(
     seed: Int[Array, ""],
     progress: Progress,
 ) -> UInt8[Array, "batch height width 3"]:
-    """The images, redrawn where `mask` is True; every other pixel is the given one."""
+    """The images with new pixels where `mask` is True; all other pixels are unchanged."""
     tokens = _tokenize(modules, request.params, images)
     for name in tokens:
         network = getattr(modules, name)
         tokens[name] = jnp.where(_entries(mask, network), network.vocab_size, tokens[name])
-    drawn = _draw(modules, request, seed, progress, tokens)
-    return jnp.where(mask[..., None], drawn, images)
+    sampled = _sample(modules, request, seed, progress, tokens)
+    return jnp.where(mask[..., None], sampled, images)
 
 
 @partial(jax.jit, static_argnames=("modules", "top_k"))
@@ -98,7 +98,7 @@ def edit(
 ) -> UInt8[Array, "batch height width 3"]:
     """The images, edited towards the texts without a mask.
 
-    The base tokens are redrawn a few at a time; then the super-resolution tokens that lie under changed ones.
+    The base tokens are resampled a few at a time, then all super-resolution tokens at changed positions.
     """
     tokens = _tokenize(modules, request.params, images)
     conditions = _encode_texts(modules, request)
@@ -122,12 +122,12 @@ def edit(
     changed = _upsample_cells(changed, base.grid, superres.grid)
     changed = repeat(changed, "b n -> b (n g)", g=superres.groups)
     fine = jnp.where(changed, superres.vocab_size, tokens["superres"])
-    fine = _draw_stage(modules, request, "superres", conditions, superres_key, progress, fine, (edited,))
+    fine = _sample_stage(modules, request, "superres", conditions, superres_key, progress, fine, (edited,))
     return _pixels(modules, request.params, {"base": edited, "superres": fine})
 
 
 def _encode_texts(modules: Modules, request: Request) -> Conditions:
-    """States of prompts and negative prompts, from one pass of the text encoder."""
+    """Encodes prompts and negative prompts in one pass of the text encoder."""
     texts = request.texts
     ids = jnp.concatenate([texts.ids, texts.negative_ids])
     mask = jnp.concatenate([texts.mask, texts.negative_mask])
@@ -149,22 +149,24 @@ def _logits_fn(
     )
 
 
-def _draw(
+def _sample(
     modules: Modules, request: Request, seed: Array, progress: Progress, tokens: dict[str, Array]
 ) -> Array:
-    """Draws the masked tokens of each stage, and decodes."""
+    """Samples the masked tokens of each stage and decodes those of the last one."""
     conditions = _encode_texts(modules, request)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
-    drawn = {"base": _draw_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])}
+    sampled = {
+        "base": _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
+    }
     if modules.superres is not None:
-        low = (drawn["base"],)
-        drawn["superres"] = _draw_stage(
+        low = (sampled["base"],)
+        sampled["superres"] = _sample_stage(
             modules, request, "superres", conditions, superres_key, progress, tokens["superres"], low
         )
-    return _pixels(modules, request.params, drawn)
+    return _pixels(modules, request.params, sampled)
 
 
-def _draw_stage(
+def _sample_stage(
     modules: Modules,
     request: Request,
     stage: str,
@@ -190,7 +192,7 @@ def _draw_stage(
 
 
 def _pixels(modules: Modules, params: Mapping[str, Any], tokens: Mapping[str, Array]) -> Array:
-    """Images of the last stage's tokens."""
+    """Decodes the tokens of the last stage."""
     stage = "superres" if "superres" in tokens else "base"
     network, tokenizer = getattr(modules, stage), getattr(modules, f"{stage}_tokenizer")
     ids = token_grid(tokens[stage], network.grid, network.groups)
@@ -198,7 +200,7 @@ def _pixels(modules: Modules, params: Mapping[str, Any], tokens: Mapping[str, Ar
 
 
 def _tokenize(modules: Modules, params: Mapping[str, Any], images: Array) -> dict[str, Array]:
-    """Flat tokens of each stage; the base stage's image is the mean over squares of the large one."""
+    """Flat tokens of each stage; the base stage encodes the image at reduced size."""
 
     def encode(stage: str, pixels: Array) -> Array:
         name = f"{stage}_tokenizer"
@@ -213,13 +215,13 @@ def _tokenize(modules: Modules, params: Mapping[str, Any], images: Array) -> dic
 
 
 def _entries(mask: Bool[Array, "batch height width"], network: Any) -> Bool[Array, "batch n"]:
-    """The network's tokens whose position holds any pixel of `mask`."""
+    """True for the network's tokens at positions with any pixel of `mask`."""
     return repeat(cells_under(mask, network.grid), "b n -> b (n g)", g=network.groups)
 
 
 def _upsample_cells(
     cells: Bool[Array, "batch low"], low: tuple[int, ...], high: tuple[int, ...]
 ) -> Bool[Array, "batch high"]:
-    """The cells of the grid `high` that lie under the given ones of the grid `low`."""
+    """True for the cells of the grid `high` that are inside the given cells of the grid `low`."""
     p, q = high[0] // low[0], high[1] // low[1]
     return repeat(cells, "b (h w) -> b (h p w q)", h=low[0], w=low[1], p=p, q=q)

@@ -1,4 +1,4 @@
-"""Checks that the stages of a Muse pipeline go together."""
+"""Checks that the stages of a Muse pipeline are compatible."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from muse_jax.text import TextEncoder
 
 
 def check_trained_together(sources: Mapping[str, Source]) -> None:
-    """Refuses a super-resolution stage that was trained on the tokens of another tokenizer than the base's.
+    """Checks that the super-resolution stage was trained on tokens of the base stage's tokenizer.
 
     Raises:
-      ValueError: one sentence.
+      ValueError: it was trained with another tokenizer.
     """
     base, superres = sources.get("base"), sources.get("superres")
     if base is None or superres is None or base is superres or base.abstract:
@@ -25,10 +25,10 @@ def check_trained_together(sources: Mapping[str, Source]) -> None:
 
 
 def check_stages(encoder: TextEncoder, base: LoadedStage, superres: LoadedStage | None) -> None:
-    """Refuses networks that do not fit the text encoder, their tokenizers or each other.
+    """Checks that the networks fit the text encoder, their tokenizers and each other.
 
     Raises:
-      ValueError: one sentence.
+      ValueError: they do not; the message names the first mismatch.
     """
     for name, stage in (("base", base), ("superres", superres)):
         if stage is not None:
@@ -40,13 +40,13 @@ def check_stages(encoder: TextEncoder, base: LoadedStage, superres: LoadedStage 
     made = (small.groups, small.vocab_size, tuple(small.grid))
     if read != made:
         raise ValueError(
-            f"The superres network reads {_codes(*read[:2])} on a grid {read[2]}, but the base network draws "
-            f"{_codes(*made[:2])} on {made[2]}: take a pair that was trained together."
+            f"The superres network reads {_codes(*read[:2])} on a grid {read[2]}, but the base network has "
+            f"{_codes(*made[:2])} on {made[2]}: use a pair that was trained together."
         )
     if any(large % small for large, small in zip(superres.image_size, base.image_size, strict=True)):
         raise ValueError(
-            f"The superres stage draws {superres.image_size} pixels, no multiple of the base stage's "
-            f"{base.image_size}: take the pair that was trained together."
+            f"The superres stage generates {superres.image_size} pixels, which is not a multiple of the base "
+            f"stage's {base.image_size}: use a pair that was trained together."
         )
 
 
@@ -55,14 +55,14 @@ def _check_stage(name: str, stage: LoadedStage, encoder: TextEncoder) -> None:
     if network.text_dim != encoder.dim:
         raise ValueError(
             f"The {name} network reads text states of width {network.text_dim}, but the text encoder "
-            f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
+            f"{encoder.name!r} gives {encoder.dim}: use the encoder that it was trained with."
         )
-    drawn: tuple[Any, Any] = (network.groups, network.vocab_size)
+    generated: tuple[Any, Any] = (network.groups, network.vocab_size)
     decoded: tuple[Any, Any] = (tokenizer.groups, tokenizer.codebook_size)
-    if drawn != decoded:
+    if generated != decoded:
         raise ValueError(
-            f"The {name} network draws {_codes(*drawn)}, but its tokenizer has {_codes(*decoded)}: "
-            "take the tokenizer it was trained with."
+            f"The {name} network generates {_codes(*generated)}, but its tokenizer has {_codes(*decoded)}: "
+            "use the tokenizer that it was trained with."
         )
 
 

@@ -18,18 +18,18 @@ from muse_jax.nn.transformer import Transformer
 class SuperResTransformer(TiedHead):
     """Logits of the high-resolution tokens given the low-resolution ones and the text (Muse, section 2.4).
 
-    The low-resolution tokens pass through a small transformer of their own, which does not read the text; its
-    output joins the projected text states, and every high-resolution layer cross-attends to both.
+    The low-resolution tokens pass through a separate small transformer without text; its output is appended
+    to the projected text states, and every high-resolution layer cross-attends to both.
     Self-attention among the high-resolution tokens is multi-axis (MaxViT): layers alternate between windows
     of `block x block` tokens and tokens at one offset of all windows, so two layers connect all positions.
 
-    One path is added to the paper's: the low-resolution output, projected and repeated over the tokens that
-    it covers, joins their embeddings. It spares small models learning that alignment by attention.
+    One path is not in the paper: the low-resolution output, projected and repeated over the tokens that it
+    covers, is added to their embeddings. Small models then need not learn this alignment by attention.
 
-    Fields as in `MaskedTransformer`, and:
-      low_vocab_size, low_grid, low_groups: of the low-resolution tokens (never masked); `low_grid` divides
-        `grid`.
-      low_depth: layers of the low-resolution stack.
+    Fields are those of `MaskedTransformer`, and:
+      low_vocab_size, low_grid, low_groups: as for the high-resolution tokens, for the low-resolution ones,
+        which are never masked; `low_grid` divides `grid`.
+      low_depth: layers of the low-resolution transformer.
       block: side of the attention windows; divides every axis of `grid`. `depth` must be even.
     """
 
@@ -61,7 +61,7 @@ class SuperResTransformer(TiedHead):
         return math.prod(self.low_grid) * self.low_groups
 
     def example_inputs(self) -> tuple[Array, ...]:
-        """Inputs of the smallest size, to initialize parameters with."""
+        """Smallest inputs, for initialization."""
         sequences = [jnp.zeros((1, count), jnp.int32) for count in (self.num_tokens, self.num_low_tokens)]
         return *sequences, jnp.zeros((1, 2, self.text_dim)), jnp.ones((1, 2), bool)
 
@@ -75,7 +75,7 @@ class SuperResTransformer(TiedHead):
             self.low_vocab_size, tuple(self.low_grid), self.width, self.dropout, self.dtype, self.low_groups
         )
         self.low_transformer = Transformer(self.low_depth, **sizes)
-        # As large as the embeddings that it is added to.
+        # Initialized with the scale of the embeddings that it is added to.
         self.aligned = Dense((self.width,), ("embed", None), EMBED_STD, self.dtype)
         self.embedding = TokenGrid(self.vocab_size, grid, self.width, self.dropout, self.dtype, self.groups)
         layouts = (block_layout(grid, self.block), grid_layout(grid, self.block))
@@ -126,7 +126,7 @@ class SuperResTransformer(TiedHead):
         text_mask: Bool[Array, "batch text"],
         deterministic: bool = True,
     ) -> Float[Array, "batch positions width"]:
-        """The features that the output table is multiplied with."""
+        """Features before the output projection."""
         check_tokens("tokens", tokens, self.grid, self.groups)
         check_tokens("low_tokens", low_tokens, self.low_grid, self.low_groups)
         check_text(text, text_mask, self.text_dim)

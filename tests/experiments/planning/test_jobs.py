@@ -77,7 +77,7 @@ def test_a_process_that_dies_is_told_in_one_sentence(job):
 @needs_libtpu
 def test_what_the_compiler_refuses_is_told_in_one_sentence(job):
     with pytest.raises(
-        ChildProcessError, match=r"refuses smoke on v5e:2x2 \(INTERNAL: no\): take another"
+        ChildProcessError, match=r"refuses smoke on v5e:2x2 \(INTERNAL: no\): try another"
     ) as caught:
         jobs.run_job(asking(job, refuse))
     assert "\n" not in str(caught.value)

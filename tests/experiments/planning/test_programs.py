@@ -59,7 +59,7 @@ def test_a_tokenizer_that_is_not_trained_is_described_by_the_config_of_its_name(
     assert described.data.text_encoder == "shapes:t5-v1_1-xxl"
     assert config.tokenizer == "runs/vqgan_f16_256"
     nothing = planned(config, lambda name: None)
-    with nothing as described, pytest.raises(ValueError, match="where nothing was trained"):
+    with nothing as described, pytest.raises(ValueError, match="which is not a run or a checkpoint"):
         open_source(described.tokenizer, "config.tokenizer")
 
 

@@ -15,10 +15,15 @@ from muse_jax.sampling import Sampling, listening, step_table, tile_steps
 from muse_jax.sampling.params import LoparSampling
 from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.cogview2 import programs
-from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sampling import (
+    BoundCogLM,
+    caption_cross_entropy,
+    sample_caption,
+    sample_image_tokens,
+)
 from muse_jax.systems.cogview2.sequences import Vocabulary
 from muse_jax.systems.cogview2.superres import join_params
-from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
+from muse_jax.systems.cogview2.superres_sampling import refine_tokens, sample_fine_tokens
 from tests.systems.cogview2.tiny import CODES, DIRECT, ITERATIVE, NETWORK, tiny_cogview2, whole_cogview2
 
 PROMPTS = ["a bee", "bad"]
@@ -71,7 +76,7 @@ class TestGenerate:
     def test_keeps_the_best_of_what_its_parts_draw_and_score(self, pipe, generated):
         texts = [np.repeat(part, 3, axis=0) for part in pipe.text_pieces.encode(PROMPTS)]
         key = jax.random.split(jax.random.key(0))[0]
-        tokens = jitted(draw_image)(*texts, key, **drawing(pipe, 0.5))
+        tokens = jitted(sample_image_tokens)(*texts, key, **drawing(pipe, 0.5))
         scores = np.asarray(jitted(caption_cross_entropy)(*texts, tokens)).reshape(2, 3)
         order = scores.argsort(axis=1)
         assert len(np.unique(scores)) == 6 and order.tolist() != [[0, 1, 2]] * 2
@@ -104,11 +109,11 @@ class TestInfill:
 
     def test_draws_the_touched_tokens_and_keeps_every_pixel_outside_the_mask(self, pipe, generated):
         images = generated[:, 0]
-        drawn = np.tile(np.array([0, 0, 0, 1, 0, 0, 1, 0, 0], bool), (2, 1))
+        region = np.tile(np.array([0, 0, 0, 1, 0, 0, 1, 0, 0], bool), (2, 1))
         key = jax.random.split(jax.random.key(4))[0]
         given = encode(pipe, images)
-        tokens = jitted(draw_image)(
-            *pipe.text_pieces.encode(PROMPTS), key, **drawing(pipe, 0.7), image=given, drawn=drawn
+        tokens = jitted(sample_image_tokens)(
+            *pipe.text_pieces.encode(PROMPTS), key, **drawing(pipe, 0.7), image=given, region=region
         )
         out = pipe.inpaint(images, self.MASK, PROMPTS, seed=4)
         np.testing.assert_array_equal(out[:, ~self.MASK], images[:, ~self.MASK])
@@ -129,12 +134,12 @@ class TestSuperResolution:
             sampling = drawing(whole, 0)["sampling"].replace(top_clusters=3, inner_temperature=0.5)
             words = [ids[:, :4], mask[:, :4]]
             model = BoundCogLM(DIRECT, weights["direct"], VOCABULARY)
-            drawn = draw_fine(model, *words, tokens, keys[0], sampling=sampling)
+            drawn = sample_fine_tokens(model, *words, tokens, keys[0], sampling=sampling)
             turns = tile_steps(step_table(2), (6, 6))
             words = [ids[:, :3], mask[:, :3]]
             options = {"steps": turns, "top_k": (9, 7, 5, 3), "temperature": 1.1}
             model = BoundCogLM(ITERATIVE, weights["iterative"], VOCABULARY)
-            return redraw_fine(model, *words, drawn, keys[1], **options)
+            return refine_tokens(model, *words, drawn, keys[1], **options)
 
         weights = {
             "direct": join_params(whole.coarse.params, whole.direct.params),
@@ -203,8 +208,8 @@ class TestSuperResolution:
 
         grid = whole.direct.network.fine_grid
         count = grid[0] * grid[1]
-        monkeypatch.setattr(programs, "draw_fine", lambda *_, **__: jnp.ones((1, count), jnp.int32))
-        monkeypatch.setattr(programs, "redraw_fine", redraw)
+        monkeypatch.setattr(programs, "sample_fine_tokens", lambda *_, **__: jnp.ones((1, count), jnp.int32))
+        monkeypatch.setattr(programs, "refine_tokens", redraw)
         monkeypatch.setattr(programs, "_pixels", lambda modules, params, tokens, grid: tokens)
         given = jnp.arange(count)[None] + 2
         region = jnp.asarray(np.random.default_rng(0).random((1, count)) < 0.5)
@@ -214,7 +219,7 @@ class TestSuperResolution:
                 whole.modules,
                 whole.params,
                 text,
-                whole._draws(whole.sampling(), 0.0),
+                whole._stage_sampling(whole.sampling(), 0.0),
                 jax.random.key(0),
                 progress,
                 jnp.zeros((1, 9), jnp.int32),
@@ -241,10 +246,10 @@ class TestSuperResolution:
         with pytest.raises(ValueError, match="an iterative stage without a direct one"):
             dataclasses.replace(whole, direct=None)
         other = dataclasses.replace(whole.direct, network=DIRECT.clone(grid=(2, 2)))
-        with pytest.raises(ValueError, match=r"reads a grid \(2, 2\), but CogLM draws \(3, 3\)"):
+        with pytest.raises(ValueError, match=r"reads a grid \(2, 2\), but CogLM generates \(3, 3\)"):
             dataclasses.replace(whole, direct=other)
         other = dataclasses.replace(whole.iterative, sampling=LoparSampling(top_k=(9,) * 6))
-        with pytest.raises(ValueError, match="6 iterations, but the direct one draws .* takes 4"):
+        with pytest.raises(ValueError, match="6 iterations, but the direct one generates .* takes 4"):
             dataclasses.replace(whole, iterative=other)
 
 
@@ -259,7 +264,9 @@ class TestReading:
 
     def test_a_caption_is_what_coglm_draws_from_the_image(self, pipe, generated):
         images = generated[:, 0]
-        draw = jitted(draw_caption)(encode(pipe, images), jax.random.key(0), sampling=Sampling(np.float32(0)))
+        draw = jitted(sample_caption)(
+            encode(pipe, images), jax.random.key(0), sampling=Sampling(np.float32(0))
+        )
         captions = pipe.caption(images)
         assert captions == pipe.text_pieces.decode(*map(np.asarray, draw))
         assert len(captions) == 2 and any(captions)
@@ -366,7 +373,9 @@ class TestBadInput:
             pipe.inpaint(IMAGES, np.zeros((8, 12), bool), ["a"])
         with pytest.raises(ValueError, match="prompts must be 1 strings, one for each image, given 2"):
             pipe.score(IMAGES, ["a", "b"])
-        with pytest.raises(ValueError, match="images are of 12x8 pixels, but this checkpoint draws 12x12"):
+        with pytest.raises(
+            ValueError, match="images are of 12x8 pixels, but this checkpoint generates 12x12"
+        ):
             pipe.caption(IMAGES[:, :, :8])
         with pytest.raises(ValueError, match="temperature must be a number of 0 or greater"):
             pipe.caption(IMAGES, temperature=-1)

@@ -9,7 +9,12 @@ import pytest
 from scipy import special
 
 from muse_jax.sampling.autoregressive import Sampling
-from muse_jax.systems.cogview2.sampling import BoundCogLM, caption_cross_entropy, draw_caption, draw_image
+from muse_jax.systems.cogview2.sampling import (
+    BoundCogLM,
+    caption_cross_entropy,
+    sample_caption,
+    sample_image_tokens,
+)
 from muse_jax.systems.cogview2.sequences import Vocabulary, image_to_text, text_to_image
 from tests.systems.cogview2.coglm_tiny import NETWORK, VOCABULARY, batch, params
 
@@ -25,8 +30,8 @@ def logits(tokens, ranks, weight):
 
 
 @jax.jit
-def draw(text, text_mask, key, sampling, weight, image, drawn):
-    return draw_image(
+def draw(text, text_mask, key, sampling, weight, image, region):
+    return sample_image_tokens(
         BoundCogLM(NETWORK, params(), VOCABULARY),
         text,
         text_mask,
@@ -34,7 +39,7 @@ def draw(text, text_mask, key, sampling, weight, image, drawn):
         sampling=sampling,
         text_weight=weight,
         image=image,
-        drawn=drawn,
+        region=region,
     )
 
 
@@ -43,41 +48,41 @@ def weights(weight):
     return np.tile(np.where(slots < NETWORK.text_length, weight, 0.0), (4, 1)).astype(np.float32)
 
 
-DRAWN = np.array([[1] * 9, [1, 1, 0, 0, 0, 1, 0, 0, 1], [0, 0, 0, 1, 0, 0, 0, 0, 0], [0] * 9], bool)
+REGION = np.array([[1] * 9, [1, 1, 0, 0, 0, 1, 0, 0, 1], [0, 0, 0, 1, 0, 0, 0, 0, 0], [0] * 9], bool)
 
 
 def test_greedy_drawing_takes_the_full_pass_s_best_code_and_leaves_the_rest_of_an_image():
-    out = np.array(draw(TEXT, MASK, jax.random.key(0), GREEDY, 1.3, IMAGE, DRAWN))
-    np.testing.assert_array_equal(out[~DRAWN], IMAGE[~DRAWN])
-    sequence = text_to_image(VOCABULARY, TEXT, MASK, out, DRAWN)
+    out = np.array(draw(TEXT, MASK, jax.random.key(0), GREEDY, 1.3, IMAGE, REGION))
+    np.testing.assert_array_equal(out[~REGION], IMAGE[~REGION])
+    sequence = text_to_image(VOCABULARY, TEXT, MASK, out, REGION)
     best = np.array(logits(sequence.tokens, sequence.ranks, weights(1.3)))[..., :CODES].argmax(axis=-1)
-    np.testing.assert_array_equal(best[:, NETWORK.text_length : -1][DRAWN], out[DRAWN])
-    assert len(set(out[DRAWN])) > 3
+    np.testing.assert_array_equal(best[:, NETWORK.text_length : -1][REGION], out[REGION])
+    assert len(set(out[REGION])) > 3
 
 
 def test_a_new_image_is_drawn_whole_whatever_was_there():
     sampling, key, heard = Sampling(jnp.float32(1.0)), jax.random.key(3), []
     model = BoundCogLM(NETWORK, params(), VOCABULARY)
     options = {"sampling": sampling, "text_weight": 0.5, "on_step": heard.append}
-    new = jax.jit(functools.partial(draw_image, model, **options))(TEXT, MASK, key)
+    new = jax.jit(functools.partial(sample_image_tokens, model, **options))(TEXT, MASK, key)
     assert new.dtype == jnp.int32
-    np.testing.assert_array_equal(new, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, np.ones_like(DRAWN)))
+    np.testing.assert_array_equal(new, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, np.ones_like(REGION)))
     jax.effects_barrier()
     assert sorted(step.step for step in heard) == list(range(1, 10))
 
 
 def test_drawing_is_repeatable_and_one_program_serves_prompts_of_every_length():
     key, sampling = jax.random.key(3), Sampling(jnp.float32(1.0))
-    first = draw(TEXT, MASK, key, sampling, 0.5, IMAGE, DRAWN)
-    np.testing.assert_array_equal(first, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, DRAWN))
-    draw(TEXT, np.ones_like(MASK), key, sampling, 0.7, IMAGE, ~DRAWN)
+    first = draw(TEXT, MASK, key, sampling, 0.5, IMAGE, REGION)
+    np.testing.assert_array_equal(first, draw(TEXT, MASK, key, sampling, 0.5, IMAGE, REGION))
+    draw(TEXT, np.ones_like(MASK), key, sampling, 0.7, IMAGE, ~REGION)
     assert draw._cache_size() == 1
-    assert np.any(first != draw(TEXT, MASK, jax.random.key(4), sampling, 0.5, IMAGE, DRAWN))
+    assert np.any(first != draw(TEXT, MASK, jax.random.key(4), sampling, 0.5, IMAGE, REGION))
 
 
 def test_a_greedy_caption_is_the_full_pass_s_until_it_ends():
     model, heard = BoundCogLM(NETWORK, params(), VOCABULARY), []
-    run = jax.jit(functools.partial(draw_caption, model, on_step=heard.append))
+    run = jax.jit(functools.partial(sample_caption, model, on_step=heard.append))
     pieces, there = (np.array(a) for a in run(IMAGE, jax.random.key(0), sampling=GREEDY))
     assert not pieces[~there].any()
     sequence = image_to_text(VOCABULARY, pieces, there, IMAGE)
@@ -119,11 +124,11 @@ def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"drawn": DRAWN[:, :-1]}, r"drawn has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)"),
+        ({"region": REGION[:, :-1]}, r"region has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)"),
         ({"image": IMAGE[:, :-1]}, r"image has shape \(4, 8\)"),
         ({"text": TEXT[:, :-1]}, r"the network reads \(batch, 4\) pieces"),
-        ({"drawn": None}, "Give both an image and which of its tokens to draw"),
-        ({"image": None}, "Give both an image and which of its tokens to draw"),
+        ({"region": None}, "Give both an image and the region to sample"),
+        ({"image": None}, "Give both an image and the region to sample"),
         ({"vocabulary": Vocabulary(20, 40)}, "vocab_size is 33, but the vocabulary has 40 tokens"),
     ],
 )
@@ -133,9 +138,9 @@ def test_bad_input_is_one_sentence(change, message):
         "text": TEXT,
         "text_mask": MASK,
         "image": IMAGE,
-        "drawn": DRAWN,
+        "region": REGION,
     } | change
     model = BoundCogLM(NETWORK, params(), given.pop("vocabulary"))
     words = [given.pop(name) for name in ("text", "text_mask")]
     with pytest.raises(ValueError, match=message):
-        draw_image(model, *words, jax.random.key(0), sampling=GREEDY, text_weight=0.0, **given)
+        sample_image_tokens(model, *words, jax.random.key(0), sampling=GREEDY, text_weight=0.0, **given)

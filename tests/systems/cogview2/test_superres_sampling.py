@@ -9,7 +9,7 @@ from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.sampling.lopar import lopar_decode
 from muse_jax.systems.cogview2.sampling import BoundCogLM
 from muse_jax.systems.cogview2.superres import iterative_from_coglm
-from muse_jax.systems.cogview2.superres_sampling import draw_fine, redraw_fine
+from muse_jax.systems.cogview2.superres_sampling import refine_tokens, sample_fine_tokens
 from tests.systems.cogview2.coglm_tiny import VOCABULARY, batch, params
 from tests.systems.cogview2.test_superres import DIRECT, ITERATIVE, direct_params
 
@@ -29,7 +29,7 @@ def test_fine_tokens_are_drawn_from_the_full_pass_over_text_and_coarse_image():
 
     @jax.jit
     def run(params):
-        drawn = draw_fine(
+        drawn = sample_fine_tokens(
             BoundCogLM(DIRECT, params, VOCABULARY), TEXT, MASK, COARSE, KEY, sampling=Sampling(0.5)
         )
         return drawn, DIRECT.apply({"params": params}, tokens, ranks)
@@ -48,7 +48,7 @@ def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_t
         def full_pass(tokens):
             return ITERATIVE.apply({"params": params}, tokens, WORDS, MASK)[..., :CODES]
 
-        drawn = redraw_fine(
+        drawn = refine_tokens(
             BoundCogLM(ITERATIVE, params, VOCABULARY),
             TEXT,
             MASK,
@@ -71,7 +71,7 @@ def test_fine_tokens_are_redrawn_in_turns_from_the_full_pass_over_the_text_and_t
 def test_images_of_another_size_are_refused():
     model = BoundCogLM(DIRECT, {}, VOCABULARY)
     with pytest.raises(ValueError, match=r"image has shape \(4, 8\), but 4 texts and the grid 3x3"):
-        draw_fine(model, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
+        sample_fine_tokens(model, TEXT, MASK, COARSE[:, 1:], KEY, sampling=Sampling())
     model = BoundCogLM(ITERATIVE, {}, VOCABULARY)
     with pytest.raises(ValueError, match=r"fine has shape \(4, 35\), but 4 texts and the grid 6x6"):
-        redraw_fine(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS, temperature=1.0)
+        refine_tokens(model, TEXT, MASK, jnp.asarray(FINE[:, 1:]), KEY, steps=TURNS, temperature=1.0)

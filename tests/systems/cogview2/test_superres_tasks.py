@@ -94,7 +94,7 @@ def test_a_coglm_that_does_not_fit_is_refused_in_one_sentence(config, coglm):
     with pytest.raises(ValueError, match="config.model.mlp_dim is 16, but the CogLM of config.coglm has 8"):
         make_task(changed).frozen()
     changed.coglm = ""
-    with pytest.raises(ValueError, match="config.coglm is '', where nothing was trained"):
+    with pytest.raises(ValueError, match="config.coglm is '', which is not a run or a checkpoint"):
         make_task(changed).frozen()
     changed.data.superres_factor = 4
     with pytest.raises(ValueError, match=r"config.model.grid is \(4, 4\), but the tokenizer"):

@@ -67,5 +67,5 @@ def test_a_checkpoint_draws_the_same_images(pipe, tmp_path):
 
 def test_a_tokenizer_of_other_groups_is_refused(pipe):
     other = stage(pipe.base.network, VQGAN(codebook_size=9, embed_dim=2, **FSQ), 0)
-    with pytest.raises(ValueError, match="draws 2 groups of 9 codes, but its tokenizer has 9 codes"):
+    with pytest.raises(ValueError, match="generates 2 groups of 9 codes, but its tokenizer has 9 codes"):
         MusePipeline(text_encoder(), other)

@@ -116,7 +116,9 @@ def test_a_network_that_does_not_fit_is_refused_in_one_sentence(image_folder, to
 
 def test_a_missing_tokenizer_is_named_with_the_flag_that_mends_it(image_folder):
     config = base_config(image_folder, "runs/nowhere")
-    with pytest.raises(ValueError, match="config.tokenizer is 'runs/nowhere', where nothing was trained"):
+    with pytest.raises(
+        ValueError, match="config.tokenizer is 'runs/nowhere', which is not a run or a checkpoint"
+    ):
         make_task(validate_config(config))
 
 
