@@ -1,4 +1,4 @@
-"""Checks of the keys and types in sections of a config, with the nearest right name for a wrong one."""
+"""Checks of keys, types and names in configs, with suggestions for misspelled ones."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def nearest(name: Any, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is most like `name`; None if none is."""
+    """The allowed name that is most similar to `name`; None if none is similar."""
     return next(iter(difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)), None)
 
 
 def check_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Refuses a key of `given` that `allowed` lacks, naming the nearest right one.
+    """Checks that all keys of a section are allowed.
 
     Raises:
-      ValueError: the first unknown key.
+      ValueError: a key is unknown; the message suggests the nearest one.
     """
     allowed, prefix = sorted(allowed), f"{section}." if section else ""
     for key in given:
@@ -25,7 +25,7 @@ def check_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> No
 
 
 def check_type(name: str, value: Any, default: Any) -> None:
-    """Refuses a value of another type than the default's; an int may stand for a float, a list for a tuple.
+    """Checks that a value has the type of its default; an int may replace a float, and a list a tuple.
 
     Raises:
       ValueError: the value has another type.
@@ -42,7 +42,7 @@ def complete(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
     """A section of a config, completed with its defaults.
 
     Raises:
-      ValueError: an unknown key, or a value of another type than its default.
+      ValueError: a key is unknown, or a value has another type than its default.
     """
     check_keys(section, given, defaults)
     for key, value in given.items():
@@ -51,10 +51,10 @@ def complete(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Refuses a value that is not in `allowed`, naming the nearest that is.
+    """Checks that a value is allowed.
 
     Raises:
-      ValueError: the value is not allowed.
+      ValueError: it is not; the message suggests the nearest one.
     """
     allowed = list(allowed)
     if value not in allowed:

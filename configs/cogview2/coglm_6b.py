@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.loss = {
         "image_to_text": 0.3,
-        "text_only": 0.1,  # in the paper, texts without images, from other data
+        "text_only": 0.1,  # the paper uses texts from other data instead
         "patch": 4,
         "patch_share": 0.8,
     }

@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
         "b2": 0.99,
         "warmup_steps": 2_000,
         "decay": "constant",
-        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "grad_clip": 0.0,  # MaskGIT does not clip
         "ema": 0.999,
     }
     config.mesh = {

@@ -1,4 +1,4 @@
-"""Direct super-resolution of emoji: 8x8 tokens of 64 px to 24x24 of 192 px, out of configs/emoji/coglm.py.
+"""Direct super-resolution of emoji: 8x8 tokens of 64 px to 24x24 of 192 px, from configs/emoji/coglm.py.
 
 First train that CogLM, then
 

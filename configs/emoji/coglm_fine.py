@@ -1,4 +1,4 @@
-"""CogLM token by token over 24x24 tokens of 192 px, which experiments.benchmark.lopar measures LoPAR against.
+"""CogLM over 24x24 tokens of 192 px, which experiments.benchmark.lopar compares with LoPAR.
 
 python -m experiments.prepare_data --size=192
 python -m experiments.prepare_features --config=configs/emoji/coglm_fine.py --out=runs/features/coglm_fine

@@ -1,6 +1,6 @@
-"""Iterative super-resolution of emoji: 24x24 tokens of 192 px, refined by LoPAR, out of emoji/coglm.py.
+"""Iterative super-resolution of emoji: 24x24 tokens of 192 px, refined by LoPAR, from configs/emoji/coglm.py.
 
-The features are those of configs/emoji/coglm_direct.py, hence its 31 pieces where the paper has 16.
+It uses the features of configs/emoji/coglm_direct.py, hence 31 text pieces where the paper has 16.
 
 python -m experiments.train --config=configs/emoji/coglm_iterative.py --workdir=runs/coglm_iterative
 """

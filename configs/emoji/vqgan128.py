@@ -1,7 +1,7 @@
 """The f8 tokenizer of the 128 px emoji model: 128x128 pixels to 16x16 codes.
 
-Trained on 64 px crops, which cost a quarter: the network is convolutional and serves both sizes. It has a
-codebook of its own, since the squares of larger images are smoother.
+It is trained on 64 px crops at a quarter of the cost, since the network is convolutional. Its codebook is not
+shared with the 64 px tokenizer, because the squares of larger images are smoother.
 
 python -m experiments.train --config=configs/emoji/vqgan128.py --workdir=runs/vqgan128
 """
@@ -15,11 +15,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
-        "local": True,  # codes of single squares, which a small transformer learns
+        "local": True,  # codes of single squares, which are easier for a small transformer
         "filters": 256,
         "multipliers": (1,),
         "num_res_blocks": 2,
-        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "patch": 8,  # all convolutions at 8x8, since a CPU is slow at full resolution
         "codebook_size": 4096,
         "embed_dim": 64,
     }

@@ -1,6 +1,6 @@
-"""The decoder of configs/emoji/vqgan128.py trained on, on whole images; its encoder and its codes stay.
+"""Fine-tuning of the decoder of configs/emoji/vqgan128.py on whole images, with frozen encoder and codebook.
 
-Crops have an edge around every 8x8 codes, where whole images have one around 16x16.
+Its crops have a border around every 8x8 codes, whole images around 16x16.
 
 python -m experiments.train --config=configs/emoji/vqgan128_decoder.py --workdir=runs/vqgan128_decoder
 """
@@ -16,11 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = "runs/vqgan128"
     config.tokenizer = "runs/vqgan128"
     config.model = {
-        "local": True,  # codes of single squares, which a small transformer learns
+        "local": True,  # codes of single squares, which are easier for a small transformer
         "filters": 256,
         "multipliers": (1,),
         "num_res_blocks": 2,
-        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "patch": 8,  # all convolutions at 8x8, since a CPU is slow at full resolution
         "codebook_size": 4096,
         "embed_dim": 64,
     }

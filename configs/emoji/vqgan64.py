@@ -12,11 +12,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.system = "vqgan"
     config.task = "vqgan"
     config.model = {
-        "local": True,  # codes of single squares, which a small transformer learns
+        "local": True,  # codes of single squares, which are easier for a small transformer
         "filters": 256,
         "multipliers": (1,),
         "num_res_blocks": 2,
-        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "patch": 8,  # all convolutions at 8x8, since a CPU is slow at full resolution
         "codebook_size": 4096,
         "embed_dim": 64,
     }

@@ -1,4 +1,4 @@
-"""The decoder of configs/emoji/vqgan64.py trained on; its encoder and its codes stay (Muse, section 2.8).
+"""Fine-tuning of the decoder of configs/emoji/vqgan64.py, with frozen encoder and codebook (Muse, 2.8).
 
 python -m experiments.train --config=configs/emoji/vqgan64_decoder.py --workdir=runs/vqgan64_decoder
 """
@@ -14,11 +14,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = "runs/vqgan64"
     config.tokenizer = "runs/vqgan64"
     config.model = {
-        "local": True,  # codes of single squares, which a small transformer learns
+        "local": True,  # codes of single squares, which are easier for a small transformer
         "filters": 256,
         "multipliers": (1,),
         "num_res_blocks": 2,
-        "patch": 8,  # all convolutions see 8x8: a CPU is slow at full resolution
+        "patch": 8,  # all convolutions at 8x8, since a CPU is slow at full resolution
         "codebook_size": 4096,
         "embed_dim": 64,
     }

@@ -1,8 +1,8 @@
 """The f8 tokenizer of the icons at 64 px: 8x8 positions of 16 bits, two tokens of 256 codes each.
 
 The encoder starts with patches of 2 pixels, and the decoder ends in convolutions at full resolution, so that
-outlines are drawn as a whole. The losses are those of flat art: absolute error and edges, which keep outlines
-sharp where the squared error blurs them, and LPIPS on the first three stages of VGG-16.
+outlines are continuous. The losses suit flat drawings: absolute error and edges, which keep outlines sharper
+than the squared error does, and LPIPS on the first three stages of VGG-16.
 
 First `python -m experiments.prepare_images --source=icons/x2 --size=128 --size=64 --out=runs/icons/images`.
 

@@ -1,4 +1,4 @@
-"""MaskBit's generator over 12 bits: two tokens of 6 bits a position, else as generator_14bit.py.
+"""MaskBit's generator over 12 bits: two tokens of 6 bits per position, otherwise as generator_14bit.py.
 
 python -m experiments.train --config=configs/maskbit/generator_12bit.py --workdir=runs/generator_12bit
 """

@@ -1,8 +1,8 @@
 """MaskBit's generator over the 14 bits of tokenizer_14bit.py, from text (Weber et al., TMLR 2024, section 4).
 
 Width, depth, heads, MLP, dropout and optimizer are those of the public config, whose network of 305M
-parameters draws ImageNet's classes. This one reads T5-XL by cross-attention instead, and embeds a token's
-bits by a table of its own rather than by a linear map of the bits; the class label's dropout is the text's.
+parameters generates ImageNet classes. This one cross-attends to T5-XL states instead, and embeds tokens by a
+table rather than by a linear map of their bits. Text is dropped at the rate of class labels there.
 
 python -m experiments.train --config=configs/maskbit/generator_14bit.py --workdir=runs/generator_14bit
 """

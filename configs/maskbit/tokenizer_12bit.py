@@ -1,4 +1,4 @@
-"""MaskBit's tokenizer of 12 bits: two tokens of 6 bits a position, else as tokenizer_14bit.py.
+"""MaskBit's tokenizer of 12 bits: two tokens of 6 bits per position, otherwise as tokenizer_14bit.py.
 
 python -m experiments.train --config=configs/maskbit/tokenizer_12bit.py --workdir=runs/tokenizer_12bit
 """
@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss = {
         "reconstruction": 4.0,
         "perceptual": 0.1,
-        "codebook": 0.0,  # there is no codebook to learn
+        "codebook": 0.0,  # LFQ has no learned codebook
         "commitment": 0.25,
         "entropy": 0.02,
         "adversarial": 0.02,

@@ -1,12 +1,12 @@
 """MaskBit's tokenizer of 14 bits: 256x256 pixels to 16x16 positions (Weber et al., TMLR 2024, section 3).
 
 Sizes, loss weights (for images in [0, 1]), batch and schedule are those of the public config of the same
-name. What differs: levels are halved by average pooling and not by convolutions; the perceptual loss
-compares features of EfficientNet-Lite0 and not logits of ResNet-50; the adversarial loss is non-saturating
-with R1 and not hinge with LeCam regularization; entropy weight and learning rate are not annealed to a
-minimum above zero.
+name. Differences: levels are halved by average pooling instead of convolutions; the perceptual loss compares
+features of EfficientNet-Lite0 instead of logits of ResNet-50; the adversarial loss is non-saturating with R1
+instead of hinge with LeCam regularization; entropy weight and learning rate are not annealed to a minimum
+above zero.
 
-A position is read as two tokens of 7 bits, which the generator predicts each by itself.
+A position has two tokens of 7 bits, which the generator predicts independently.
 
 python -m experiments.train --config=configs/maskbit/tokenizer_14bit.py --workdir=runs/tokenizer_14bit
 """
@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss = {
         "reconstruction": 4.0,
         "perceptual": 0.1,
-        "codebook": 0.0,  # there is no codebook to learn
+        "codebook": 0.0,  # LFQ has no learned codebook
         "commitment": 0.25,
         "entropy": 0.02,
         "adversarial": 0.02,

@@ -1,6 +1,6 @@
 """VQGAN+ of 12 bits: MaskBit's tokenizer with a learned table of 4096 codes of 64 dimensions.
 
-As in its public config, no entropy loss is needed to use the table; else as tokenizer_14bit.py.
+As in its public config, there is no entropy loss. Everything else is as in tokenizer_14bit.py.
 
 python -m experiments.train --config=configs/maskbit/vqgan_plus_12bit.py --workdir=runs/vqgan_plus_12bit
 """
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss = {
         "reconstruction": 4.0,
         "perceptual": 0.1,
-        "codebook": 1.0,  # there is no codebook to learn
+        "codebook": 1.0,
         "commitment": 0.25,
         "entropy": 0.0,
         "adversarial": 0.02,

@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "bfloat16",
     }
     config.loss = {
-        "label_smoothing": 0.1,  # MaskGIT's
+        "label_smoothing": 0.1,  # as in MaskGIT
         "text_dropout": 0.1,  # for classifier-free guidance
     }
     config.data = {
@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adafactor",
-        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
+        "lr": 1e-4,  # not in the paper; this, b1, weight decay and warm-up are MaskGIT's
         "b1": 0.9,
         "weight_decay": 0.045,
         "warmup_steps": 5_000,
@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.sampling = {
         "num_steps": 24,
-        "guidance_scale": 8.0,  # the last step's; it grows linearly from 0
+        "guidance_scale": 8.0,  # in the last step; it grows linearly from 0
         "temperature": 1.0,
         "choice_temperature": 4.5,
         "order": "confidence",

@@ -1,7 +1,7 @@
 """Muse's small base model: 256 px images as 16x16 tokens from T5-XXL text (Muse, section 2.3).
 
-The paper gives its size, 632M parameters; width and depth are this project's choice to come to that
-(646M: T5's projection and the embeddings included).
+The paper states its size, 632M parameters; width and depth are chosen here to match it (646M, including T5's
+projection and the embeddings).
 
 python -m experiments.train --config=configs/muse/base_632m.py --workdir=runs/base_632m
 """
@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
         "dtype": "bfloat16",
     }
     config.loss = {
-        "label_smoothing": 0.1,  # MaskGIT's
+        "label_smoothing": 0.1,  # as in MaskGIT
         "text_dropout": 0.1,  # for classifier-free guidance
     }
     config.data = {
@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adafactor",
-        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
+        "lr": 1e-4,  # not in the paper; this, b1, weight decay and warm-up are MaskGIT's
         "b1": 0.9,
         "weight_decay": 0.045,
         "warmup_steps": 5_000,
@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.sampling = {
         "num_steps": 24,
-        "guidance_scale": 8.0,  # the last step's; it grows linearly from 0
+        "guidance_scale": 8.0,  # in the last step; it grows linearly from 0
         "temperature": 1.0,
         "choice_temperature": 4.5,
         "order": "confidence",

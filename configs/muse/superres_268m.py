@@ -1,6 +1,6 @@
 """Muse's super-resolution model: 512 px images as 64x64 tokens from 16x16 tokens and text (section 2.4).
 
-The paper gives its size, 268M parameters; width and depths are this project's choice to come to that (272M).
+The paper states its size, 268M parameters; width and depths are chosen here to match it (272M).
 
 python -m experiments.train --config=configs/muse/superres_268m.py --workdir=runs/superres_268m
 """
@@ -26,13 +26,13 @@ def get_config() -> ml_collections.ConfigDict:
         "heads": 12,
         "mlp_dim": 3072,
         "text_dim": 4096,  # T5-XXL
-        "block": 8,  # windows of 8x8 tokens, and 8x8 tokens that lie 8 apart
+        "block": 8,  # windows of 8x8 tokens, and grids of 8x8 tokens at distance 8
         "dropout": 0.1,
         "remat": True,
         "dtype": "bfloat16",
     }
     config.loss = {
-        "label_smoothing": 0.1,  # MaskGIT's
+        "label_smoothing": 0.1,  # as in MaskGIT
         "text_dropout": 0.1,  # for classifier-free guidance
     }
     config.data = {
@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "adafactor",
-        "lr": 1e-4,  # the paper gives none; this, b1, weight decay and warm-up are MaskGIT's
+        "lr": 1e-4,  # not in the paper; this, b1, weight decay and warm-up are MaskGIT's
         "b1": 0.9,
         "weight_decay": 0.045,
         "warmup_steps": 5_000,
@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.sampling = {
         "num_steps": 8,
-        "guidance_scale": 8.0,  # the last step's; it grows linearly from 0
+        "guidance_scale": 8.0,  # in the last step; it grows linearly from 0
         "temperature": 1.0,
         "choice_temperature": 4.5,
         "order": "confidence",

@@ -1,9 +1,10 @@
 """The f16 tokenizer of Muse's base models: 256x256 pixels to 16x16 of 8192 codes (Muse, section 2.2).
 
-Sizes, loss weights (for images in [0, 1]) and optimizer are those of MaskGIT's public configs. What differs:
-the perceptual loss compares features of EfficientNet-Lite0 and not of ResNet-50; R1 is computed every 16th
-step, 16 times as strong; the discriminator has a 1x1 stem and a minibatch standard deviation; the res blocks
-have biases, and the decoder narrows right after up-sampling. So MaskGIT's weights do not load into it.
+Sizes, loss weights (for images in [0, 1]) and optimizer are those of MaskGIT's public configs. Differences:
+the perceptual loss compares features of EfficientNet-Lite0 instead of ResNet-50; R1 is computed every 16th
+step with 16 times the weight; the discriminator has a 1x1 stem and a minibatch standard deviation; the res
+blocks have biases, and the decoder narrows directly after up-sampling. MaskGIT's weights therefore do not
+load into it.
 
 python -m experiments.train --config=configs/muse/vqgan_f16_256.py --workdir=runs/vqgan_f16_256
 """
@@ -55,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
         "b2": 0.99,
         "warmup_steps": 2_000,
         "decay": "constant",
-        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "grad_clip": 0.0,  # MaskGIT does not clip
         "ema": 0.999,
     }
     config.mesh = {

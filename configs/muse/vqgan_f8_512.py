@@ -1,6 +1,6 @@
 """The f8 tokenizer of Muse's super-resolution model: 512x512 pixels to 64x64 of 8192 codes (section 2.2).
 
-The experiment is configs/muse/vqgan_f16_256.py's with one level less; the discriminator has one more.
+The experiment is that of configs/muse/vqgan_f16_256.py with one level less and one more in the discriminator.
 
 python -m experiments.train --config=configs/muse/vqgan_f8_512.py --workdir=runs/vqgan_f8_512
 """
@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
         "b2": 0.99,
         "warmup_steps": 2_000,
         "decay": "constant",
-        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "grad_clip": 0.0,  # MaskGIT does not clip
         "ema": 0.999,
     }
     config.mesh = {

@@ -1,7 +1,7 @@
-"""A larger decoder for configs/muse/vqgan_f8_512.py, whose encoder and codes stay (Muse, section 2.8).
+"""A larger decoder for the frozen encoder and codebook of configs/muse/vqgan_f8_512.py (Muse, section 2.8).
 
-The tokens stay the same, so transformers trained on them stay valid. Four res blocks a level and 256 base
-channels are remembered from Muse's appendix and were not checked; the number of steps is this project's
+The tokens do not change, so transformers trained on them remain valid. Four res blocks per level and 256 base
+channels are from memory of Muse's appendix and have not been verified; the number of steps is this project's
 choice.
 
 python -m experiments.train --config=configs/muse/vqgan_f8_512_decoder.py --workdir=runs/vqgan_f8_512_decoder
@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
         "b2": 0.99,
         "warmup_steps": 2_000,
         "decay": "constant",
-        "grad_clip": 0.0,  # MaskGIT clips nothing
+        "grad_clip": 0.0,  # MaskGIT does not clip
         "ema": 0.999,
     }
     config.mesh = {

@@ -1,4 +1,4 @@
-"""Seconds on a CPU: a base transformer of a few thousand weights over the shipped checkpoint's tokens.
+"""Base transformer of a few thousand weights on the shipped checkpoint's tokens: seconds on a CPU.
 
 python -m experiments.train --config=configs/smoke/base.py --workdir=runs/base
 """

@@ -1,4 +1,4 @@
-"""Seconds on a CPU: a VQGAN of a few thousand weights, to see that all parts turn.
+"""VQGAN of a few thousand weights, to test all parts of training: seconds on a CPU.
 
 python -m experiments.train --config=configs/smoke/vqgan.py --workdir=runs/vqgan
 """

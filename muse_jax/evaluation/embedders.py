@@ -26,7 +26,7 @@ class Embedder:
       classes: number of its logits.
       size: side of its input in pixels.
       embed: (params, images in [0, 255]) -> (features, logits).
-      load: file with the weights, "" for the usual place -> params. Raises ValueError where there is none.
+      load: file with the weights ("": its usual location) -> params; raises ValueError if it is missing.
     """
 
     dim: int

@@ -60,7 +60,7 @@ class Progress:
         return self.folder / f"features_{jax.process_index()}.npy"
 
     def save(self, batches: int, sums: Sums) -> None:
-        """Saves the sums after so many batches; a crash leaves the file before. Called by every process."""
+        """Saves the sums after a number of batches atomically. Called by every process."""
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(to_host(sums))]
         if jax.process_index() == 0:
             partial = self.folder / "progress.partial"

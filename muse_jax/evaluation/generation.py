@@ -1,4 +1,4 @@
-"""Distances of generated from real images: FID, KID and their family."""
+"""Distances between generated and real images: FID, KID and similar metrics."""
 
 import itertools
 import tempfile
@@ -27,23 +27,25 @@ SAVE_EVERY = 32  # batches
 
 
 class Generation(Evaluator):
-    """Figures of images that a task generates for the captions of a split, against reference statistics.
+    """Metrics of images generated for the captions of a split, compared with reference statistics.
 
-    The captions are read in the fixed order of evaluation, again from the start if there are fewer of them
-    than samples. Sampling, rounding to uint8, resizing and embedding are one program over the mesh, and
-    moments stay on the devices. With `context.folder` an evaluation that is stopped resumes. A tokenizer's
-    images are its reconstructions, and the names of their figures begin with "r" (rFID).
+    The captions are read in the fixed order of evaluation, and repeated if there are fewer captions than
+    samples. Sampling, rounding to uint8, resizing and embedding are one program over the mesh, and moments
+    stay on the devices. With `context.folder` a stopped evaluation resumes. For tokenizers the images are
+    reconstructions, and the names of metrics start with "r" (rFID).
 
     Keys:
       metrics: some of fid, kid, mind, prdc (precision, recall, density, coverage), inception_score, cmmd;
         default: the section's name, or fid.
-      network: "inception"; "efficientnet_lite0" where its weights are not at hand; "clip" for cmmd.
+      network: "inception"; "efficientnet_lite0" if Inception's weights are not available; "clip" for cmmd.
       weights: file with the network's weights, folder of CLIP's; "": see `interop.inception.find_inception`.
       resize: "tf1", "clean" or "none", see `resizing`.
       reference: statistics of real images, written by `experiments.prepare_reference`.
-      reference_source: the data source they must be of; "": config.data.source.
-      split: captions; "": config.data.eval_split.
-      num_samples: number of images. seed: of the samples. bootstrap: resamples for 95 % intervals; 0: none.
+      reference_source: data source that the statistics must come from; "": config.data.source.
+      split: split of the captions; "": config.data.eval_split.
+      num_samples: number of images.
+      seed: random seed of the samples.
+      bootstrap: number of resamples for 95 % intervals; 0: none.
     """
 
     defaults = {
@@ -92,7 +94,7 @@ class Generation(Evaluator):
                 raise self.refuse("metrics", f"without {metric}, unless network is {network}")
         least = MIN_SAMPLES if "fid" in chosen["metrics"] else 10
         if chosen["num_samples"] < least:
-            raise self.refuse("num_samples", f"at least {least}, since with fewer the figures mean nothing")
+            raise self.refuse("num_samples", f"at least {least}, since fewer give no meaningful figures")
         if chosen["bootstrap"] < 0 or chosen["bootstrap"] == 1:
             raise self.refuse("bootstrap", "0, or at least 2 resamples")
 
@@ -149,7 +151,7 @@ class Generation(Evaluator):
         return Report({names[name]: score for name, score in scores.items()}, details, sheet.images())
 
     def _identity(self) -> dict[str, Any]:
-        # On another mesh the samples are the same.
+        # The samples do not depend on the mesh.
         config = {key: value for key, value in self.context.config.to_dict().items() if key != "mesh"}
         weights = dict(self.context.weights)
         return {"options": self.options, "split": self.split, "config": config, "weights": weights}
@@ -163,7 +165,7 @@ class Generation(Evaluator):
         progress: Progress | None,
         features: FeatureFile | None,
     ) -> tuple[Sums, Sheet]:
-        """The sums after all samples, and a sheet of those that were generated now."""
+        """Sums over all samples, and a sheet of the samples generated in this call."""
         sheet = Sheet(self.reference.features if self.reference else np.zeros((0, self.embedder.dim)))
         count = int(jax.device_get(sums.moments.count))
         for number, batch in itertools.islice(self._batches(), start, None):
@@ -185,12 +187,12 @@ class Generation(Evaluator):
         return sums, sheet
 
     def _batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Numbered batches of the split, pass after pass."""
+        """Numbered batches of the split, which is read repeatedly."""
         passes = (eval_batches(self.context.task, self.split) for _ in itertools.count())
         yield from enumerate(itertools.chain.from_iterable(passes))
 
     def _put(self, params: Any, frozen: Any, batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
-        """The batch on the mesh; with generated images, if the task is a pipeline and cannot be traced."""
+        """Puts the batch on the mesh, with images generated before if the task (a pipeline) is not traced."""
         task, mesh = self.context.task, self.context.mesh
         if self.reconstructs or getattr(task, "traced", True):
             return put_batch(batch, mesh)

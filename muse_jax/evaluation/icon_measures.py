@@ -27,7 +27,7 @@ _FAINT = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Icons of one colour: `foreground`, the pixels they cover, and their box (left, top, right, bottom)."""
+    """Icons of one colour: name of the colour, number of pixels, and box (left, top, right, bottom)."""
 
     foreground: str
     area: int
@@ -41,14 +41,14 @@ class Region:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What is in an image.
+    """Measured attributes of an image.
 
     Attributes:
       background: name of the background's colour.
       regions: the colours of the icons, the largest first; none for an empty image.
       size: "small", "medium" or "large", of all icons together.
       position: "center", "left", "top right", ...
-      count: number of icons that stand apart.
+      count: number of separate icons.
     """
 
     background: str
@@ -89,7 +89,7 @@ def _box(covered: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]
 
 
 def _pieces(covered: Bool[np.ndarray, "height width"], side: int) -> list[Bool[np.ndarray, "height width"]]:
-    """Icons that stand apart, the largest first; specks are left out."""
+    """Separate icons, largest first, without specks."""
     closed = ndimage.maximum_filter(covered, size=max(2, round(_GAP * side)))
     labels, count = ndimage.label(closed, structure=np.ones((3, 3)))
     pieces = [covered & (labels == label) for label in range(1, count + 1)]
@@ -136,7 +136,7 @@ def _extent(box: tuple[int, int, int, int], side: int) -> tuple[str, str]:
 
 
 def relation(first: Region, second: Region) -> str:
-    """Where the first region is: "left of", "right of", "above" or "below" the second."""
+    """Position of the first region: "left of", "right of", "above" or "below" the second."""
     x, y = np.subtract(first.middle, second.middle)
     if abs(x) >= abs(y):
         return "left of" if x < 0 else "right of"

@@ -1,7 +1,7 @@
-"""IconEval: how often a generated icon image shows what its caption says.
+"""IconEval: how often a generated icon image has the attributes in its caption.
 
-`icon_measures` measures each image from its pixels, without a network; docs/icons.md says how often the
-measures are right on real images.
+`icon_measures` measures each image from its pixels, without a network; docs/icons.md states the accuracy of
+the measures on real images.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ATTRIBUTES = ("background", "foreground", "size", "position", "count", "relation
 class IconEval(Evaluator):
     """IconEval of images generated for captions of the data source `icons`.
 
-    The first `images` records of each split that are single icons, pairs or several copies are used; coloured
-    drawings have no attributes to measure. `splits`: () for `config.data.eval_split`.
+    It uses the first `images` records of each split that are single icons, pairs or several copies; coloured
+    drawings have no attributes to measure. Empty `splits` stand for `config.data.eval_split`.
     """
 
     defaults = {"splits": (), "images": 256, "seed": 0}
@@ -38,7 +38,7 @@ class IconEval(Evaluator):
         if context.config.data.source.split("/")[0] != "icons":
             raise ValueError(
                 f"The evaluator {name!r} measures the data source 'icons', but config.data.source is "
-                f"{context.config.data.source!r}: leave it out of config.evaluators."
+                f"{context.config.data.source!r}: remove it from config.evaluators."
             )
         self._sample = jit_sample(context)
 
@@ -68,12 +68,12 @@ class IconEval(Evaluator):
                 return images, records
         raise ValueError(
             f"{split} has {len(records)} images in one colour: set config.evaluators.{self.name}.images to "
-            "at most that."
+            "at most this number."
         )
 
 
 def score_image(image: UInt8[np.ndarray, "side side 3"], record: Mapping[str, Any]) -> dict[str, bool]:
-    """Which attributes of a composed record an image shows; the record's kind says which there are.
+    """Compares the attributes of an image with those of a composed record, as far as its kind has them.
 
     Args:
       image: real or generated, of any size.
@@ -81,10 +81,10 @@ def score_image(image: UInt8[np.ndarray, "side side 3"], record: Mapping[str, An
 
     Returns:
       {attribute: whether it is right}. The foreground of a pair is right if both colours are found; its
-      relation is right if, in addition, they stand as the record says.
+      relation is right if, in addition, their positions agree with the record.
 
     Raises:
-      ValueError: a coloured drawing, of which no colour is known.
+      ValueError: the record is a coloured drawing.
     """
     kind = record["kind"]
     if kind == "art":
@@ -111,10 +111,10 @@ def score_image(image: UInt8[np.ndarray, "side side 3"], record: Mapping[str, An
 def icon_eval(
     images: Sequence[UInt8[np.ndarray, "side side 3"]], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Shares of images in which each attribute is right, over those that have it, and `images`, their number.
+    """Share of images with the right value of each attribute that they have, and the number of `images`.
 
     Raises:
-      ValueError: as many images as records are needed, and at least one.
+      ValueError: the numbers of images and records differ or are 0.
     """
     if len(images) != len(records) or not len(images):
         raise ValueError(f"{len(images)} images of {len(records)} records: give one image for each record.")
@@ -128,7 +128,7 @@ def icon_eval(
 
 
 def sample_records(split: str, count: int, seed: int, data_dir: str) -> list[dict[str, Any]]:
-    """Different records of one colour, drawn at random.
+    """Random distinct records of icons in one colour.
 
     Raises:
       ValueError: the split has too few of them.

@@ -17,7 +17,7 @@ class PipelineTask:
       sampling: further arguments of `generate`.
     """
 
-    traced = False  # `sample` runs programs of its own
+    traced = False  # `sample` runs compiled programs itself
 
     def __init__(self, pipeline: Any, config: Any, **sampling: Any):
         self.pipeline, self.config, self.sampling = pipeline, config, sampling

@@ -31,7 +31,7 @@ def make_reference(
       count: number of images.
       network, resize, weights: as in `generation.Generation`.
       batch_size: images of one device call.
-      keep: features kept of so many images, for KID and the like.
+      keep: number of images whose features are stored, for KID and similar metrics.
       provenance: what to note of the source.
     """
     embedder = EMBEDDERS[network]

@@ -74,7 +74,7 @@ def load_reference(path: str | Path, network: str, dim: int, resize: str, source
     if reference.mean.shape != (dim,) or reference.covariance.shape != (dim, dim):
         raise ValueError(
             f"{path} has statistics of {reference.mean.shape[0]} features, but {network} has {dim}: make "
-            "them anew with experiments.prepare_reference."
+            "them again with experiments.prepare_reference."
         )
     for key, wanted in {"network": network, "resize": resize, "source": source}.items():
         found = reference.provenance.get(key)

@@ -18,9 +18,9 @@ SHEET_PAIRS = 32
 
 
 class Gallery(NamedTuple):
-    """The real images of all splits, at one size, and their features.
+    """Real images of all splits, at one size, and their features.
 
-    `rows` maps a split and the place of a record in it to the row of its image.
+    `rows` maps a split and the index of a record in it to the row of its image.
     """
 
     images: np.ndarray
@@ -37,13 +37,14 @@ class Retrieval(Evaluator):
 
     Images are generated for `pairs` (concept, style) pairs of each split, from the plain captions. Concepts
     are ranked by the best cosine similarity of EfficientNet-Lite0 features to the real images of all splits;
-    ties count against the image. A linear classifier of early feature maps and colours, fitted to the real
-    images of the training split, tells styles. Rows of the table in the details, for each split:
+    ties count against the image. Styles are recognized by a linear classifier of early feature maps and
+    colours, fitted to the real images of the training split. Rows of the table in the details, for each
+    split:
 
-      generated: the gallery is whole and includes the real image of the pair itself.
+      generated: the gallery contains all images, including the real image of the pair.
       floor: the generated images, scored against the captions of other pairs.
       ceiling: a real image of the same concept in another style, against the gallery without that image.
-        Pairs without another style are left out.
+        Pairs without another style are excluded.
     """
 
     defaults = {"splits": ("train", "heldout_pairs"), "pairs": 256, "seed": 0}
@@ -125,12 +126,14 @@ def load_gallery(source: str, data_dir: str, size: int) -> Gallery:
 def rows_of_split(
     gallery: Gallery, classifier: StyleClassifier, rows: np.ndarray, generated: np.ndarray, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """The rows `generated`, `floor` and `ceiling` of `Retrieval`.
+    """Rows `generated`, `floor` and `ceiling` of the table of `Retrieval`.
 
     Args:
-      rows: the gallery's row of each generated image's caption.
+      gallery: real images.
+      classifier: of styles.
+      rows: row in the gallery of each generated image's caption.
       generated: uint8 (n, height, width, 3).
-      seed: chooses among several other styles.
+      seed: for the choice among several other styles.
     """
     features, styles = extract_features(generated), classifier.predict(extract_style_features(generated))
     table = {
@@ -158,7 +161,7 @@ def _share(right: np.ndarray) -> float:
 
 
 def other_styles(gallery: Gallery, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each of `rows` with one, the row of a real image of the same concept in another style."""
+    """Rows of real images of the same concepts in another style, for those of `rows` that have one."""
     by_concept = defaultdict(list)
     for row, concept in enumerate(gallery.concepts):
         by_concept[concept].append(row)

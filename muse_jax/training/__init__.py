@@ -1,4 +1,4 @@
-"""Training: one loop for all tasks, and what it needs."""
+"""Training: configs, tasks, and one loop for all of them."""
 
 from muse_jax.checkpointing.run import Checkpoints, restore_params
 from muse_jax.checkpointing.run_config import load_config, save_config

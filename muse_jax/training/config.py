@@ -1,4 +1,4 @@
-"""Training configs: the defaults, the check of keys and types, and the check against an earlier start."""
+"""Training configs: defaults, checks of keys and types, and the check against the run in a workdir."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +11,18 @@ from muse_jax.config_keys import check_keys, check_type
 from muse_jax.system import find_task, system_names
 from muse_jax.training.config_checks import check_unread, check_values
 
-# Sections whose keys belong to the task and its networks, which refuse those that they do not know.
+# Sections whose keys are defined and checked by the task and its networks.
 OPEN_SECTIONS = ("model", "discriminator", "loss", "evaluators", "sampling")
-# The shapes or the meaning of the parameters and of the optimizer's state depend on these. They may not
-# change between the first start of a run and a resume; nor may the task's own keys but `data` and `sampling`.
+# Shapes or meaning of the parameters and of the optimizer's state depend on these keys, so a resumed run may
+# not change them; neither may it change the task's own keys except `data` and `sampling`.
 FIXED = ("system", "task", "model", "optim.name")
-# Fields of a network that say how it is computed, not what it is.
+# Fields of a network that determine how it is computed and may change.
 FREE = ("dropout", "remat", "dtype")
 _COMMON: dict[str, Any] = {
-    "system": "",  # a name in muse_jax.systems, or the dotted path of a module with a SYSTEM
-    "task": "",  # one of the system's
-    "model": {},  # the network's fields
-    "loss": {},  # weights of the task's loss
+    "system": "",  # a name in muse_jax.systems, or the dotted path of a module that defines SYSTEM
+    "task": "",  # a task of the system
+    "model": {},  # fields of the network
+    "loss": {},  # weights of the loss terms, defined by the task
     "data": {
         "source": "emoji",
         "split": "train",
@@ -31,7 +31,7 @@ _COMMON: dict[str, Any] = {
         "image_size": 64,
         "augment": "none",
         "workers": 2,
-        "data_dir": "",  # where TFDS data is built; "": its default, for emoji `data`
+        "data_dir": "",  # folder of built TFDS data; "": TFDS's default, `data` for emoji and icons
     },
     "optim": {
         "name": "adamw",
@@ -41,40 +41,40 @@ _COMMON: dict[str, Any] = {
         "eps": 1e-8,
         "weight_decay": 0.0,
         "warmup_steps": 100,
-        "decay": "cosine",  # over total_steps to zero, or "constant"
-        "grad_clip": 1.0,  # by global norm; 0 leaves gradients as they are
+        "decay": "cosine",  # to zero at total_steps, or "constant"
+        "grad_clip": 1.0,  # global norm; 0: no clipping
         "ema": 0.999,
-        "accumulate": 1,  # equal parts of a batch, one after the other: memory falls, time does not
-        "skip_nonfinite": True,  # keep the state when a gradient is not finite, and count it
-        "rollback_after": 20,  # such steps in a row: back to the last checkpoint; 0: never
-        "max_rollbacks": 3,  # then the run ends
+        "accumulate": 1,  # microbatches per batch, which save memory
+        "skip_nonfinite": True,  # skip and count updates with non-finite gradients
+        "rollback_after": 20,  # consecutive non-finite steps before a rollback; 0: never
+        "max_rollbacks": 3,  # number of rollbacks after which the run ends
     },
     "total_steps": 10_000,
-    "time_limit": 0.0,  # seconds from the start to the end, by leaving steps out; 0: none
+    "time_limit": 0.0,  # seconds within which the run ends, by skipping steps; 0: none
     "seed": 0,
     "log_every": 50,
-    "eval_every": 1000,  # 0: never; likewise preview_every
-    "eval_batches": 8,  # read at most this many batches of eval_split; 0: all of it
-    # Name -> {"type": ..., "every": ..., its own keys}, see muse_jax.evaluation.evaluators; with none,
-    # the task's own scores ("loss") every `eval_every` steps.
+    "eval_every": 1000,  # steps; 0: never
+    "eval_batches": 8,  # maximum number of batches of eval_split; 0: all
+    # Name -> {"type": ..., "every": ..., its own keys}, see muse_jax.evaluation.evaluators. By default the
+    # task's scores ("loss") are evaluated every `eval_every` steps.
     "evaluators": {},
-    "preview_every": 1000,
+    "preview_every": 1000,  # steps; 0: never
     "checkpoint_every": 1000,
     "keep_checkpoints": 2,
-    # Devices along each axis (-1: what the others leave), and the slices that data is spread over.
+    # Devices along each axis (-1: all remaining ones), and number of slices that the data axis spans.
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 1},
-    "init_from": "",  # a workdir or a checkpoint ("emoji") whose weights the run starts from
-    "compile_cache": "",  # a folder that keeps compiled programs; "": JAX_COMPILATION_CACHE_DIR
-    "profile_steps": (),  # (first, last): these steps are traced into workdir/profile
-    "watchdog": 600.0,  # seconds after which a step that has not ended is reported; 0: never
+    "init_from": "",  # a workdir or checkpoint ("emoji") with initial weights
+    "compile_cache": "",  # folder for compiled programs; "": JAX_COMPILATION_CACHE_DIR
+    "profile_steps": (),  # (first, last) step to trace into workdir/profile
+    "watchdog": 600.0,  # seconds after which an unfinished step is reported; 0: never
 }
 
 
 def default_config(system: str, task: str) -> ml_collections.ConfigDict:
-    """Every key that a task's config may have, with its default; `config.sampling` says how it samples.
+    """Config with every key that a task's config may have, with its default.
 
     Raises:
-      ValueError: one sentence, if there is no such system or it has no such task.
+      ValueError: there is no such system, or it has no such task.
     """
     own: Mapping[str, Any] = find_task(system, task).config_defaults  # type: ignore[attr-defined]
     data = {**_COMMON["data"], **own.get("data", {})}
@@ -85,15 +85,15 @@ def validate_config(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Completes a config with the defaults and checks it, before any device work.
 
     Args:
-      config: a ConfigDict or dict with "system" and "task"; other keys get their defaults. The keys of
-        `model`, `discriminator` and `loss` are the task's to check.
+      config: a ConfigDict or dict with "system" and "task"; missing keys get their defaults. The task checks
+        the keys of `model`, `discriminator` and `loss`.
 
     Returns:
       A complete, locked copy.
 
     Raises:
-      ValueError: one sentence, for an unknown key (with the nearest right one), a wrong type or value, or a
-        value given to a key that the optimizer does not read.
+      ValueError: a key is unknown (the message suggests the nearest one), a type or value is wrong, or a key
+        that the optimizer does not read has another value than its default.
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     if not given.get("system"):
@@ -128,7 +128,7 @@ def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
                 raise ValueError(f"Config key {name!r} is {value!r}, but it must be a section of keys.")
             merged[key] = _merge(name, value, defaults[key])
         elif section == "sampling":
-            merged[key] = value  # its class says what is wrong
+            merged[key] = value  # checked by the class of sampling parameters
         else:
             check_type(name, value, defaults[key])
             merged[key] = value
@@ -138,15 +138,16 @@ def _merge(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
 def check_same_run(
     workdir: str | Path, config: Mapping[str, Any], hashes: Mapping[str, str] | None = None
 ) -> None:
-    """Refuses to resume in the workdir of a run with another task, model, optimizer or tokenizer.
+    """Checks that the run in a workdir has the same task, model, optimizer and tokenizers.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; it may be empty.
       config: complete, from `validate_config`.
-      hashes: `Task.tokenizer_hashes`; runs of earlier versions recorded none.
+      hashes: from `Task.tokenizer_hashes`; they are not compared with runs of earlier versions, which have
+        none.
 
     Raises:
-      ValueError: one sentence that names the first difference.
+      ValueError: something differs; the message names the first difference.
     """
     if config_file(workdir) is None:
         return
@@ -154,8 +155,8 @@ def check_same_run(
     for key, content in (hashes or {}).items():
         if recorded.get(key, content) != content:
             raise ValueError(
-                f"{workdir} holds a run that was trained with another content of config.{key} than "
-                f"{config[key]!r} has now: restore that tokenizer, or take another --workdir."
+                f"{workdir} holds a run whose config.{key} had another content than {config[key]!r} has now: "
+                "restore that tokenizer, or use another --workdir."
             )
     defaults = plain(default_config(config["system"], config["task"]))
     # A key that came with a later version counts as its default.
@@ -175,5 +176,5 @@ def check_same_run(
         if before != now:
             raise ValueError(
                 f"{workdir} holds a run with {name} = {before!r}, but this config has {now!r}: "
-                "take another --workdir or the config of that run."
+                "use another --workdir or the config of that run."
             )

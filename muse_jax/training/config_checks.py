@@ -8,7 +8,7 @@ from muse_jax.config_keys import one_of
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon")
 DECAYS = ("cosine", "constant")
 _MOST = float("inf")
-# The least and the greatest value of each number.
+# Smallest and largest value of each number.
 LIMITS: dict[str, tuple[float, float]] = {
     "total_steps": (1, _MOST),
     "time_limit": (0, _MOST),
@@ -40,13 +40,13 @@ UNREAD_BY_OPTIMIZER = {"adam": ("weight_decay",), "adafactor": ("b2", "eps"), "m
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Refuses values out of their range.
+    """Checks the ranges of values.
 
     Args:
       config: complete, as a plain dict.
 
     Raises:
-      ValueError: one sentence, for the first of them.
+      ValueError: a value is out of range.
     """
     one_of("optim.name", config["optim"]["name"], OPTIMIZERS)
     one_of("optim.decay", config["optim"]["decay"], DECAYS)
@@ -55,10 +55,10 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def check_limits(config: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> None:
-    """Refuses a number below the least or above the greatest value of its key.
+    """Checks numbers against `limits`: config key -> (smallest, largest) value.
 
     Raises:
-      ValueError: one sentence, for the first of them.
+      ValueError: a number is out of range.
     """
     for name, (low, high) in limits.items():
         value = _value(config, name)
@@ -68,10 +68,10 @@ def check_limits(config: Mapping[str, Any], limits: Mapping[str, tuple[float, fl
 
 
 def check_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses a value other than the default for a key that the optimizer does not read.
+    """Checks that keys which the optimizer does not read have their default values.
 
     Raises:
-      ValueError: one sentence, for the first of them.
+      ValueError: a key has another value.
     """
     optimizer = config["optim"]["name"]
     for key in UNREAD_BY_OPTIMIZER.get(optimizer, ()):

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run, by the evaluators that its config names."""
+"""Evaluation of a trained run with the evaluators that its config names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,17 +28,17 @@ def evaluate_run(
     """Evaluates the averaged weights of a run.
 
     Args:
-      config: of the run; its `evaluators` say what is measured, the task's own scores where it has none.
+      config: of the run; without `evaluators`, the task's own scores are computed.
       task: of the run.
       workdir: of the run.
-      step: which checkpoint; the newest by default.
+      step: of the checkpoint; the newest by default.
 
     Returns:
       {"task", "step", "split"} with the report of the evaluator "loss" ("examples", "scores"), and those of
       all other evaluators by name in "evaluators"; and the images of all evaluators.
 
     Raises:
-      ValueError: one sentence, if there is no such checkpoint, or for an evaluator that cannot run.
+      ValueError: there is no such checkpoint, or an evaluator cannot run.
     """
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
@@ -56,7 +56,7 @@ def evaluate_run(
 def run_evaluators(
     evaluators: list[Evaluator], params: Any, frozen: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """JSON of all reports, that of "loss" at the top, the others in "evaluators"; and all images."""
+    """JSON with the report of "loss" and, under "evaluators", all others; and the images of all reports."""
     reports = {evaluator.name: evaluator(params, frozen) for evaluator in evaluators}
     images = {
         f"{name}_{key}": sheet for name, report in reports.items() for key, sheet in report.images.items()

@@ -1,4 +1,4 @@
-"""Features computed before training, bound by content to the networks that made them."""
+"""Checks of precomputed features, which are tied to the content of the networks that made them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,22 +7,22 @@ from muse_jax.data import PrecomputedSource
 from muse_jax.data.precomputed import VARIANT_ARRAYS
 
 Origins = Mapping[str, tuple[str, str]]
-"""Config key of each part that makes features -> (its value, a hash of what that names)."""
+"""Config key of each network that makes features -> (its value, a hash of the content)."""
 
 
 def check_features(
     source: PrecomputedSource, folder: str, origins: Origins, shapes: Mapping[str, Any]
 ) -> None:
-    """Refuses stored features of other weights or of shapes that the networks cannot read.
+    """Checks that stored features were made by the same weights and have the shapes of a batch.
 
     Args:
-      source: what `folder` holds for one split.
+      source: features of one split.
       folder: `config.data.features`, for the message.
-      origins: of the config; `experiments.prepare_features` stored those of its own config.
-      shapes: of a batch, by name; the first axis is the batch's.
+      origins: those of the config; `experiments.prepare_features` stored those of its config.
+      shapes: shapes of a batch by name; the first axis is that of the batch.
 
     Raises:
-      ValueError: one sentence that names the first difference.
+      ValueError: they differ; the message names the first difference.
     """
     again = "compute them again with experiments.prepare_features."
     for name in sorted(set(shapes) - {"index"}):
@@ -38,7 +38,7 @@ def check_features(
                 f"{wanted}: {again}"
             )
     if "origins" not in source.meta:
-        raise ValueError(f"The features in {folder} do not say by which weights they were made: {again}")
+        raise ValueError(f"The features in {folder} have no record of the weights that made them: {again}")
     for key, (wanted, content) in origins.items():
         made_by, its_content = source.meta["origins"].get(key, ("", ""))
         if its_content != content:
@@ -49,10 +49,10 @@ def check_features(
 
 
 def check_augment(source: PrecomputedSource, folder: str, augment: str) -> None:
-    """Refuses an augmentation other than that of the stored features.
+    """Checks that the augmentation is that of the stored features.
 
     Raises:
-      ValueError: one sentence.
+      ValueError: it is not.
     """
     stored = source.meta.get("augment", "none")
     if augment not in ("none", stored):

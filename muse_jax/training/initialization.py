@@ -60,7 +60,7 @@ def load_init_from(
     Args:
       state: a fresh state; weights without a counterpart keep their values.
       config: its `init_from` is a run's workdir or a pretrained directory.
-      task: says which weights of the source are its own.
+      task: selects its weights from the source.
       shardings: of the state.
       say: prints a line.
 
@@ -75,7 +75,7 @@ def load_init_from(
         given = _place_matching(params, state.params, shardings.params)
     if not given:
         raise ValueError(
-            f"config.init_from={source!r} shares no weight with this model: take a run of the same kind."
+            f"config.init_from={source!r} shares no weight with this model: use a run of the same kind."
         )
     say(f"{len(given)} of {len(jax.tree.leaves(state.params))} weights come from {source}")
     params = jax.tree_util.tree_map_with_path(

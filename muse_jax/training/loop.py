@@ -163,7 +163,7 @@ class _Run:
         self.progress.print(self.clock.summary())
 
     def _skip_to(self, step: int) -> None:
-        """Leaves out the steps for which a time limit has no time."""
+        """Skips the steps for which a time limit leaves no time."""
         if step > self.step:
             self.state, self.step = skip_to(self.state, step), step
             self.progress.restart(step)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 Schedule = Callable[[Any], Any]
-# Biases, gains and embedding tables, for which decay towards zero is no regularization.
+# Biases, gains and embedding tables, which should not decay towards zero.
 _NOT_DECAYED = re.compile(r"bias|scale|embed|codebook|position|norm|temperature", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""The base of the training tasks: what is learned, from which batches."""
+"""Base of the training tasks."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,48 +21,48 @@ from muse_jax.training.features import check_augment
 
 Batch = Mapping[str, Any]
 PREVIEW_IMAGES = 8
-Sums = tuple[Any, Any]  # of each example of a batch, a sum and how much it is a sum over
+Sums = tuple[Any, Any]  # a sum and its weight for each example of a batch
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Task:
-    """Base of the training tasks: what is learned, and from which batches.
+    """Base of the training tasks: parameters, loss, evaluation and batches.
 
-    A subclass defines `init`, `loss`, `evaluate` and `preview`, which are pure functions and get traced. What
-    it does not override has no effect.
+    A subclass defines `init`, `loss`, `evaluate` and `preview`, which are pure functions and get traced. All
+    other methods have defaults.
     """
 
     config_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Config keys that this task reads beside those of all tasks, with their defaults."""
+    """Config keys of this task, in addition to those of all tasks, with their defaults."""
     sampling_params: ClassVar[type[SamplingParams] | None] = None
-    """The class of `config.sampling`, where the task samples."""
+    """Class of `config.sampling`; None if the task does not sample."""
     tokenize: Tokenize | None = None
-    """Captions to (ids, mask), for tasks that read text."""
+    """Function from captions to (ids, mask); None if the task does not read text."""
 
     sample: Any = None
-    """(params, frozen, batch, key) -> uint8 images (b, height, width, 3), for tasks that generate; traced."""
+    """(params, frozen, batch, key) -> uint8 images (b, height, width, 3), if the task generates images."""
 
     def __init__(self, config: Any):
         self.config = config
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
-        """Refuses values of `config_defaults` that are out of range.
+        """Checks the values of `config_defaults`.
 
         Raises:
-          ValueError: one sentence, for the first of them.
+          ValueError: a value is out of range.
         """
 
     def params_from(self, source: Any) -> Any | None:
-        """Parameters to start from, made from another `Source`, laid out as this task's.
+        """Initial parameters of this task, made from another `Source`.
 
-        None if the source is a run whose parameters are to be taken where path and shape agree.
+        None means that the source is a run, whose parameters are used where path and shape agree.
         """
         return None if isinstance(source, RunSource) else source.network(self.stage).params
 
     @property
     def stage(self) -> str:
-        """The stage of its system that it trains."""
+        """Name of the stage of the system that the task trains."""
         return find_system(self.config.system).stage_of(self.config.task)
 
     def init(self, key: jax.Array) -> Any:
@@ -70,7 +70,7 @@ class Task:
         raise NotImplementedError
 
     def initialize_from_data(self, params: Any, key: jax.Array) -> Any:
-        """`params` of `init(key)` with the values that depend on data. Called once per run, not traced."""
+        """Sets values in `params` of `init(key)` that depend on data. Called once per run, not traced."""
         return params
 
     def frozen(self) -> Any:
@@ -78,25 +78,25 @@ class Task:
         return {}
 
     def tokenizer_hashes(self) -> Mapping[str, str]:
-        """A hash of each frozen tokenizer's content, by its config key: a resumed run must find it again."""
+        """Hash of each frozen tokenizer's content by config key, which must agree when a run resumes."""
         return {}
 
     def frozen_shapes(self) -> Any:
-        """The shapes of `frozen()`, without reading weights; leaves may carry logical axis names."""
+        """Shapes of `frozen()`, without reading weights; leaves may carry logical axis names."""
         return {}
 
     def loss(
         self, params: Any, frozen: Any, batch: Batch, key: jax.Array, step: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The scalar to minimise, and scalars to log. Traced.
+        """The scalar to minimize, and scalars to log. Traced.
 
-        An optional scalar "weight" is not logged: it is the number of items (masked tokens, for instance)
-        that the others are means over, if it differs between batches.
+        An optional scalar "weight" is not logged: it is the number of items, such as masked tokens, over
+        which the others are means, if it differs between batches.
         """
         raise NotImplementedError
 
     def after_update(self, params: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> Any:
-        """The parameters after an update, with changes that no gradient makes. Traced, once per step."""
+        """Parameters after an update, with changes that are not due to gradients. Traced, once per step."""
         return params
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> dict[str, Sums]:
@@ -109,11 +109,11 @@ class Task:
         raise NotImplementedError
 
     def summarize(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """The scalars to report, from the scores over a split. Not traced."""
+        """Scalars to report, from the scores over a split. Not traced."""
         return scores
 
     def preview(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
-        """Named media to look at: images, videos or audio, see `muse_jax.media.as_medium`. Traced."""
+        """Images, videos or audio for the log, by name, see `muse_jax.media.as_medium`. Traced."""
         return {}
 
     def make_loader(self, split: str, seed: int) -> Iterator[Batch]:
@@ -136,9 +136,9 @@ class Task:
         return self.read(split, 0, rows, augment="none", caption=PLAIN_CAPTIONS, num_epochs=1)
 
     def read(self, split: str, seed: int, rows: Any = None, **changes: Any) -> Iterator[Batch]:
-        """Rows `rows` (None: all) of batches of `split`, read for training but for `changes`.
+        """Reads rows `rows` (None: all) of batches of `split` as in training.
 
-        `changes` are arguments of `muse_jax.data.make_loader`.
+        `changes` override arguments of `muse_jax.data.make_loader`.
         """
         data = self.config.data
         augment = changes.pop("augment", data.augment)
@@ -161,9 +161,9 @@ class Task:
         return make_loader(source, **{**options, **changes})
 
     def modalities(self, augment: str) -> Mapping[str, Modality]:
-        """How the fields of records become arrays of one shape. Default: images of `config.data.image_size`.
+        """Modality of each field of the records. Default: images of `config.data.image_size`.
 
-        A task on video or audio overrides it, and `media_shapes` with it.
+        A task on video or audio overrides this method and `media_shapes`.
 
         Args:
           augment: `config.data.augment` for training, "none" for evaluation.
@@ -171,30 +171,30 @@ class Task:
         return {"image": ImageModality(self.config.data.image_size, augment)}
 
     def check_features(self, source: PrecomputedSource) -> None:
-        """Refuses stored features that are not those that the config describes."""
+        """Checks that stored features are those of the config."""
         raise ValueError(
-            f"config.data.features is set, but the task {self.config.task} reads images: leave it out."
+            f"config.data.features is set, but the task {self.config.task} reads images: omit it."
         )
 
     def batch_shapes(self) -> Batch:
-        """The shapes of a batch on the devices."""
+        """Shapes of a batch on the devices."""
         return {
             **self.media_shapes(),
             "index": jax.ShapeDtypeStruct((self.config.data.batch_size,), jnp.int32),
         }
 
     def media_shapes(self) -> Batch:
-        """The shapes of a batch's images, videos or audio."""
+        """Shapes of the images, videos or audio of a batch."""
         data = self.config.data
         shape = (data.batch_size, data.image_size, data.image_size, 3)
         return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
 def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Module:
-    """`module(**fields)`, tuples restored where the config has lists.
+    """Makes a module from fields of a config, with lists converted to tuples.
 
     Raises:
-        ValueError: one sentence, for a field that the module does not have.
+      ValueError: the module lacks a field.
     """
     known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
     check_keys(section, fields, known)
@@ -202,10 +202,10 @@ def build(module: type[Module], section: str, fields: Mapping[str, Any]) -> Modu
 
 
 def check_loss_keys(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.loss` completed from `known`, the defaults.
+    """Completes `config.loss` with the defaults in `known`.
 
     Raises:
-        ValueError: one sentence, for a key that is not there.
+      ValueError: a key is not in `known`.
     """
     check_keys("loss", config.loss, known)
     return {**known, **config.loss}

@@ -75,7 +75,7 @@ def test_features_without_a_hash_are_refused(image_folder, tokenizer, tmp_path):
     stored = json.loads(meta.read_text())
     del stored["origins"]
     meta.write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match="do not say by which weights they were made"):
+    with pytest.raises(ValueError, match="have no record of the weights"):
         load(config, tmp_path)
 
 

@@ -124,9 +124,7 @@ def test_another_model_in_the_same_workdir_is_refused(tmp_path):
     older = {key: value for key, value in config.to_dict().items() if key != "discriminator"}
     save_config(tmp_path, older)
     check_same_run(tmp_path, config)
-    with pytest.raises(
-        ValueError, match=r"model.filters = 8, but this config has 16: take another --workdir"
-    ):
+    with pytest.raises(ValueError, match=r"model.filters = 8, but this config has 16: use another --workdir"):
         check_same_run(tmp_path, validate({"task": "vqgan", "model": {"filters": 16, "multipliers": (1, 2)}}))
     with pytest.raises(ValueError, match="optim.name = 'adamw', but this config has 'adam'"):
         check_same_run(tmp_path, validate_config({**config.to_dict(), "optim": {"name": "adam"}}))
@@ -138,7 +136,7 @@ def test_another_tokenizer_in_the_same_workdir_is_refused(tmp_path):
     check_same_run(tmp_path, config, {"tokenizer": "abc"})  # a run of an earlier version has recorded none
     save_tokenizer_hashes(tmp_path, {"tokenizer": "abc"})
     check_same_run(tmp_path, config, {"tokenizer": "abc"})
-    with pytest.raises(ValueError, match="another content of config.tokenizer than 'runs/vqgan' has now"):
+    with pytest.raises(ValueError, match="config.tokenizer had another content than 'runs/vqgan' has now"):
         check_same_run(tmp_path, config, {"tokenizer": "abd"})
 
 
