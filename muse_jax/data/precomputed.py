@@ -192,7 +192,7 @@ class PrecomputedLoader:
 
 
 def check_identity(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Refuses the state of a loader that reads other data.
+    """Checks that a state belongs to a loader of the same data.
 
     Raises:
       ValueError: `state` differs from `identity`.

@@ -67,7 +67,7 @@ class Context:
       config: complete config of the run.
       mesh: devices that hold the weights.
       folder: where an evaluator may keep files, such as its progress; None keeps nothing.
-      weights: what tells these weights from others: a step, a name.
+      weights: identification of the weights, such as a step or a name.
     """
 
     task: Any
@@ -84,7 +84,7 @@ class Evaluator:
     any device work, and measures in `__call__`, which may be called for several weights.
 
     Raises:
-      ValueError: one sentence, for an unknown key or a value of another type than its default.
+      ValueError: a key is unknown, or a value has another type than its default.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -111,20 +111,20 @@ class Evaluator:
 
 
 def make_evaluators(context: Context) -> list[Evaluator]:
-    """The evaluators that `context.config.evaluators` names; the task's own scores if it names none.
+    """Makes the evaluators of `context.config.evaluators`; by default that of the task's own scores.
 
     Raises:
-      ValueError: one sentence, for the first section that is wrong.
+      ValueError: a section is wrong.
     """
     sections = context.config.evaluators.to_dict() or {"loss": {}}
     return [make_evaluator(name, options, context) for name, options in sections.items()]
 
 
 def make_evaluator(name: str, options: Any, context: Context) -> Evaluator:
-    """One evaluator from its section of the config.
+    """Makes an evaluator from its section of the config.
 
     Raises:
-      ValueError: one sentence, for a section that is wrong.
+      ValueError: the section is wrong.
     """
     if not isinstance(options, Mapping):
         raise ValueError(f"Config key 'evaluators.{name}' is {options!r}, but it must be a section of keys.")

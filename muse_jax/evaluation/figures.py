@@ -18,15 +18,15 @@ MAX_NEIGHBORHOODS = 10_000  # samples for prdc, whose cost is their square
 
 
 def check_reference(file: str, reference: Reference, metrics: Sequence[str]) -> None:
-    """Refuses a reference without features for metrics that need them.
+    """Checks that the reference has features if a metric needs them.
 
     Raises:
-      ValueError: one sentence.
+      ValueError: it does not.
     """
     needing = [metric for metric in metrics if metric in NEED_FEATURES]
     if needing and not len(reference.features):
         raise ValueError(
-            f"{file} holds no features, which {needing[0]} needs: make it with experiments.prepare_reference."
+            f"{file} has no features, which {needing[0]} needs: make it with experiments.prepare_reference."
         )
 
 

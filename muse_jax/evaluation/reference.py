@@ -54,7 +54,7 @@ def load_reference(path: str | Path, network: str, dim: int, resize: str, source
       source: the data source, not checked where the file does not say.
 
     Raises:
-      ValueError: one sentence, for a file that is missing, damaged, or of another kind.
+      ValueError: the file is missing, damaged, or of another kind.
     """
     path = Path(path)
     try:

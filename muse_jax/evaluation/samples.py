@@ -15,15 +15,15 @@ SampleFn = Callable[[Any, Any, Mapping[str, Any], jax.Array], Any]
 
 
 def check_generates(name: str, context: Context) -> None:
-    """Refuses a task that does not generate images.
+    """Checks that the task generates images.
 
     Raises:
-      ValueError: one sentence, for such a task.
+      ValueError: it does not.
     """
     if getattr(context.task, "sample", None) is None:
         raise ValueError(
             f"The evaluator {name!r} measures generated images, but the task {context.config.task!r} "
-            "generates none: leave it out of config.evaluators."
+            "generates none: remove it from config.evaluators."
         )
 
 

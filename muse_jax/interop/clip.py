@@ -61,7 +61,7 @@ TEXT_TABLE = _table(
 
 
 class _Tensors:
-    """The patch kernel with the axes of Flax; all other tensors as they are."""
+    """Transposes the patch kernel to the axes of Flax; other tensors do not change."""
 
     def __init__(self, files: SafetensorsFiles):
         self._files = files
@@ -78,10 +78,10 @@ class _Tensors:
 
 
 def load_clip_vision(folder: str | Path) -> tuple[CLIPVision, dict[str, Any]]:
-    """The image encoder of a CLIP in `folder` and its float32 params.
+    """Loads the image encoder of the CLIP in `folder` and its float32 params.
 
     Raises:
-      ValueError: one sentence, for files that are missing, damaged, or of another model.
+      ValueError: files are missing, damaged, or belong to another model.
     """
     config = _read_config(folder)
     vision = config["vision_config"]
@@ -92,10 +92,10 @@ def load_clip_vision(folder: str | Path) -> tuple[CLIPVision, dict[str, Any]]:
 
 
 def load_clip_text(folder: str | Path) -> tuple[CLIPText, dict[str, Any]]:
-    """The text encoder of a CLIP in `folder` and its float32 params.
+    """Loads the text encoder of the CLIP in `folder` and its float32 params.
 
     Raises:
-      ValueError: one sentence, for files that are missing, damaged, or of another model.
+      ValueError: files are missing, damaged, or belong to another model.
     """
     config = _read_config(folder)
     text = config["text_config"]
@@ -181,7 +181,7 @@ def _byte_pair_tokenizer(folder: Path) -> Tokenizer:
 
 
 def load_clip_tokenizer(folder: str | Path) -> "CLIPTokenizer":
-    """The tokenizer of a CLIP in `folder`.
+    """Loads the tokenizer of the CLIP in `folder`.
 
     Raises:
       ValueError: there is no tokenizer.json.
@@ -202,7 +202,7 @@ class CLIPTokenizer:
         tokenizer.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, " b"]]:
-        """Ids padded with the end token, and the place of each text's end token."""
+        """Ids padded with the end token, and the position of each text's end token."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         ids = np.array([row + row[-1:] * (self._max_length - len(row)) for row in rows], np.int32)
         return ids, np.array([len(row) - 1 for row in rows], np.int32)

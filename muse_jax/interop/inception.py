@@ -1,4 +1,4 @@
-"""The weights of the FID's Inception-v3, from the PyTorch file in which they are published."""
+"""Weights of Inception-v3 for FID, from the published PyTorch file."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ _UNUSED = ("fc.bias", "num_batches_tracked", "AuxLogits")
 
 
 def find_inception(path: str | Path = "") -> Path:
-    """The file with the weights.
+    """Finds the file with the weights.
 
     Args:
       path: the file, or a folder with it; "" looks in PyTorch's cache of downloads.
@@ -47,15 +47,15 @@ def load_inception(path: str | Path = "") -> dict[str, Any]:
       path: as in `find_inception`.
 
     Raises:
-      ValueError: there is no such file, or it holds other weights than the published ones.
+      ValueError: there is no such file, or its weights are not the published ones.
     """
     file = find_inception(path)
     with file.open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     if not content.startswith(SHA256):
         raise ValueError(
-            f"{file} is not the published Inception of 2015-12-05: its SHA-256 begins with {content[:8]}, "
-            f"not {SHA256}; fetch it again."
+            f"{file} is not the published Inception of 2015-12-05: its SHA-256 starts with {content[:8]}, "
+            f"not {SHA256}; download it again."
         )
     return convert_inception(load_torch(file))
 
@@ -64,7 +64,7 @@ def convert_inception(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Params of `InceptionV3` from a PyTorch state dict, batch norm folded in.
 
     Raises:
-      ValueError: a tensor is missing, superfluous, or of another shape.
+      ValueError: a tensor is missing, unexpected, or of another shape.
     """
     shapes = abstract_params(InceptionV3(), jnp.zeros((1, SIZE, SIZE, 3)))
     params, used = {}, set()
@@ -85,7 +85,9 @@ def convert_inception(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 f"must have {leaf.shape}: the checkpoint is not the FID's Inception-v3."
             )
     if surplus := sorted(k for k in set(state) - used if not any(part in k for part in _UNUSED)):
-        raise ValueError(f"The checkpoint is not the FID's Inception-v3: it has the tensor {surplus[0]} too.")
+        raise ValueError(
+            f"The checkpoint is not the FID's Inception-v3: it also has the tensor {surplus[0]}."
+        )
     return traverse_util.unflatten_dict(params, sep="/")
 
 

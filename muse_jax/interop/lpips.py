@@ -49,7 +49,7 @@ def convert_lpips(stored: dict[str, Any], network: str = "vgg") -> dict[str, Any
 
 
 def cut_lpips(params: dict[str, Any], stages: int) -> dict[str, Any]:
-    """The part of a tree of `convert_lpips` that the first `stages` stages use."""
+    """Selects the part of a tree of `convert_lpips` that the first `stages` stages use."""
     count = sum(convolutions for convolutions, _ in STAGES[:stages])
     return {
         "vgg": {f"conv_{i}": params["vgg"][f"conv_{i}"] for i in range(count)},
@@ -79,10 +79,10 @@ def load_lpips_vgg(file: str = "") -> dict[str, Any]:
 
 @functools.cache
 def load_lpips_alex() -> dict[str, Any]:
-    """The tree of `convert_lpips` of AlexNet, float32 numpy; read once a process.
+    """Loads the tree of `convert_lpips` for AlexNet as float32 numpy arrays, once per process.
 
     Raises:
-      ValueError: the package with the weights is not installed, or holds other weights.
+      ValueError: the package with the weights is not installed or contains other weights.
     """
     return convert_lpips(_read_package("alexnet.ckpt"), "alex")
 

@@ -29,7 +29,7 @@ class Window:
 
 
 def check_length(length: int, unit: str) -> None:
-    """Refuses a length below 1.
+    """Checks that a length is at least 1.
 
     Raises:
       ValueError: `length` is below 1.

@@ -1,7 +1,7 @@
 """Sampling parameters: defaults, ranges, and their form in a config or as arguments of a compiled program.
 
-Each class is a pytree: its numbers are traced, so that other values compile nothing anew; what decides shapes
-or loops is static.
+Each class is a pytree: its numbers are traced, so that programs serve all values; fields that determine
+shapes or loops are static.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from muse_jax.sampling.masked import ORDERS
 
 
 def static(default: Any) -> Any:
-    """A field that a program is compiled for."""
+    """Static field, for which programs are compiled."""
     return struct.field(pytree_node=False, default=default)
 
 
@@ -26,7 +26,7 @@ class SamplingParams:
     """Names in files of earlier versions -> names now; None: no longer a parameter."""
 
     def check(self) -> None:
-        """Raises ValueError, one sentence, for a value out of range."""
+        """Raises ValueError if a value is out of range."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class SamplingParams:
         """The parameters of a config's section; those that it lacks have their defaults.
 
         Raises:
-          ValueError: one sentence, for an unknown key or a value out of range.
+          ValueError: a key is unknown, or a value is out of range.
         """
         values = {}
         for key, value in given.items():
@@ -54,21 +54,21 @@ class SamplingParams:
         return params
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_mapping` reads."""
+        """Mapping for `from_mapping`."""
         return {name: getattr(self, name) for name in self.names()}
 
     def override(self, **given: Any) -> Self:
         """These parameters with other values.
 
         Raises:
-          ValueError: one sentence, for a value out of range.
+          ValueError: a value is out of range.
         """
         params = dataclasses.replace(self, **given)  # type: ignore[type-var]
         params.check()
         return params
 
     def traced(self) -> Self:
-        """These parameters as a program takes them: numbers of one type, since a Python int compiles anew."""
+        """Parameters for a compiled program, with numbers of one type: a Python int would compile another."""
         numbers = {
             field.name: np.float32(getattr(self, field.name))
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -132,8 +132,8 @@ class LoparSampling(SamplingParams):
     """Local parallel redrawing of tokens; see `muse_jax.sampling.lopar_decode`.
 
     temperature: 0 or greater.
-    top_k: of each iteration the number of codes that are kept, at least 1; (): the published program's for
-      six iterations, and a like rule for another number of them (`lopar_decode`).
+    top_k: number of codes to keep in each iteration, at least 1; (): those of the published program for six
+      iterations, and a similar rule for other numbers of iterations (`lopar_decode`).
     """
 
     temperature: float = 1.0
@@ -146,24 +146,24 @@ class LoparSampling(SamplingParams):
 
 
 def check_steps(name: str, value: Any) -> None:
-    """Refuses anything but a whole number of at least 1."""
+    """Checks that a value is a whole number of at least 1."""
     check_whole(name, value, 1)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Refuses anything but a whole number of at least `least`."""
+    """Checks that a value is a whole number of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, given {value!r}.")
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Refuses anything but a finite number of at least 0."""
+    """Checks that a value is a finite number of at least 0."""
     if not _is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a number of 0 or greater, given {value!r}.")
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """Refuses anything but a number above 0 and at most 1."""
+    """Checks that a value is a number above 0 and at most 1."""
     if not _is_number(value) or not 0 < value <= 1:
         raise ValueError(f"{name} must be above 0 and at most 1, given {value!r}.")
 

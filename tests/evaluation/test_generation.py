@@ -214,7 +214,7 @@ def test_statistics_of_others_are_read_and_refused_without_a_word_of_their_makin
         load_reference(cut, "inception", DIM, "tf1", "noise")
     with pytest.raises(ValueError, match="statistics of 6 features, but inception has 2048"):
         load_reference(adm, "inception", 2048, "tf1", "noise")
-    with pytest.raises(ValueError, match="holds no features, which kid needs"):
+    with pytest.raises(ValueError, match="has no features, which kid needs"):
         make_evaluator("kid", options((adm,), metrics=("kid",), resize="tf1"), make_context())
 
 

@@ -15,7 +15,7 @@ def state():
 def test_a_checkpoint_with_another_tensor_or_shape_is_refused(state):
     with pytest.raises(ValueError, match="it lacks Mixed_7c.branch1x1.bn.weight"):
         convert_inception({k: v for k, v in state.items() if k != "Mixed_7c.branch1x1.bn.weight"})
-    with pytest.raises(ValueError, match="has the tensor Mixed_8a.conv.weight too"):
+    with pytest.raises(ValueError, match="also has the tensor Mixed_8a.conv.weight"):
         convert_inception({**state, "Mixed_8a.conv.weight": np.zeros(1)})
     with pytest.raises(ValueError, match="must have \\(2048, 1008\\)"):
         convert_inception({**state, "fc.weight": np.zeros((1000, 2048))})
@@ -42,5 +42,5 @@ def test_files_are_found_by_their_usual_names_and_refused_by_their_content(tmp_p
     (folder / FILES[1]).write_bytes(b"other")
     assert find_inception() == folder / FILES[1] == find_inception(folder)
     content = hashlib.sha256(b"other").hexdigest()[:8]
-    with pytest.raises(ValueError, match=f"its SHA-256 begins with {content}, not 6726825d"):
+    with pytest.raises(ValueError, match=f"its SHA-256 starts with {content}, not 6726825d"):
         load_inception()
