@@ -23,16 +23,10 @@ import ml_collections
 from absl import flags
 
 from experiments import apps
-from experiments.planning import (
-    CHIPS,
-    Job,
-    Plan,
-    describe,
-    markdown_table,
-    markdown_weak_scaling,
-    run_job,
-    search,
-)
+from experiments.planning.chips import CHIPS
+from experiments.planning.jobs import Job, run_job, search
+from experiments.planning.plan import Plan
+from experiments.planning.table import describe, markdown_table, markdown_weak_scaling
 from muse_jax.training import validate_config
 
 TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or h100:8x8.")

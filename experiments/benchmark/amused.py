@@ -1,13 +1,13 @@
-"""Decoding of aMUSEd by this library and by PyTorch diffusers, with the same random weights in one run.
+"""Decoding of aMUSEd by this library and by diffusers in PyTorch, with the same random weights.
 
-Both draw a 16x16 grid of tokens (256 pixels) from nothing in `--steps` steps with guidance 10, so that the
-network runs on twice the batch. The peer is diffusers' own loop: `UVit2DModel` and
-`AmusedScheduler`. Ours is `masked_decode` on `UVit2D`. Two things are computed here once an image and there
-once a step, since the text does not change: the text's keys and values, and the gains of the adaptive norms.
-Guidance is mixed before the output matrix here and after it there; the logits are the same.
+Both generate a 16x16 grid of tokens (256 pixels) in `--steps` steps with guidance 10, so the network runs on
+twice the batch. diffusers runs its own loop with `UVit2DModel` and `AmusedScheduler`, this library
+`masked_decode` on `UVit2D`. Since the text does not change, this library computes its keys and values and the
+gains of the adaptive norms once per image, diffusers once per step. Guidance is applied before the output
+matrix here and after it there; the logits are the same.
 
     python -m experiments.benchmark.amused                                # fp32, CPU
-    python -m experiments.benchmark.amused --device=cuda --dtype=bfloat16  # the peer under torch.compile
+    python -m experiments.benchmark.amused --device=cuda --dtype=bfloat16  # diffusers under torch.compile
 """
 
 from collections.abc import Callable
@@ -24,15 +24,17 @@ from muse_jax.sampling import masked_decode
 from muse_jax.systems.amused.convert import network_from_config, read_uvit
 from muse_jax.systems.amused.uvit import UVit2D
 
-_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where both run.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and activations of both.")
-_COMPILE = flags.DEFINE_bool("compile", None, "torch.compile for the peer; by default on cuda only.")
-_BATCH = flags.DEFINE_integer("batch", 2, "Images at a time.", lower_bound=1)
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Device of both.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Type of weights and activations of both."
+)
+_COMPILE = flags.DEFINE_bool("compile", None, "Use torch.compile; by default only on cuda.")
+_BATCH = flags.DEFINE_integer("batch", 2, "Batch size.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "Decoding steps.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each, taken in turn.", lower_bound=1)
-_SMALL = flags.DEFINE_bool("small", False, "A tiny network: whether the script works, not how fast.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
+_SMALL = flags.DEFINE_bool("small", False, "A tiny network, to test the script.")
 
-_GUIDANCE = 10.0  # (1 - g) unconditional + g conditional, as aMUSEd counts it
+_GUIDANCE = 10.0  # (1 - g) unconditional + g conditional, as in aMUSEd
 _GRID = (16, 16)
 _TEXT_LENGTH = 77
 _MICRO = (256.0, 256.0, 0.0, 0.0, 6.0)
@@ -48,7 +50,7 @@ _SMALL_CONFIG = {
 
 
 class StateDict:
-    """A PyTorch state dict with the interface of a foreign checkpoint."""
+    """PyTorch state dict with the interface of a foreign checkpoint."""
 
     def __init__(self, state: dict[str, Any]):
         self._state = state
@@ -64,20 +66,20 @@ class StateDict:
 
 
 def import_peer() -> tuple[Any, Any]:
-    """PyTorch and diffusers; raises ValueError with what to install where they are absent."""
+    """Imports PyTorch and diffusers; raises ValueError if they are not installed."""
     try:
         import diffusers
         import torch
     except ImportError as error:
         raise ValueError(
-            f"This benchmark runs against PyTorch's diffusers ({error}): "
-            "pip install torch==2.13.0 diffusers==0.42.1 transformers, then run it again."
+            f"This benchmark needs diffusers for PyTorch ({error}): run "
+            "`pip install torch==2.13.0 diffusers==0.42.1 transformers`."
         ) from None
     return torch, diffusers
 
 
 def conditions(batch: int, text_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random text states, pooled embeddings and micro-conditions: the unconditional half first."""
+    """Random text states, pooled embeddings and micro-conditions, with the unconditional half first."""
     draw = np.random.default_rng(0).standard_normal
     text = draw((2 * batch, _TEXT_LENGTH, text_dim), np.float32)
     return (
@@ -88,7 +90,7 @@ def conditions(batch: int, text_dim: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def make_peer(torch: Any, diffusers: Any, model: Any, inputs: tuple[np.ndarray, ...]) -> Callable[[int], Any]:
-    """Decoding by diffusers: a function of a seed that returns int tokens (batch, height, width)."""
+    """Decoding by diffusers, as a function of a seed that returns int tokens (batch, height, width)."""
     device, dtype, steps = _DEVICE.value, getattr(torch, _DTYPE.value), _STEPS.value
     text, pooled, micro = (torch.from_numpy(x).to(device, dtype) for x in inputs)
     mask_id = model.config.vocab_size - 1
@@ -119,7 +121,7 @@ def make_peer(torch: Any, diffusers: Any, model: Any, inputs: tuple[np.ndarray, 
 
 
 def make_ours(network: UVit2D, params: Any, inputs: tuple[jax.Array, ...]) -> Callable[[int], jax.Array]:
-    """The same decoding here, as one program: a function of a seed that returns tokens (batch, n)."""
+    """The same decoding by this library, as a function of a seed that returns tokens (batch, n)."""
     mask_id, steps = network.vocab_size - 1, _STEPS.value
 
     @jax.jit
@@ -144,7 +146,7 @@ def make_ours(network: UVit2D, params: Any, inputs: tuple[jax.Array, ...]) -> Ca
 def largest_difference(
     torch: Any, model: Any, network: UVit2D, params: Any, inputs: tuple[np.ndarray, ...]
 ) -> tuple[float, float]:
-    """The largest difference of the two networks' logits on the same tokens, and the largest logit."""
+    """Largest difference of the two networks' logits on the same tokens, and largest logit."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, network.vocab_size, (inputs[0].shape[0], _GRID[0] * _GRID[1]), np.int32)
     device, dtype = _DEVICE.value, getattr(torch, _DTYPE.value)
@@ -184,7 +186,7 @@ def main() -> None:
 
 
 def report(times: dict[str, list[float]], num_params: int, torch: Any, diffusers: Any) -> None:
-    """Prints the medians, their ratio, and what they were measured with."""
+    """Prints the medians, their ratio and the versions of the software."""
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     print(
         f"aMUSEd, {num_params / 1e6:.0f}M parameters, {_DTYPE.value}, batch {_BATCH.value}, "

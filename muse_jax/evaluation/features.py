@@ -12,7 +12,6 @@ from muse_jax.interop.efficientnet_lite import load_efficientnet_lite0
 from muse_jax.media.image import to_unit_range
 from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 
-FEATURE_DIM = 1280
 INPUT_SIZE = 224
 STYLE_TAPS = (0, 1, 3, 5, 8, 11)
 _COLOUR_LEVELS = 8

@@ -1,4 +1,4 @@
-"""Frozen text encoders (T5 v1.1 of every size, MiniLM-L6) and sentencepiece text for CogLM."""
+"""Frozen text encoders (T5 v1.1 of every size, MiniLM-L6) and sentencepiece models."""
 
 from muse_jax.text.encoder import TextEncoder, load_text_encoder
 from muse_jax.text.pieces import TextPieces, train_text_pieces

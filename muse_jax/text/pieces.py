@@ -1,4 +1,4 @@
-"""Sentencepiece models for networks that generate text as well as read it (CogLM).
+"""Sentencepiece models for networks that generate text as well as read it.
 
 Any sentencepiece model works: a published one, or one that `experiments.train_text_pieces` trained on the
 captions of a data set. No special tokens are added; the network marks the start and end of a text.

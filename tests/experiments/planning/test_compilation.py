@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.planning import compilation, load_topology
+from experiments.planning import compilation
 from experiments.planning.compilation import compile_program, laid_out_bytes
+from experiments.planning.topology import load_topology
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"

@@ -7,8 +7,10 @@ import jax
 import pytest
 
 from configs.smoke import vqgan
-from experiments.planning import CHIPS, choices, describe, load_topology, markdown_table, plan_train, rank
-from experiments.planning.plan import out_of_memory
+from experiments.planning.chips import CHIPS
+from experiments.planning.plan import choices, out_of_memory, plan_train, rank
+from experiments.planning.table import describe, markdown_table
+from experiments.planning.topology import load_topology
 from muse_jax.system import make_task
 from muse_jax.training import validate_config
 from pallas_kernels import aot
