@@ -13,6 +13,7 @@ from muse_jax.media.image import to_unit_range
 from muse_jax.nn.efficientnet_lite import EfficientNetLite0
 
 INPUT_SIZE = 224
+FEATURE_DIM = 1280
 STYLE_TAPS = (0, 1, 3, 5, 8, 11)
 _COLOUR_LEVELS = 8
 

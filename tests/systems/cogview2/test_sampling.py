@@ -124,7 +124,10 @@ def test_the_score_of_a_caption_is_the_mean_cross_entropy_of_its_pieces():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"region": REGION[:, :-1]}, r"region has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)"),
+        (
+            {"region": REGION[:, :-1]},
+            r"region has shape \(4, 8\), but 4 texts and the grid 3x3 need \(4, 9\)",
+        ),
         ({"image": IMAGE[:, :-1]}, r"image has shape \(4, 8\)"),
         ({"text": TEXT[:, :-1]}, r"the network reads \(batch, 4\) pieces"),
         ({"region": None}, "Give both an image and the region to sample"),
