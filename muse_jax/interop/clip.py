@@ -108,7 +108,7 @@ def load_clip_text_model(folder: str | Path) -> tuple[CLIPText, dict[str, Any]]:
     """Module and float32 params of a `CLIPTextModelWithProjection`, the text encoder of diffusers' pipelines.
 
     Raises:
-      ValueError: one sentence, for files that are missing, damaged, or of another model.
+      ValueError: files are missing, damaged, or belong to another model.
     """
     file = Path(folder) / "config.json"
     try:
@@ -132,7 +132,7 @@ def read_clip_tokenizer(folder: str | Path) -> tuple[Tokenizer, int]:
     """CLIP's tokenizer and its padding id, from tokenizer.json, or from vocab.json and merges.txt.
 
     Raises:
-      ValueError: one sentence, for files that are missing or damaged.
+      ValueError: files are missing or damaged.
     """
     folder = Path(folder)
     try:

@@ -70,20 +70,22 @@ class StrictTensors:
 
     def _check(self, name: str) -> None:
         if name not in self._tensors:
-            raise ValueError(f"{self.where} has no tensor {name!r}: it is not of the model to convert.")
+            raise ValueError(
+                f"{self.where} has no tensor {name!r}: it does not belong to the model to convert."
+            )
 
     def refuse_surplus(self, ignored: Iterable[str] = ()) -> None:
-        """Refuses tensors that were not read, but for those whose names begin as `ignored` says.
+        """Checks that all tensors were read, except those whose names start with a prefix in `ignored`.
 
         Raises:
-          ValueError: one sentence that names the first of them.
+          ValueError: a tensor was not read; the message names the first one.
         """
         prefixes = tuple(ignored)
         if surplus := sorted(name for name in self._unread if not name.startswith(prefixes)):
             more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
             raise ValueError(
-                f"{self.where} has the tensor {surplus[0]!r}{more}, which the model to convert lacks: it is "
-                "of another model."
+                f"{self.where} has the tensor {surplus[0]!r}{more}, which the model to convert lacks: it "
+                "belongs to another model."
             )
 
 
