@@ -6,10 +6,12 @@ python -m experiments.generate --demo --out=images/demo.png
 
 python -m experiments.generate --prompt="a red heart" --model=DIR --num_samples=4 --out=four.png \
     --sampling=num_candidates=16,temperature=0.8
+python -m experiments.generate --model=motion --prompt="a heart moving left" --out=heart.gif
 python -m experiments.generate --demo --model=DIR --mesh=data=2,fsdp=4 --dtype=bfloat16 --out=demo.png
 
 The system of the checkpoint determines the sampling parameters. A single image is written without a caption;
-several are written as a grid with captions. With --mesh the weights are distributed over all devices,
+several are written as a grid with captions. If --out ends in .gif, models of videos draw videos, which are
+written side by side. With --mesh the weights are distributed over all devices,
 including those of other hosts if the command runs on each of them (docs/launch.md); the images do not change.
 """
 
@@ -24,7 +26,7 @@ from experiments.demo import DEMO, LEGEND
 PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; repeat it for several images.")
 DEMO_FLAG = flags.DEFINE_bool("demo", False, "Use the eight prompts of `make demo`.")
 MODEL = flags.DEFINE_string("model", "icons", "A packaged checkpoint, a pretrained directory or a run.")
-OUT = flags.DEFINE_string("out", None, "Image file to write, such as heart.png.", required=True)
+OUT = flags.DEFINE_string("out", None, "File to write, such as heart.png or heart.gif.", required=True)
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "Text to guide away from.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Images of each prompt.", lower_bound=1)
 SAMPLING = flags.DEFINE_string(
@@ -50,6 +52,7 @@ def main() -> None:
     import jax.numpy as jnp
 
     from muse_jax import load_pipeline
+    from muse_jax.media.video import SUFFIXES, Video
     from muse_jax.sharding import distributed
 
     distributed.initialize()
@@ -66,7 +69,9 @@ def main() -> None:
             )
         options["negative_prompt"] = NEGATIVE_PROMPT.value
     sampling = apps.parse_sampling(SAMPLING.value)
-    total = pipe.count_steps(**sampling)
+    video = out.suffix.lower() in SUFFIXES and hasattr(pipe, "generate_video")
+    draw = pipe.generate_video if video else pipe.generate
+    total = pipe.count_steps(**({"frames": pipe.max_frames} if video else {}), **sampling)
     bar_format = "{desc}{bar} {n}/{total} steps, {elapsed}"
     with tqdm(desc="compiling", total=total, bar_format=bar_format, disable=not main_process) as bar:
 
@@ -74,8 +79,12 @@ def main() -> None:
             bar.set_description(step.stage, refresh=False)
             bar.update()
 
-        images = pipe.generate(prompts, seed=SEED.value, progress=progress, **options, **sampling)
+        images = draw(prompts, seed=SEED.value, progress=progress, **options, **sampling)
     if not main_process:
+        return
+    if video:
+        image_grid.save_image(Video(images.reshape(-1, *images.shape[-4:]), pipe.fps), out)
+        print(f"Written to {out}")
         return
     captions = [f"{prompt}{' *' * unseen}" for prompt, unseen in DEMO] if DEMO_FLAG.value else prompts
     if NUM_SAMPLES.value is not None:

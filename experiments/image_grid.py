@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from muse_jax.media.video import Video
+
 GAP, MARGIN, FONT_SIZE = 12, 16, 15
 CELL = 192  # images are enlarged by a whole number to at least this many pixels
 INK, FAINT = (30, 30, 30), (110, 110, 110)
@@ -38,15 +40,18 @@ def check_output(path: str | Path) -> Path:
     return path
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Writes an image atomically.
+def save_image(image: Image.Image | Video, path: Path) -> None:
+    """Writes an image or a video atomically.
 
     Raises:
       ValueError: it cannot be written.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        image.save(temporary)
+        if isinstance(image, Video):
+            temporary.write_bytes(image.encode())
+        else:
+            image.save(temporary)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -4,11 +4,12 @@ import importlib
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["CogView2Pipeline", "MusePipeline", "__version__", "load_pipeline"]
+__all__ = ["CogView2Pipeline", "MusePipeline", "NuwaPipeline", "__version__", "load_pipeline"]
 
 _HOMES = {
     "CogView2Pipeline": "muse_jax.systems.cogview2.pipeline",
     "MusePipeline": "muse_jax.systems.muse.pipeline",
+    "NuwaPipeline": "muse_jax.systems.nuwa.pipeline",
     "load_pipeline": "muse_jax.systems.base",
 }
 _PACKAGES = (

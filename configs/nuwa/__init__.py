@@ -1,0 +1,1 @@
+"""Paper-size experiments of NUWA."""

@@ -1,0 +1,189 @@
+"""The pipeline's eight tasks: against its parts, what stays as given, compilations, files, bad input."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muse_jax import load_pipeline
+from muse_jax.nn.shapes import parameter_shapes
+from muse_jax.systems.base import LoadedStage
+from muse_jax.systems.nuwa.pipeline import NuwaPipeline
+from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
+from muse_jax.systems.nuwa.transformer import NuwaTransformer
+from muse_jax.text import load_text_encoder
+from muse_jax.tokenizers import VQGAN
+
+PROMPTS = ["a heart moving left", "a dog"]
+TOKENIZER = VQGAN(filters=8, multipliers=(1,), num_res_blocks=1, embed_dim=4, patch=4, codebook_size=16)
+SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "text_dim": 384, "code_dim": 4}
+NETWORK = NuwaTransformer(16, (3, 2, 2), condition_depth=1, **SIZES)
+RNG = np.random.default_rng(0)
+# Squares in pure colors, whose codes differ.
+CLIPS, OTHER = (255 * RNG.integers(0, 2, (2, 2, 3, 2, 2, 3))).astype(np.uint8).repeat(4, 3).repeat(4, 4)
+MASK = np.zeros((8, 8), bool)
+MASK[:4] = True
+
+
+def random_params(module, seed, scale=0.4):
+    rng = np.random.default_rng(seed)
+    shapes = parameter_shapes(module)
+    return jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(np.float32), shapes)
+
+
+@functools.cache
+def make(network=NETWORK):
+    params = random_params(network, 0)
+    params["text_projection"]["kernel"] *= 0.05  # so that the text does not drown the sketch,
+    params["decoder"]["layers"]["layer_scale"][:, 1] *= 20  # and few tokens show what both change
+    stage = LoadedStage(
+        network,
+        params,
+        NuwaSampling(guidance_scale=0.5),
+        TOKENIZER,
+        random_params(TOKENIZER, 1),
+    )
+    return NuwaPipeline(load_text_encoder("minilm"), stage)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def video(pipe):
+    return pipe.generate_video(PROMPTS, seed=3)
+
+
+def test_a_video_is_that_of_the_parts_put_together_by_hand(pipe, video):
+    encoder, stage = pipe.text_encoder, pipe.base
+    text_params, params, tokenizer_params = jax.tree.map(
+        jnp.asarray, (encoder.params, stage.params, stage.tokenizer_params)
+    )
+
+    @jax.jit
+    def by_hand(ids, mask):
+        states = encoder.module.apply({"params": text_params}, ids, mask)
+        tokens = jnp.zeros((2, 12), jnp.int32)
+        text, null = (states[:2], mask[:2]), (states[2:], mask[2:])
+        draw = Draw(tokens, jnp.ones((2, 12), bool), text, null)
+        with jax.threefry_partitionable(True):
+            sampling = NuwaSampling(order="raster", guidance_scale=0.5)
+            tokens = draw_tokens(stage.network, params, draw, jax.random.key(3), sampling)
+        return TOKENIZER.decode(tokenizer_params, tokens.reshape(6, 2, 2))
+
+    pixels = np.asarray(by_hand(*encoder.tokenize([*PROMPTS, ""])))
+    expected = np.round(np.clip((pixels + 1) * 127.5, 0, 255)).astype(np.uint8)
+    assert video.shape == (2, 3, 8, 8, 3) and video.dtype == np.uint8
+    np.testing.assert_array_equal(video, expected.reshape(video.shape))
+
+
+def test_other_prompts_seeds_and_scales_compile_nothing(pipe, video, compilations):
+    steps = []
+    other = pipe.generate_video(
+        ["a cat", "sun"], seed=4, guidance_scale=2.0, temperature=0.5, progress=steps.append
+    )
+    assert compilations == [] and (other != video).any()
+    assert len(steps) == pipe.count_steps(frames=3) and steps[-1].masked == 0
+
+
+def test_an_item_depends_on_its_prompt_and_place_only(pipe, video):
+    np.testing.assert_array_equal(pipe.generate_video([PROMPTS[0], "a cat"], seed=3)[0], video[0])
+
+
+def test_prediction_keeps_the_frames_it_continues(pipe, compilations):
+    first = pipe.predict(CLIPS[:, :1])
+    np.testing.assert_array_equal(first[:, :1], CLIPS[:, :1])
+    before = len(compilations)
+    second = pipe.predict(CLIPS[:, :2])
+    np.testing.assert_array_equal(second[:, :2], CLIPS[:, :2])
+    assert len(compilations) == before and first.shape == second.shape == (2, 3, 8, 8, 3)
+    other = pipe.predict(OTHER[:, :1])
+    assert (other[:, 1:] != first[:, 1:]).any()
+
+
+@pytest.mark.slow
+def test_completion_and_manipulation_keep_the_pixels_outside_the_mask(pipe):
+    images = pipe.complete(CLIPS[:, 0], MASK)
+    np.testing.assert_array_equal(images[:, ~MASK], CLIPS[:, 0][:, ~MASK])
+    assert (images[:, MASK] != CLIPS[:, 0][:, MASK]).any()
+    for media in (CLIPS[:, 0], CLIPS):
+        edited = [pipe.manipulate(media, MASK, prompts) for prompts in (PROMPTS, PROMPTS[::-1])]
+        for each in edited:
+            np.testing.assert_array_equal(each[..., ~MASK, :], media[..., ~MASK, :])
+        assert (edited[0] != edited[1]).any()
+
+
+@pytest.mark.slow
+def test_sketches_condition_images_and_videos_with_and_without_text(pipe):
+    for draw, sketches, others in (
+        (pipe.sketch_to_image, CLIPS[:, 0], OTHER[:, 0]),
+        (pipe.sketch_to_video, CLIPS, OTHER),
+    ):
+        plain = draw(sketches)
+        assert plain.shape == sketches.shape
+        assert (plain != draw(others)).any() and (draw(sketches, PROMPTS) != draw(others, PROMPTS)).any()
+    assert pipe.sketch_to_video(CLIPS[:, :1], frames=3).shape == CLIPS.shape  # one sketch of all frames
+
+
+@pytest.mark.slow
+def test_an_image_is_drawn_for_each_sample(pipe):
+    images = pipe.generate_image(PROMPTS, num_samples=2)
+    assert images.shape == (2, 2, 8, 8, 3) and (images[0, 0] != images[0, 1]).any()
+
+
+@pytest.mark.slow
+def test_a_saved_pipeline_draws_the_same_videos(pipe, video, tmp_path):
+    pipe.save_pretrained(tmp_path, "float32")
+    loaded = load_pipeline(tmp_path)
+    assert loaded.base.network == NETWORK and loaded.fps == pipe.fps
+    np.testing.assert_array_equal(loaded.generate_video(PROMPTS, seed=3), video)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda pipe: pipe.generate_video(PROMPTS, frames=4), "frames is 4, but .* positions for 3"),
+        (lambda pipe: pipe.generate_video(PROMPTS, frames=0), "frames must be a whole number of at least 1"),
+        (lambda pipe: pipe.generate_video([]), "prompts is an empty list"),
+        (lambda pipe: pipe.generate_image(PROMPTS, order="masked"), "order is 'masked', but a network with"),
+        (lambda pipe: pipe.generate_image(PROMPTS, num_samples=0), "num_samples must be"),
+        (lambda pipe: pipe.predict(CLIPS), "videos have 3 frames and frames is 3"),
+        (lambda pipe: pipe.predict(CLIPS[:, :0]), "videos must be uint8 .* and not empty"),
+        (lambda pipe: pipe.predict(CLIPS[:, :1, :4]), "frames of 4x8 pixels, but this checkpoint draws 8x8"),
+        (lambda pipe: pipe.predict(np.concatenate([CLIPS, CLIPS], 1)), "have 6 frames, but .* for 3: cut"),
+        (lambda pipe: pipe.complete(CLIPS[:, 0], MASK[:4]), "mask must be bool of shape"),
+        (lambda pipe: pipe.manipulate(CLIPS, MASK[None], PROMPTS), "mask must be bool of shape"),
+        (lambda pipe: pipe.manipulate(CLIPS, MASK, PROMPTS[:1]), "prompts must be 2 strings"),
+        (lambda pipe: pipe.sketch_to_video(CLIPS[:, :0]), "sketches must be uint8 .* and not empty"),
+        (lambda pipe: pipe.sketch_to_image(CLIPS[:, 0, :4]), "images are of 4x8 pixels"),
+        (lambda pipe: pipe.generate_video(PROMPTS, steps=3), "has no such sampling parameter"),
+        (lambda pipe: pipe.generate_video(PROMPTS, top_k=-1), "top_k must be a whole number"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(pipe, call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call(pipe)
+    assert str(error.value).endswith(".") and ". " not in str(error.value).replace("...", "")
+
+
+def test_a_network_without_an_encoder_of_sketches_refuses_them():
+    network = NuwaTransformer(16, (3, 2, 2), **SIZES)
+    with pytest.raises(ValueError, match="reads no sketches"):
+        make(network).sketch_to_video(CLIPS)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"text_dim": 8}, "reads text states of width 8"),
+        ({"vocab_size": 8}, "draws 8 codes, but"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fields, message):
+    network = NuwaTransformer(**{"vocab_size": 16, "grid": (3, 2, 2), **SIZES, **fields})
+    with pytest.raises(ValueError, match=message):
+        make(network)
