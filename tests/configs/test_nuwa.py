@@ -8,6 +8,7 @@ from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.training import validate_config
 
 NAMES = ("nuwa.base_870m", "nuwa.vqgan_f16_336", "motion.nuwa")
+PAIRS = [("nuwa.base_870m", "nuwa.vqgan_f16_336"), ("motion.nuwa", "motion.vqgan64")]
 
 
 def load(name):
@@ -20,9 +21,7 @@ def test_the_trainer_takes_the_config(name):
     assert validate_config(config).model.to_dict() == config.model.to_dict()
 
 
-@pytest.mark.parametrize(
-    "name, tokenizer", [("nuwa.base_870m", "nuwa.vqgan_f16_336"), ("motion.nuwa", "motion.vqgan64")]
-)
+@pytest.mark.parametrize("name, tokenizer", PAIRS)
 def test_the_network_reads_the_codes_of_its_tokenizer(name, tokenizer):
     config, codes = load(name), load(tokenizer)
     network = NuwaTransformer(**config.model.to_dict())
