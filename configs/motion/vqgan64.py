@@ -1,8 +1,9 @@
 """The f8 tokenizer of clips and images at 64 px: 8x8 positions of one of 4,096 codes, frame by frame.
 
 Images, frames and sketches share the codebook. The encoder sees each square of 8x8 pixels by itself, so that
-what stands still has the same codes in every frame and every clip; the decoder sees pixels, with convolutions
-at half of the resolution. The codebook starts from k-means.
+what stands still has the same codes in every frame and every clip. It is a linear map, and the codes are the
+k-means of its vectors. Codes that few batches use would grow stale if it were trained on, so that one step is
+all; configs/motion/vqgan64_decoder.py trains the decoder.
 
 First `python -m experiments.prepare_images --source=motion/images/x6 --size=64 --captions=1
 --splits=train,heldout_pairs,validation --out=runs/motion/images`.
@@ -57,10 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
         "warmup_steps": 100,
         "ema": 0.998,
     }
-    config.total_steps = 12_000
-    config.log_every = 50
-    config.eval_every = 500
-    config.eval_batches = 16
-    config.preview_every = 500
-    config.checkpoint_every = 250
+    config.kmeans_images = 3072
+    config.total_steps = 1
+    config.log_every = 1
+    config.eval_every = 1
+    config.eval_batches = 1
+    config.preview_every = 0
+    config.checkpoint_every = 1
     return config

@@ -29,9 +29,9 @@ from muse_jax.tokenizers.lpips import load_lpips, lpips, lpips_shapes
 from muse_jax.tokenizers.perceptual import load_perceptual, perceptual_loss, perceptual_shapes
 from muse_jax.tokenizers.pixel_losses import edge_loss, l1_loss
 from muse_jax.tokenizers.quantizer import code_histogram, histogram_statistics, restart_dead_codes
+from muse_jax.training.config_checks import check_limits
 from muse_jax.training.task import PREVIEW_IMAGES, Batch, Sums, Task, build, check_loss_keys
 
-KMEANS_IMAGES = 1024  # for the initial codebook of a local tokenizer
 KMEANS_STEPS = 10
 # Default weights of the loss terms are those of MaskGIT, for images in [0, 1].
 LOSS = {
@@ -62,7 +62,10 @@ class VQGANTask(Task):
     `{"generator": ..., "discriminator": ...}`, the second only if the weight `adversarial` is above 0.
     """
 
-    config_defaults: ClassVar[Mapping[str, Any]] = {"discriminator": {}}
+    config_defaults: ClassVar[Mapping[str, Any]] = {
+        "discriminator": {},
+        "kmeans_images": 1024,  # for the initial codebook of a local tokenizer
+    }
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -80,6 +83,11 @@ class VQGANTask(Task):
             )
         discriminator = build(Discriminator, "discriminator", config.discriminator)
         self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Refuses numbers that are out of range."""
+        check_limits(config, {"kmeans_images": (1, float("inf"))})
 
     def params_from(self, source: Source) -> Any | None:
         """Parameters from the tokenizer of a pretrained directory; None for a run."""
@@ -101,7 +109,7 @@ class VQGANTask(Task):
         if not self.vqgan.local or "quantizer" not in generator:
             return params
         loader = self.read(self.config.data.split, self.config.seed)
-        batches = itertools.islice(loader, -(-KMEANS_IMAGES // self.config.data.batch_size))
+        batches = itertools.islice(loader, -(-self.config.kmeans_images // self.config.data.batch_size))
         images = np.concatenate([batch["image"] for batch in batches])
         cluster = jax.jit(self.codebook_of_images, out_shardings=replicated(current_mesh()))
         codebook = cluster(generator, images, key)

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from muse_jax.media.image import to_unit_range
-from muse_jax.sharding.partitioning import one_device_mesh
+from muse_jax.sharding.partitioning import on_mesh, one_device_mesh
 from muse_jax.system import make_task
 from muse_jax.systems.vqgan import tasks as vqgan
 from muse_jax.systems.vqgan.tasks import psnr_of
@@ -280,6 +280,24 @@ def test_a_local_codebook_is_read_off_the_images_once_and_never_while_tracing(im
     np.testing.assert_array_equal(
         state.ema["generator"]["quantizer"]["codebook"], params["quantizer"]["codebook"]
     )
+
+
+def test_a_local_codebook_starts_from_as_many_images_as_the_config_says(image_folder, monkeypatch):
+    config = local_config(image_folder)
+    config.kmeans_images = 3 * config.data.batch_size - 1
+    task, counts = make_task(validate_config(config)), []
+
+    def codebook(params, images, key):
+        counts.append(len(images))
+        return jnp.zeros((16, 4))
+
+    monkeypatch.setattr(task, "codebook_of_images", codebook)
+    with on_mesh(one_device_mesh()):
+        task.initialize_from_data({"generator": {"quantizer": {}}}, jax.random.key(0))
+    assert counts == [3 * config.data.batch_size]
+    config.kmeans_images = 0
+    with pytest.raises(ValueError, match="kmeans_images"):
+        validate_config(config)
 
 
 def test_the_loss_needs_nothing_but_its_arguments(image_folder):

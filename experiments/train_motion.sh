@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Trains every stage of the checkpoint "motion" and exports it: the codebook, the decoder and the transformer. A
+# finished stage is passed over and a stopped one goes on: run the same command again. The data set must be there
+# (make data).
+#
+#   bash experiments/train_motion.sh cpu [RUNS]     one stage after the other
+#   bash experiments/train_motion.sh gpu [RUNS]     larger batches in bf16, both networks at once
+#   bash experiments/train_motion.sh smoke [RUNS]   the same with tiny networks on a CPU: whether everything works
+#
+# DATA_DIR (data) says where the data is, OUT (RUNS/motion/motion) where the checkpoint goes; the transformer is
+# exported with whatever has been trained so far.
+set -euo pipefail
+device=${1:?"give cpu, gpu or smoke"}
+runs=${2:-runs}/motion
+python=${PYTHON:-.venv/bin/python}
+data=${DATA_DIR:-data}
+out=${OUT:-$runs/motion}
+
+images=motion/images/x6 codebook=() decoder=() nuwa=()
+case $device in
+  cpu) ;;
+  gpu)
+    export XLA_PYTHON_CLIENT_MEM_FRACTION=0.4
+    decoder+=(--config.model.dtype=bfloat16 --config.data.batch_size=128)
+    nuwa+=(--config.model.dtype=bfloat16 --config.data.batch_size=192 --config.data.workers=12)
+    nuwa+=(--config.total_steps=20000)
+    ;;
+  smoke)
+    images=motion/images
+    codebook+=(--config.model.codebook_size=64 --config.model.filters=8 --config.model.decoder_filters=8)
+    codebook+=(--config.data.batch_size=4)
+    decoder+=("${codebook[@]}" --config.total_steps=2 --config.eval_batches=1 --config.preview_every=0)
+    nuwa+=(--config.model.vocab_size=64 --config.model.width=32 --config.model.heads=2 --config.model.depth=2)
+    nuwa+=(--config.model.mlp_dim=32 --config.data.batch_size=6 --config.total_steps=2)
+    nuwa+=(--config.eval_batches=1 --config.preview_every=0)
+    ;;
+  *) echo "The first argument is $device: give cpu, gpu or smoke." >&2 && exit 2 ;;
+esac
+
+train() {
+  "$python" -m experiments.train --config="configs/motion/$1.py" --workdir="$runs/$1" "${@:2}" \
+    2>&1 | tee -a "$runs/$1.log" | sed -u "s/^/$1: /"
+}
+
+mkdir -p "$runs"
+[ -d "$runs/images/64/validation" ] ||
+  JAX_PLATFORMS=cpu "$python" -m experiments.prepare_images --source="$images" --data_dir="$data" --size=64 \
+    --splits=train,heldout_pairs,validation --captions=1 --out="$runs/images"
+pixels=(--config.data.source="precomputed:$runs/images/64")
+train vqgan64 "${pixels[@]}" "${codebook[@]}"
+# The transformer needs the codes only, which the decoder's training leaves as they are. It reads clips, whose tokens
+# cost a twentieth of a step: every one is composed anew.
+train vqgan64_decoder "${pixels[@]}" --config.tokenizer="$runs/vqgan64" "${decoder[@]}" &
+drawing=$!
+[ "$device" = gpu ] || wait $drawing
+train nuwa --config.data.data_dir="$data" --config.data.features= --config.tokenizer="$runs/vqgan64" "${nuwa[@]}"
+wait $drawing
+JAX_PLATFORMS=cpu "$python" -m experiments.export --run="$runs/nuwa" --tokenizer=tokenizer="$runs/vqgan64_decoder" \
+  --out="$out"
