@@ -125,6 +125,9 @@ class PretrainedSource:
         return self.system.stages[stage].sampling.from_mapping(self.config[stage]["sampling"])
 
     def tokenizer(self, key: str = "tokenizer", dtype: Any = None) -> Weights:
+        for name, spec in self.system.stages.items():
+            if spec.is_tokenizer:
+                return self.network(name, dtype)
         having = [name for name, stage in self.system.stages.items() if stage.tokenizer_file]
         if not having:
             raise ValueError(f"The checkpoint {self.name} has no tokenizer: give one that does.")

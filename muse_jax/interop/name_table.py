@@ -120,6 +120,35 @@ def read_table(
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
+def check_table(tensors: Tensors, table: Mapping[str, Source], like: Mapping[str, Any]) -> None:
+    """Checks that `read_table` would succeed, by the shapes of the tensors.
+
+    Raises:
+      ValueError: one sentence, for the first tensor that is missing or of another shape.
+    """
+    for path, leaf in traverse_util.flatten_dict(dict(like), sep="/").items():
+        source = table[path]
+        stacked = "{layer}" in source.name
+        for layer in range(leaf.shape[0] if stacked else 1):
+            name, shape = source.name.format(layer=layer), tuple(leaf.shape[stacked:])
+            if name not in tensors:
+                raise ValueError(_missing(name, path))
+            found = tensors.shape(name)
+            if (found[::-1] if source.transpose else found) != shape:
+                raise ValueError(_misshapen(name, found, path, shape))
+
+
+def _missing(name: str, path: str) -> str:
+    return f"The checkpoint has no tensor {name!r}, from which the parameter {path!r} is read."
+
+
+def _misshapen(name: str, found: tuple[int, ...], path: str, shape: tuple[int, ...]) -> str:
+    return (
+        f"The tensor {name!r} has shape {found}, but the parameter {path!r} has {shape}; the checkpoint "
+        "belongs to a model of another size or kind."
+    )
+
+
 def _read_leaf(
     tensors: Tensors, source: Source, shape: tuple[int, ...], dtype: np.dtype, path: str
 ) -> np.ndarray:
@@ -133,14 +162,11 @@ def _read_leaf(
 
 def _read_one(tensors: Tensors, source: Source, name: str, shape: tuple[int, ...], path: str) -> np.ndarray:
     if name not in tensors:
-        raise ValueError(f"The checkpoint has no tensor {name!r}, from which the parameter {path!r} is read.")
+        raise ValueError(_missing(name, path))
     array = tensors.read(name)
     array = array.T if source.transpose else array
     if array.shape != shape:
-        raise ValueError(
-            f"The tensor {name!r} has shape {array.shape}, but the parameter {path!r} has {shape}; the "
-            "checkpoint belongs to a model of another size or kind."
-        )
+        raise ValueError(_misshapen(name, array.shape, path, shape))
     return array
 
 

@@ -42,6 +42,12 @@ class _StorageType:
         self.dtype = np.dtype(dtype)
 
 
+class _Name:
+    """Placeholder for a class that Lightning's checkpoints name; it can be neither called nor changed."""
+
+    __slots__ = ()
+
+
 class _Storage:
     """Flat buffer of which tensors are views."""
 
@@ -72,6 +78,8 @@ class _TensorUnpickler(pickle.Unpickler):
                 return allowed[name]
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
             return _StorageType(_STORAGE_DTYPES[name])
+        if module.split(".")[0] in ("pytorch_lightning", "lightning"):
+            return _Name()
         raise ValueError(
             f"it refers to {module}.{name}, and only tensors, OrderedDict and storages are admitted"
         )

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.interop.content_hash import content_hash
 from muse_jax.interop.minilm import MINILM_TABLE
-from muse_jax.interop.name_table import SafetensorsFiles, read_table
-from muse_jax.interop.t5 import open_t5
+from muse_jax.interop.name_table import SafetensorsFiles, check_table, read_table
+from muse_jax.interop.t5 import T5xArrays, open_t5
 from muse_jax.nn.shapes import abstract_params
 from muse_jax.text.bert import BertEncoder
 from muse_jax.text.t5 import T5_SIZES, T5Config, T5Encoder
@@ -143,6 +143,28 @@ class _NoTokenizer:
 
     def serialize(self) -> bytes:
         return b""
+
+
+def describe_t5(directory: str | Path) -> list[str]:
+    """What a directory of T5 v1.1 weights holds, a line each; of the weights only shapes are read.
+
+    Raises:
+      ValueError: one sentence, for a tensor or file that is missing or of another shape.
+    """
+    tensors, table, rest = open_t5(directory)
+    config = T5Config.from_tensors(tensors, table, **rest)
+    shapes = abstract_params(T5Encoder(config), jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
+    check_table(tensors, table, shapes)
+    tokenizer = SentencePieceTokenizer.from_directory(directory, config.vocab_size)
+    names = [f"published as {name}" for name, known in T5_SIZES.items() if known == config]
+    size = names[0] if names else "of no published size"
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return [
+        f"T5 v1.1 encoder, {size}: {count / 1e6:.1f}M parameters, all of them there",
+        f"width {config.width}, {config.depth} layers, {config.heads} heads, MLP {config.mlp_dim}",
+        f"{config.vocab_size} embeddings for {tokenizer.processor.vocab_size()} sentencepiece pieces",
+        f"layout of {'t5x' if isinstance(tensors, T5xArrays) else 'Hugging Face (safetensors)'}",
+    ]
 
 
 def check_length(max_length: int, most: int | None) -> None:

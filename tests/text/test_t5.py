@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from muse_jax.interop.name_table import SafetensorsFiles
 from muse_jax.text import T5_SIZES, T5Encoder, load_text_encoder
+from muse_jax.text.encoder import describe_t5
 from muse_jax.text.t5 import relative_buckets
 from tests.text import t5_files
 
@@ -296,3 +297,17 @@ def test_only_the_encoder_s_tensors_are_loaded(tmp_path):
     (tmp_path / "g").write_bytes(json.dumps({}).encode())
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         SafetensorsFiles([tmp_path / "g"])
+
+
+def test_a_directory_is_described_by_its_shapes(directory, weights):
+    t5_files.write_safetensors(directory, weights)
+    lines = describe_t5(directory)
+    assert lines[0].startswith("T5 v1.1 encoder, of no published size: ") and "all of them there" in lines[0]
+    assert "width 64, 3 layers, 4 heads, MLP 96" in lines[1]
+    last = "encoder.block.2.layer.1.DenseReluDense.wo.weight"
+    t5_files.write_safetensors(directory, {**weights, last: np.zeros((64, 97), np.float32)})
+    with pytest.raises(ValueError, match=rf"'{last}' has shape \(64, 97\)"):
+        describe_t5(directory)
+    t5_files.write_safetensors(directory, {name: w for name, w in weights.items() if name != last})
+    with pytest.raises(ValueError, match=rf"no tensor '{last}'"):
+        describe_t5(directory)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from muse_jax.systems.amused.convert import AMUSED_TABLE, load_uvit
+from muse_jax.systems.amused.convert import AMUSED_TABLE, convert_amused, load_uvit, load_vqmodel
 
 CONFIG = {
     "hidden_size": 32,
@@ -171,3 +171,26 @@ def _compare(torch, model, network, params, batch):
     theirs = theirs.reshape(*theirs.shape[:2], -1).transpose(0, 2, 1)
     ours = network.apply({"params": params}, tokens.astype(np.int32), text, pooled, micro)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_damaged_files_and_those_of_other_models_are_refused(tmp_path):
+    tensors = random_checkpoint(tmp_path)
+    write(tmp_path, tensors | {"encoder_proj.bias": np.zeros(32, np.float32)})
+    with pytest.raises(ValueError, match=r"has the tensor 'encoder_proj\.bias', which the model"):
+        load_uvit(tmp_path)
+    write(tmp_path, tensors | {"project_to_hidden.weight": tensors["project_to_hidden.weight"].T.copy()})
+    with pytest.raises(ValueError, match=r"\['project_to_hidden\.weight'\] have shapes \[\(24, 32\)\]"):
+        load_uvit(tmp_path)
+    write(tmp_path, tensors, _class_name="UNet2DModel")
+    with pytest.raises(ValueError, match="is of a UNet2DModel, not of a UVit2DModel"):
+        load_uvit(tmp_path)
+    write(tmp_path, tensors)
+    with pytest.raises(ValueError, match="is of a UVit2DModel, not of a VQModel"):
+        load_vqmodel(tmp_path)
+    with pytest.raises(ValueError, match=r"There is no .*model_index\.json"):
+        convert_amused(tmp_path)
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    for content in (whole[:-8], whole[:100], b"", b"\x10" + b"\0" * 7 + b"not a header at all"):
+        (tmp_path / WEIGHTS).write_bytes(content)
+        with pytest.raises(ValueError, match="is not a complete safetensors file"):
+            load_uvit(tmp_path)

@@ -49,6 +49,7 @@ def test_prompt_seed_and_guidance_matter(pipe, images):
     assert (pipe.generate(["red car", "blue"], negative_prompt="red car") != images).any()
 
 
+@pytest.mark.slow
 def test_inpainting_keeps_the_other_pixels(pipe):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     mask = np.zeros((8, 8), bool)
@@ -58,6 +59,7 @@ def test_inpainting_keeps_the_other_pixels(pipe):
     assert (drawn[:, mask] != images[:, mask]).any()
 
 
+@pytest.mark.slow
 def test_image_to_image_keeps_the_tokens_that_are_not_masked(pipe):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     params = pipe.params["transformer_tokenizer"]

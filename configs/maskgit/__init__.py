@@ -1,0 +1,1 @@
+"""MaskGIT on ImageNet, class-conditional, at the paper's sizes."""
