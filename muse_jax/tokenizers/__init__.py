@@ -4,6 +4,7 @@ from muse_jax.tokenizers.base import LatentSpec, Tokenizer, flat_tokens, token_g
 from muse_jax.tokenizers.clusters import Clusters, cluster_codebook, codebook_rows, load_clusters
 from muse_jax.tokenizers.quantizer import VectorQuantizer
 from muse_jax.tokenizers.taming import TamingVQGAN
+from muse_jax.tokenizers.video_vqvae import VideoVQVAE
 from muse_jax.tokenizers.vqgan import VQGAN
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "TamingVQGAN",
     "Tokenizer",
     "VectorQuantizer",
+    "VideoVQVAE",
     "cluster_codebook",
     "codebook_rows",
     "flat_tokens",

@@ -5,10 +5,11 @@ from muse_jax.systems.nuwa.pipeline import NuwaPipeline
 from muse_jax.systems.nuwa.sampling import NuwaSampling
 from muse_jax.systems.nuwa.tasks import NuwaTask
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
+from muse_jax.systems.nuwa.video_tokenizer_task import VideoVQVAETask
 
 SYSTEM = System(
     name="nuwa",
-    tasks={"nuwa": NuwaTask},
+    tasks={"nuwa": NuwaTask, "video_vqvae": VideoVQVAETask},
     stages={
         "base": Stage(
             NuwaTransformer,
