@@ -19,7 +19,10 @@ from muse_jax.training.task import Batch
 
 
 class TextStatesTask(TokenTask):
-    """Text states of a batch: from captions inside the compiled step, or stored (`config.data.features`)."""
+    """Base of training tasks that read the states of a frozen text encoder.
+
+    The states are computed from captions inside the compiled step, or precomputed (`config.data.features`).
+    """
 
     network: Any
     config_defaults: ClassVar[Mapping[str, Any]] = {
@@ -29,21 +32,26 @@ class TextStatesTask(TokenTask):
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """The encoder of `config.data.text_encoder`."""
+        """Encoder of `config.data.text_encoder`."""
         return load_text_encoder(self.config.data.text_encoder, dtype=jnp.dtype(self.network.dtype))
 
     def check_text_dim(self) -> None:
-        """Refuses a network that reads states of another width."""
+        """Checks that the network reads states of the encoder's width."""
         given = self.config.model.get("text_dim")
         if given != self.text_encoder.dim:
             raise ValueError(
-                f"config.model.text_dim is {given}, but the text encoder's states "
-                f"are {self.text_encoder.dim} wide: set it to that."
+                f"config.model.text_dim is {given}, but the text encoder's states are "
+                f"{self.text_encoder.dim} wide: set it to that."
             )
 
     @property
+    def reads_states(self) -> bool:
+        """Whether batches contain text states, so that the step does not run the text encoder."""
+        return bool(self.config.data.features)
+
+    @property
     def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The encoding of the text encoder's tokenizer."""
+        """The text encoder's tokenizer."""
         return self.text_encoder.tokenize
 
     def text_origins(self) -> Origins:
@@ -56,7 +64,7 @@ class TextStatesTask(TokenTask):
         return {"text_states": states, "text_mask": mask}
 
     def sharded_text_encoder(self) -> TextEncoder:
-        """The text encoder with its weights on the mesh, since one device may not hold a large one."""
+        """The text encoder with its weights distributed over the mesh."""
         encoder = self.text_encoder
         shardings = tree_shardings(encoder.boxed_shapes(), current_mesh())
         return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
@@ -67,7 +75,7 @@ class TextStatesTask(TokenTask):
         encode = jax.jit(encoder.apply, out_shardings=replicated(current_mesh()))
         return {
             "tokenizers": self.frozen_tokenizers(),
-            "text": {} if self.config.data.features else encoder.params,
+            "text": {} if self.reads_states else encoder.params,
             "null_text": encode(encoder.params, ids, mask),
             "null_mask": mask,
         }
@@ -76,7 +84,7 @@ class TextStatesTask(TokenTask):
         encoder = self.text_encoder
         return {
             "tokenizers": self.tokenizer_shapes(),
-            "text": {} if self.config.data.features else encoder.boxed_shapes(),
+            "text": {} if self.reads_states else encoder.boxed_shapes(),
             "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
             "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
         }
@@ -84,7 +92,7 @@ class TextStatesTask(TokenTask):
     def batch_shapes(self) -> Batch:
         batch, encoder = super().batch_shapes(), self.text_encoder
         captions = self.caption_shapes(encoder.max_length)
-        if not self.config.data.features:
+        if not self.reads_states:
             return {**batch, **captions}
         mask = captions["caption_mask"]
         states = jax.ShapeDtypeStruct((*mask.shape, encoder.dim), jnp.float16)

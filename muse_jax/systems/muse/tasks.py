@@ -1,6 +1,5 @@
 """Training of the masked transformers: Muse's base (section 2.4) and super-resolution (2.5) networks."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,16 +10,14 @@ from einops import reduce
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.config_keys import one_of
-from muse_jax.data.loader import Tokenize
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
 from muse_jax.sampling import guided_logits_fn, masked_decode, sample_mask
 from muse_jax.sampling.params import MaskedSampling
-from muse_jax.sharding.partitioning import current_mesh, put_tree, replicated, tree_shardings
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
+from muse_jax.systems.text_states_task import TextStatesTask
 from muse_jax.systems.token_task import TokenTask, encode
-from muse_jax.text import TextEncoder, encode_captions, load_text_encoder
 from muse_jax.tokenizers import token_grid
 from muse_jax.training.config_checks import check_limits
 from muse_jax.training.features import Origins
@@ -55,7 +52,7 @@ def token_cross_entropy(
     return -(1 - label_smoothing) * hit - label_smoothing * jnp.mean(log_probs, axis=-1)
 
 
-class MaskedTask(TokenTask):
+class MaskedTask(TextStatesTask):
     """Base of the tasks of masked transformers: text, masks, loss and preview.
 
     Batches contain either images and captions, which the frozen tokenizers and text encoder encode inside the
@@ -68,7 +65,7 @@ class MaskedTask(TokenTask):
     """Config key of the tokenizer whose tokens are predicted."""
     sampling_params = MaskedSampling
     config_defaults: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.config_defaults,
+        **TextStatesTask.config_defaults,
         "data": {"features": "", "text_features": "states", "text_encoder": "minilm"},
         "sampling": MaskedSampling().to_dict(),
     }
@@ -77,12 +74,7 @@ class MaskedTask(TokenTask):
     def __init__(self, config: Any):
         super().__init__(config)
         self.weights = check_loss_keys(config, self.loss_defaults)
-        self.text_encoder = load_text_encoder(config.data.text_encoder, dtype=jnp.dtype(self.network.dtype))
-        if config.model.get("text_dim") != self.text_encoder.dim:
-            raise ValueError(
-                f"config.model.text_dim is {config.model.get('text_dim')}, but the text encoder's states are "
-                f"{self.text_encoder.dim} wide: set it to that."
-            )
+        self.check_text_dim()
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
@@ -115,62 +107,12 @@ class MaskedTask(TokenTask):
     def text_features(self, captions: Sequence[str], progress: Any = None) -> dict[str, np.ndarray]:
         """Token ids or text states of captions, according to `config.data.text_features`."""
         if self.config.data.text_features == "ids":
-            return super().text_features(captions)
-        states, mask = encode_captions(self.sharded_text_encoder(), captions, progress=progress)
-        return {"text_states": states, "text_mask": mask}
+            return TokenTask.text_features(self, captions)
+        return super().text_features(captions, progress)
 
     @property
     def reads_states(self) -> bool:
-        """Whether batches contain text states, so that the step does not run the text encoder."""
-        return bool(self.config.data.features) and self.config.data.text_features == "states"
-
-    @property
-    def tokenize(self) -> Tokenize:  # type: ignore[override]
-        """The text encoder's tokenizer."""
-        return self.text_encoder.tokenize
-
-    def frozen(self) -> Any:
-        encoder = self.sharded_text_encoder()
-        ids, mask = encoder.tokenize([""])
-        encode = jax.jit(encoder.apply, out_shardings=replicated(current_mesh()))
-        return {
-            "tokenizers": self.frozen_tokenizers(),
-            "text": {} if self.reads_states else encoder.params,
-            "null_text": encode(encoder.params, ids, mask),
-            "null_mask": mask,
-        }
-
-    def sharded_text_encoder(self) -> TextEncoder:
-        """The text encoder with its weights distributed over the mesh."""
-        encoder = self.text_encoder
-        shardings = tree_shardings(encoder.boxed_shapes(), current_mesh())
-        return dataclasses.replace(encoder, params=put_tree(encoder.params, shardings))
-
-    def frozen_shapes(self) -> Any:
-        encoder = self.text_encoder
-        return {
-            "tokenizers": self.tokenizer_shapes(),
-            "text": {} if self.reads_states else encoder.boxed_shapes(),
-            "null_text": jax.ShapeDtypeStruct((1, encoder.max_length, encoder.dim), jnp.float32),
-            "null_mask": jax.ShapeDtypeStruct((1, encoder.max_length), bool),
-        }
-
-    def batch_shapes(self) -> Batch:
-        batch, encoder = super().batch_shapes(), self.text_encoder
-        captions = self.caption_shapes(encoder.max_length)
-        if not self.reads_states:
-            return {**batch, **captions}
-        mask = captions["caption_mask"]
-        states = jax.ShapeDtypeStruct((*mask.shape, encoder.dim), jnp.float16)
-        return {**batch, "text_states": states, "text_mask": mask}
-
-    def text(self, frozen: Any, batch: Batch) -> tuple[Array, Array]:
-        """Text states and mask of a batch."""
-        if "text_states" in batch:
-            return batch["text_states"].astype(jnp.float32), batch["text_mask"]
-        mask = batch["caption_mask"]
-        states = self.text_encoder.apply(frozen["text"], batch["caption_ids"], mask)
-        return jax.lax.stop_gradient(states), mask
+        return super().reads_states and self.config.data.text_features == "states"
 
     def inputs(self, frozen: Any, batch: Batch) -> tuple[Array, tuple[Array, ...], Array, Array]:
         """`(tokens, conditions other than text, text states, text mask)`."""
