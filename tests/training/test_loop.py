@@ -50,6 +50,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     )  # the same batches in the same order
 
 
+def test_a_run_does_not_resume_with_another_tokenizer(tmp_path):
+    class WithTokenizer(LeastSquares):
+        content = "first"
+
+        def tokenizer_hashes(self):
+            return {"init_from": self.content}
+
+    config = make_config(total_steps=1, eval_every=0, preview_every=0)
+    for _ in range(2):
+        train(config, WithTokenizer(config), tmp_path)
+    WithTokenizer.content = "second"
+    with pytest.raises(ValueError, match="holds a run whose config.init_from had another content than"):
+        train(config, WithTokenizer(config), tmp_path)
+
+
 def test_the_files_of_a_run(whole):
     workdir, state = whole
     assert int(state.step) == 6 and int(state.skipped) == 0

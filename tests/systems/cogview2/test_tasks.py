@@ -129,6 +129,17 @@ def test_pieces_that_do_not_fit_are_refused_before_training(config, tmp_path):
         make_task(validate_config(changed)).make_loader("train", 0)
 
 
+def test_a_run_is_tied_to_the_content_of_its_tokenizer_and_its_pieces(config, ready, tmp_path):
+    task, *_ = ready
+    hashes = task.tokenizer_hashes()
+    assert hashes["tokenizer"] == open_source(config.tokenizer).tokenizer().encoder_hash
+    train_text_pieces(["another text"] * 40, tmp_path / "other.model", 20)
+    changed = config.copy_and_resolve_references()
+    changed.text_pieces = str(tmp_path / "other.model")
+    other = make_task(validate_config(changed)).tokenizer_hashes()
+    assert hashes["tokenizer"] == other["tokenizer"] and hashes["text_pieces"] != other["text_pieces"]
+
+
 def test_features_of_other_pieces_are_refused(config, tmp_path):
     arrays = {
         "tokens": np.zeros((4, 16), np.uint16),
