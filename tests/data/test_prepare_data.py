@@ -55,5 +55,5 @@ def test_a_failure_of_npm_is_reported_in_one_sentence(tmp_path, monkeypatch):
     npm.write_text("#!/bin/sh\necho 'npm error network unreachable' >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
-    with pytest.raises(ValueError, match=r"could not fetch @iconify.*network unreachable.*--downloads"):
+    with pytest.raises(ValueError, match=r"could not download @iconify.*network unreachable.*--downloads"):
         fetch(STYLES["noto"], tmp_path)
