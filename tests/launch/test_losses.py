@@ -27,4 +27,4 @@ def test_meshes_and_processes_give_the_losses_of_one_device_with_t5(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2x4_mixed    4 losses differ from 1x1's by" in done.stdout
+    assert "2x4_mixed    4 losses differ from those of 1x1 by" in done.stdout
