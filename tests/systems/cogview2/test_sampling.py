@@ -12,6 +12,7 @@ from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.cogview2.sampling import (
     BoundCogLM,
     caption_cross_entropy,
+    check_vocabulary,
     sample_caption,
     sample_image_tokens,
 )
@@ -147,3 +148,9 @@ def test_bad_input_is_one_sentence(change, message):
     words = [given.pop(name) for name in ("text", "text_mask")]
     with pytest.raises(ValueError, match=message):
         sample_image_tokens(model, *words, jax.random.key(0), sampling=GREEDY, text_weight=0.0, **given)
+
+
+def test_a_vocabulary_needs_room_for_one_text_piece():
+    check_vocabulary(NETWORK.clone(vocab_size=24), Vocabulary(20, 24))  # one piece, three special tokens
+    with pytest.raises(ValueError, match="leave room for text pieces"):
+        check_vocabulary(NETWORK.clone(vocab_size=23), Vocabulary(20, 23))
