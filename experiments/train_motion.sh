@@ -28,7 +28,7 @@ case $device in
   smoke)
     images=motion/images
     codebook+=(--config.model.codebook_size=64 --config.model.filters=8 --config.model.decoder_filters=8)
-    codebook+=(--config.data.batch_size=4)
+    codebook+=(--config.data.batch_size=4 --config.kmeans_images=64)
     decoder+=("${codebook[@]}" --config.total_steps=2 --config.eval_batches=1 --config.preview_every=0)
     nuwa+=(--config.model.vocab_size=64 --config.model.width=32 --config.model.heads=2 --config.model.depth=2)
     nuwa+=(--config.model.mlp_dim=32 --config.data.batch_size=6 --config.total_steps=2)
@@ -50,7 +50,8 @@ pixels=(--config.data.source="precomputed:$runs/images/64")
 train vqgan64 "${pixels[@]}" "${codebook[@]}"
 # The transformer needs the codes only, which the decoder's training leaves as they are. It reads clips, whose tokens
 # cost a twentieth of a step: every one is composed anew.
-train vqgan64_decoder "${pixels[@]}" --config.tokenizer="$runs/vqgan64" "${decoder[@]}" &
+train vqgan64_decoder "${pixels[@]}" --config.tokenizer="$runs/vqgan64" \
+  --config.init_from="$runs/vqgan64" "${decoder[@]}" &
 drawing=$!
 [ "$device" = gpu ] || wait $drawing
 train nuwa --config.data.data_dir="$data" --config.data.features= --config.tokenizer="$runs/vqgan64" "${nuwa[@]}"

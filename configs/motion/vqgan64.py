@@ -1,9 +1,9 @@
 """The f8 tokenizer of clips and images at 64 px: 8x8 positions of one of 4,096 codes, frame by frame.
 
 Images, frames and sketches share the codebook. The encoder sees each square of 8x8 pixels by itself, so that
-what stands still has the same codes in every frame and every clip. It is a linear map, and the codes are the
-k-means of its vectors. Codes that few batches use would grow stale if it were trained on, so that one step is
-all; configs/motion/vqgan64_decoder.py trains the decoder.
+what stands still has the same codes in every frame and every clip. It is the projection on principal
+components, and the codes are the k-means of its vectors. Codes that few batches use would grow stale if it
+were trained on, so that one step is all; configs/motion/vqgan64_decoder.py trains the decoder.
 
 First `python -m experiments.prepare_images --source=motion/images/x6 --size=64 --captions=1
 --splits=train,heldout_pairs,validation --out=runs/motion/images`.
@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
         "decoder_multipliers": (1, 2, 4),
         "decoder_res_blocks": 1,
         "decoder_patch": 2,
+        "decoder_linear": True,
         "dtype": "float32",
     }
     config.loss = {

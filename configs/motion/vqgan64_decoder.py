@@ -1,7 +1,7 @@
 """The decoder of configs/motion/vqgan64.py, which sees pixels; the encoder and the codes stay as they are.
 
-It draws what neighbouring squares have in common, with convolutions at half of the resolution, by absolute
-and squared error and edges.
+It corrects the inverse of the encoder by what neighbouring squares have in common, with convolutions at half
+of the resolution; the losses are absolute and squared error and edges.
 
 python -m experiments.train --config=configs/motion/vqgan64_decoder.py --workdir=runs/motion/vqgan64_decoder
 """
@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.system = "vqgan"
     config.task = "vqgan_decoder"
     config.tokenizer = "runs/motion/vqgan64"
+    config.init_from = "runs/motion/vqgan64"
     config.model = {
         "local": True,
         "filters": 256,
@@ -27,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
         "decoder_multipliers": (1, 2, 4),
         "decoder_res_blocks": 1,
         "decoder_patch": 2,
+        "decoder_linear": True,
         "dtype": "float32",
     }
     config.loss = {

@@ -71,13 +71,17 @@ class PatchEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder: the encoder mirrored, with nearest-neighbour upsampling followed by a convolution."""
+    """Decoder: the encoder mirrored, with nearest-neighbour upsampling followed by a convolution.
+
+    With `linear` the convolutions, which start at 0, correct a linear map of each code to its square.
+    """
 
     filters: int
     multipliers: Sequence[int]
     num_res_blocks: int
     patch: int
     dtype: Any
+    linear: bool = False
 
     @nn.compact
     def __call__(self, codes: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
@@ -90,9 +94,20 @@ class Decoder(nn.Module):
             if level > 0:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = conv(self.filters * self.multipliers[level - 1], 3, self.dtype)(x)
-        x = conv(3 * self.patch**2, 3, self.dtype)(NormSwish(self.dtype)(x))
-        x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch)
-        return x.astype(jnp.float32)
+        x = NormSwish(self.dtype)(x)
+        if not self.linear:
+            return _pixels(conv(3 * self.patch**2, 3, self.dtype)(x), self.patch)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, None, "conv_in", "conv_out"))
+        x = nn.Conv(3 * self.patch**2, (3, 3), dtype=self.dtype, kernel_init=zeros)(x)
+        side = self.patch * 2 ** (len(self.multipliers) - 1)
+        dense = nn.with_logical_partitioning(nn.initializers.orthogonal(), (None, "conv_out"))
+        square = nn.Dense(3 * side**2, use_bias=False, kernel_init=dense, dtype=self.dtype, name="linear")
+        return _pixels(x, self.patch) + _pixels(square(codes), side)
+
+
+def _pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b height width 3"]:
+    """Squares of `side` pixels, one for each vector."""
+    return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=side, q=side).astype(jnp.float32)
 
 
 class VQGAN(nn.Module):
@@ -109,6 +124,8 @@ class VQGAN(nn.Module):
         finetuning (section 2.8); None: as the encoder's.
       decoder_multipliers, decoder_patch: levels of the decoder; None: as the encoder's. With an encoder of
         patch 2, a decoder that ends in convolutions at full resolution gives sharper outlines.
+      decoder_linear: add a linear map of each code to its square to the decoder. A local encoder's codebook,
+        if it is learned, starts from data (`VQGANTask`), and the map then starts as the encoder's inverse.
       local: encode each square of `downsampling` pixels by itself (`PatchEncoder`).
       quantizer_kind: "vq", a learned codebook (`VectorQuantizer`); "fsq", `embed_dim` dimensions of `levels`
         levels each (`FiniteScalarQuantizer`); "lfq", `embed_dim` bits (`LookupFreeQuantizer`).
@@ -130,6 +147,7 @@ class VQGAN(nn.Module):
     entropy_temperature: float = 0.01
     decoder_multipliers: Sequence[int] | None = None
     decoder_patch: int | None = None
+    decoder_linear: bool = False
     quantizer_kind: str = "vq"
     groups: int = 1
     levels: int = 2
@@ -140,6 +158,7 @@ class VQGAN(nn.Module):
         "decoder_res_blocks",
         "decoder_multipliers",
         "decoder_patch",
+        "decoder_linear",
     )
     """Fields that change the decoder, and neither the encoder nor its codes."""
 
@@ -181,6 +200,7 @@ class VQGAN(nn.Module):
             self.decoder_res_blocks or self.num_res_blocks,
             patch,
             self.dtype,
+            self.decoder_linear,
         )
 
     def _make_quantizer(self) -> VectorQuantizer | FiniteScalarQuantizer | LookupFreeQuantizer:
