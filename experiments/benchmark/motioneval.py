@@ -9,6 +9,7 @@ correct clips for each measure, and the PSNR of the clips that the tokenizer reb
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -43,7 +44,7 @@ def main() -> None:
     for name, clips in rows.items():
         scores = motion_eval(clips, records, real, probes)
         if name != "real":
-            scores["psnr"] = float(np.mean(psnr(_frames(clips), _frames(real))))
+            scores["psnr"] = float(np.mean(psnr(*(jnp.asarray(_frames(part)) for part in (clips, real)))))
         cells = [f"{scores[column]:.3f}" if column in scores else "-" for column in columns]
         print(name.ljust(12), *(cell.rjust(13) for cell in cells), flush=True)
 
