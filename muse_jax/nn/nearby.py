@@ -131,20 +131,35 @@ def attend_places(
     query: Float[Array, "batch places heads dim"],
     own: tuple[Array, Array],
     earlier: tuple[Array, Array],
-    seen: Bool[Array, "places window"],
+    seen: Bool[Array, "places slots"],
 ) -> Float[Array, "batch places heads dim"]:
-    """Causal self-attention of a few places: each to itself and to the earlier places in its window.
+    """Causal self-attention of a few places: each to itself and to the cached places in its window.
 
     Args:
       own: their keys and values (batch, places, heads, dim).
-      earlier: cached keys and values (batch, places, window, heads, dim) of their `neighbors`.
-      seen: which of these are on the grid.
+      earlier: cached keys and values (batch, heads, slots, dim), heads first for plain batched products.
+      seen: the slots that each place sees.
     """
-    near = jnp.where(seen, _scores("bmhd,bmwhd->bhmw", query, earlier[0]), -jnp.inf)
+    key, value = earlier
+    near = jnp.where(seen, _scores("bmhd,bhsd->bhms", query, key), -jnp.inf)
     itself = _scores("bmhd,bmhd->bhm", query, own[0])[..., None]
     weights = jax.nn.softmax(jnp.concatenate([near, itself], axis=-1)).astype(query.dtype)
-    out = jnp.einsum("bhmw,bmwhd->bmhd", weights[..., :-1], earlier[1])
+    out = jnp.einsum("bhms,bhsd->bmhd", weights[..., :-1], value)
     return out + jnp.einsum("bhm,bmhd->bmhd", weights[..., -1], own[1])
+
+
+def sees(
+    places: Int[Array, " places"],
+    others: Int[Array, " others"],
+    grid: tuple[int, ...],
+    window: tuple[int, ...],
+) -> Bool[Array, "places others"]:
+    """Whether each of `others` is in the window of a place and before it; what is not on the grid is not."""
+    near = others < jnp.minimum(places, math.prod(grid))[:, None]
+    coordinates = zip(jnp.unravel_index(places, grid), jnp.unravel_index(others, grid), window, strict=True)
+    for place, other, extent in coordinates:
+        near &= jnp.abs(other - place[:, None]) <= extent // 2
+    return near & (others >= 0)
 
 
 def _scores(equation: str, query: Array, key: Array) -> Array:

@@ -15,6 +15,7 @@ from muse_jax.nn.nearby import (
     attend_to_context,
     input_places,
     neighbors,
+    sees,
 )
 from pallas_kernels.local_attention import local_attention
 
@@ -53,13 +54,15 @@ def _normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_places_attend_as_the_whole_grid_does():
+def test_places_attend_to_the_slots_that_they_see_as_the_whole_grid_does():
     query, key, value = (_normal(seed, 2, 24, 2, 4) for seed in range(3))
-    index, seen = neighbors(GRID, (3, 3, 3), GRID, earlier=True)
     whole = local_attention(query, key, value, grid=GRID, window=(3, 3, 3), causal=True)
     places = jnp.array([0, 5, 17, 23])
-    earlier = key[:, index[places]], value[:, index[places]]
-    out = attend_places(query[:, places], (key[:, places], value[:, places]), earlier, seen[places])
+    slots = np.random.default_rng(0).permutation(26) - 1  # every place, an empty slot, and one past the grid
+    seen = sees(places, jnp.asarray(slots), GRID, (3, 3, 3))
+    held = np.clip(slots, 0, 23)
+    earlier = tuple(x[:, held].swapaxes(1, 2) for x in (key, value))
+    out = attend_places(query[:, places], (key[:, places], value[:, places]), earlier, seen)
     np.testing.assert_allclose(out, whole[:, places], atol=1e-5)
 
 

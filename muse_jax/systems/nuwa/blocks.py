@@ -52,14 +52,14 @@ class Whole:
 
 @struct.dataclass
 class Places:
-    """A pass over a few places; the layers' memory is the cached neighbors and the `Context`.
+    """A pass over a few places; the layers' memory is the cached keys and values and the `Context`.
 
     Fields:
-      seen: which of the earlier neighbors are on the grid.
+      seen: the slots of the cache that each place sees.
       index, context_seen: the neighbors on the condition's grid.
     """
 
-    seen: Bool[Array, "places window"]
+    seen: Bool[Array, "places slots"]
     index: Int[Array, "places key_window"] | None = None
     context_seen: Bool[Array, "places key_window"] | None = None
 

@@ -1,7 +1,7 @@
 """Sampling of NUWA's tokens: in raster order or by wavefronts over a cache, or masked tokens in parallel.
 
-Raster order keeps the keys and values of the last places only, as many as the window reaches back: height x
-width + width + 1 of them for the window 3x3x3. Wavefronts keep all.
+The cache is a ring of the last steps, as many as the window reaches back. For the window 3x3x3 that is
+height x width + width + 1 steps of one place in raster order, and 7 steps of many places by wavefronts.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.nn.heads import LinearLogits, unembed
-from muse_jax.nn.nearby import Context, neighbors
+from muse_jax.nn.nearby import Context, neighbors, sees
 from muse_jax.sampling import guided_logits_fn, masked_decode
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.sampling.params import SamplingParams, check_not_negative, check_steps, check_whole, static
@@ -128,13 +128,13 @@ def draw_tokens(
             choice_temperature=sampling.choice_temperature,
             on_step=on_step,
         )
-    frames = network.grid_of(draw.tokens.shape[1])[0]
-    schedule = schedule_of(network, order, frames)
+    grid = network.grid_of(draw.tokens.shape[1])
+    schedule = schedule_of(network, order, grid[0])
     condition = draw.cond if uncond is None else jax.tree.map(_pair, tuple(draw.cond), tuple(uncond))
     scale = None if uncond is None else sampling.guidance_scale
     return decode_places(
-        _places_fn(network, params, condition, frames, scale, ring=order == "raster"),
-        _empty_cache(network, condition, frames, ring=order == "raster"),
+        _places_fn(network, params, condition, grid, scale),
+        _empty_cache(network, len(condition[0]), grid, schedule),
         draw.tokens,
         draw.drawn,
         key,
@@ -144,65 +144,77 @@ def draw_tokens(
     )
 
 
+@struct.dataclass
+class Cache:
+    """Keys and values of the last steps, a ring.
+
+    Fields:
+      step: number of the next step.
+      places: in each slot, step by step; -1 in empty ones.
+      key, value: of all layers.
+    """
+
+    step: Int[Array, ""]
+    places: Int[Array, " slots"]
+    key: Float[Array, "layers batch heads slots dim"]
+    value: Float[Array, "layers batch heads slots dim"]
+
+
 def _pair(cond: Array, uncond: Array) -> Array:
     """Both conditions of a sample side by side, (2 batch, ...)."""
     both = jnp.stack([cond, jnp.broadcast_to(uncond, cond.shape).astype(cond.dtype)], axis=1)
     return both.reshape(-1, *cond.shape[1:])
 
 
-def _reach(network: NuwaTransformer, grid: tuple[int, ...]) -> int:
-    """How many places before a place its window reaches back."""
-    index, seen = neighbors(grid, tuple(network.window), grid, earlier=True)
-    back = np.where(seen, np.arange(len(index))[:, None] - index, 1)
-    return int(back.max(initial=1))
-
-
 def _empty_cache(
-    network: NuwaTransformer, condition: Condition, frames: int, ring: bool
-) -> tuple[Array, Array]:
-    """Keys and values (layers, batch, slots, heads, dim); of place n in slot n % slots."""
-    grid = (frames, *network.grid[1:])
-    slots = _reach(network, grid) if ring else int(np.prod(grid))
-    shape = (network.depth, len(condition[0]), slots, network.heads, network.width // network.heads)
-    return jnp.zeros(shape, network.dtype), jnp.zeros(shape, network.dtype)
+    network: NuwaTransformer, batch: int, grid: tuple[int, ...], schedule: Int[np.ndarray, "steps places"]
+) -> Cache:
+    """A ring of as many steps of `schedule` as any window reaches back."""
+    step_of = np.zeros(int(np.prod(grid)) + 1, int)
+    step_of[schedule] = np.arange(len(schedule))[:, None]
+    index, seen = neighbors(grid, tuple(network.window), grid, earlier=True)
+    back = np.where(seen, step_of[:-1, None] - step_of[index], 1)
+    slots = int(back.max(initial=1)) * schedule.shape[1]
+    heads, dim = network.heads, network.width // network.heads
+    zeros = jnp.zeros((network.depth, batch, heads, slots, dim), network.dtype)
+    return Cache(jnp.int32(0), jnp.full(slots, -1, jnp.int32), zeros, zeros)
 
 
 def _places_fn(
     network: NuwaTransformer,
     params: Any,
     condition: Condition,
-    frames: int,
+    grid: tuple[int, ...],
     guidance_scale: Float[Array, ""] | float | None,
-    ring: bool,
 ) -> Callable[..., Any]:
-    grid, window, variables = (frames, *network.grid[1:]), tuple(network.window), {"params": params}
-    count = int(np.prod(grid))
+    window, variables = tuple(network.window), {"params": params}
     conditions: Any = network.apply(variables, *condition, method="conditions")
     context: Context = network.apply(variables, conditions, method="context")
-    index, seen = (jnp.asarray(table) for table in neighbors(grid, window, grid, earlier=True))
     key_index, key_seen = None, None
     if conditions.grid:
         tables = neighbors(grid, window, conditions.grid, earlier=False)
         key_index, key_seen = (jnp.asarray(table) for table in tables)
 
-    def places_fn(tokens: Array, places: Array, cache: tuple[Array, Array]) -> tuple[Array, Any]:
-        slots = cache[0].shape[2]
+    def places_fn(tokens: Array, places: Array, cache: Cache) -> tuple[Array, Cache]:
         if guidance_scale is not None:
             tokens = jnp.repeat(tokens, 2, axis=0)
         how = Places(
-            seen[places],
+            sees(places, cache.places, grid, window),
             None if key_index is None else key_index[places],
             None if key_seen is None else key_seen[places],
         )
-        earlier = tuple(part[:, :, index[places] % slots] for part in cache)
-        hidden, kept = network.apply(variables, tokens, places, (earlier, context), how, method="hidden_at")
-        where = jnp.where(places < count, places % slots, slots)
+        memory = ((cache.key, cache.value), context)
+        hidden, kept = network.apply(variables, tokens, places, memory, how, method="hidden_at")
+        first = cache.step % (len(cache.places) // len(places)) * len(places)
         key, value = (
-            part.at[:, :, where].set(new, mode="drop") for part, new in zip(cache, kept, strict=True)
+            jax.lax.dynamic_update_slice_in_dim(part, new.swapaxes(2, 3), first, axis=3)
+            for part, new in zip((cache.key, cache.value), kept, strict=True)
         )
+        held = jax.lax.dynamic_update_slice_in_dim(cache.places, places, first, axis=0)
         if guidance_scale is not None:
             both = hidden.reshape(-1, 2, *hidden.shape[1:])
             hidden = mix_guidance(both[:, 0], both[:, 1], guidance_scale)
-        return unembed(hidden, *network.apply(variables, method="output")), (key, value)
+        logits = unembed(hidden, *network.apply(variables, method="output"))
+        return logits, Cache(cache.step + 1, held, key, value)
 
     return places_fn

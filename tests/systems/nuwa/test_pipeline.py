@@ -1,6 +1,9 @@
 """The pipeline's eight tasks: against its parts, what stays as given, compilations, files, bad input."""
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from muse_jax import load_pipeline
+from muse_jax.media.video import Video, decode_video
 from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.systems.base import LoadedStage
 from muse_jax.systems.nuwa.pipeline import NuwaPipeline
@@ -15,7 +19,10 @@ from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
+from tests.systems.conftest import save_untrained
+from tests.systems.nuwa.test_tasks import make_config
 
+ROOT = Path(__file__).parents[3]
 PROMPTS = ["a heart moving left", "a dog"]
 TOKENIZER = VQGAN(filters=8, multipliers=(1,), num_res_blocks=1, embed_dim=4, patch=4, codebook_size=16)
 SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "text_dim": 384, "code_dim": 4}
@@ -141,6 +148,30 @@ def test_a_saved_pipeline_draws_the_same_videos(pipe, video, tmp_path):
     loaded = load_pipeline(tmp_path)
     assert loaded.base.network == NETWORK and loaded.fps == pipe.fps
     np.testing.assert_array_equal(loaded.generate_video(PROMPTS, seed=3), video)
+
+
+@pytest.mark.slow
+def test_a_run_is_opened_with_its_frame_rate(tokenizer, tmp_path):
+    config = make_config(tokenizer)
+    config.data.fps = 5.0
+    save_untrained(config, tmp_path / "run")
+    loaded = load_pipeline(tmp_path / "run")
+    assert (loaded.fps, loaded.image_size, loaded.max_frames) == (5.0, (16, 16), 2)
+    assert loaded.generate_image(PROMPTS).shape == (2, 16, 16, 3)
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_gif_of_the_video(pipe, video, tmp_path):
+    pipe.save_pretrained(tmp_path / "model", "float32")
+    command = [sys.executable, "-m", "experiments.generate", f"--model={tmp_path / 'model'}", "--seed=3"]
+    prompts = [f"--prompt={prompt}" for prompt in PROMPTS]
+    done = subprocess.run(
+        [*command, *prompts, f"--out={tmp_path}/clip.gif"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    clip = decode_video((tmp_path / "clip.gif").read_bytes())
+    expected = decode_video(Video(video, pipe.fps).encode())
+    np.testing.assert_array_equal(clip.frames, expected.frames)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Sampling: cached raster order and wavefronts draw the tokens of a network that is run anew for each."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from muse_jax.sampling.autoregressive import Sampling
-from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, _empty_cache, count_steps, draw_tokens
+from muse_jax.systems.nuwa.sampling import (
+    Draw,
+    NuwaSampling,
+    _empty_cache,
+    count_steps,
+    draw_tokens,
+    schedule_of,
+)
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from tests.systems.nuwa.test_transformer import random_params
 
@@ -108,8 +113,10 @@ def test_an_order_that_the_network_was_not_trained_for_is_refused(shift, order):
         count_steps(network, NuwaSampling(order=order), 2)
 
 
-def test_raster_order_keeps_only_what_the_window_reaches_back():
-    network = make((5, 4, 3), depth=1)[0]
-    condition = make_draw(network, 5).cond
-    assert _empty_cache(network, condition, 5, ring=True)[0].shape[2] == 4 * 3 + 3 + 1
-    assert _empty_cache(network, condition, 5, ring=False)[0].shape[2] == math.prod((5, 4, 3))
+def test_the_cache_holds_the_steps_that_the_window_reaches_back():
+    grid = (5, 4, 3)
+    network = make(grid, depth=1)[0]
+    for order, steps in (("raster", 4 * 3 + 3 + 1), ("wavefront", 7)):
+        schedule = schedule_of(network, order, 5)
+        cache = _empty_cache(network, 2, grid, schedule)
+        assert cache.key.shape == (1, 2, 2, steps * schedule.shape[1], 4)
