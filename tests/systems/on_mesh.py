@@ -1,4 +1,4 @@
-"""Compares a tiny pipeline, muse or cogview2, on eight devices with the same on one.
+"""Compares a tiny pipeline, muse, cogview2 or nuwa, on eight devices with the same on one.
 
 Tests run it in a process of its own, with the pipeline's name as its argument.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from muse_jax.sharding.partitioning import make_mesh
 from tests.systems.cogview2.tiny import whole_cogview2
 from tests.systems.muse.tiny import tiny_pipeline
+from tests.systems.nuwa.test_pipeline import make as tiny_nuwa
 
 PROMPTS = ["a red heart", "a blue dog", "a tree", "a bee"]
 
@@ -31,9 +32,19 @@ def cogview2(pipe):
     return images, pipe.score(images[0], ["a bee"] * 2)
 
 
+def nuwa(pipe):
+    """Videos of four prompts, and one continued."""
+    videos = pipe.generate_video(PROMPTS)
+    return videos, pipe.predict(videos[:1, :1])
+
+
 def main() -> None:
     """Prints how many values of each result differ, and which share of its widest weight a device has."""
-    pipelines = {"muse": (tiny_pipeline, muse, "base"), "cogview2": (whole_cogview2, cogview2, "coarse")}
+    pipelines = {
+        "muse": (tiny_pipeline, muse, "base"),
+        "cogview2": (whole_cogview2, cogview2, "coarse"),
+        "nuwa": (tiny_nuwa, nuwa, "base"),
+    }
     make, run, network = pipelines[sys.argv[1]]
     pipe = make()
     sharded = dataclasses.replace(pipe, mesh=make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))

@@ -12,8 +12,10 @@ import pytest
 from muse_jax.systems.base import load_pipeline
 from tests.systems.muse.tiny import tiny_pipeline
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cogview2", "nuwa")]
 
-@pytest.mark.parametrize("name", ["muse", pytest.param("cogview2", marks=pytest.mark.slow)])
+
+@pytest.mark.parametrize("name", ["muse", *SLOW])
 def test_eight_devices_draw_the_images_of_one_from_weights_in_shards(name):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
