@@ -150,6 +150,7 @@ def read_clip_tokenizer(folder: str | Path) -> tuple[Tokenizer, int]:
         ) from error
     if (pad_id := tokenizer.token_to_id(text)) is None:
         raise ValueError(f"The padding token {text!r} of {folder} is not in its vocabulary.")
+    tokenizer.add_special_tokens([text])  # as transformers does: it is found in texts before all else
     return tokenizer, pad_id
 
 
