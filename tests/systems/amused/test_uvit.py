@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from muse_jax.systems.amused.uvit import Modulation, UVit2D, modulate, sinusoids
+from muse_jax.systems.amused.blocks import Modulation, modulate
+from muse_jax.systems.amused.uvit import UVit2D, sinusoids
 
 SMALL = {
     "vocab_size": 20,
