@@ -7,12 +7,12 @@ import json
 import sys
 import time
 
-import torch
-from nuwa_pytorch import NUWA, VQGanVAE
-
 
 def main() -> None:
     """Generates videos from random tokens of text."""
+    import torch
+    from nuwa_pytorch import NUWA, VQGanVAE
+
     sizes = json.loads(sys.argv[1])
     frames, side, width = sizes["grid"][0], sizes["grid"][1], sizes["width"]
     # A tokenizer of few channels: what is timed is the transformer.

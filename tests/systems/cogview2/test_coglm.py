@@ -170,5 +170,5 @@ def test_shapes_that_do_not_fit_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match=r"tokens has shape \(1, 9\), but sequences of 5 text slots"):
         NETWORK.init(jax.random.key(0), tokens, tokens)
     tokens = jnp.zeros((1, NETWORK.length), jnp.int32)
-    with pytest.raises(ValueError, match="image_position is 4, but the text takes the positions up to 4"):
+    with pytest.raises(ValueError, match="image_position is 4, but the text uses the positions up to 4"):
         NETWORK.clone(image_position=4).init(jax.random.key(0), tokens, tokens)
