@@ -1,5 +1,6 @@
 """Fine-tuning of aMUSEd: the loss by its rule, the shipped config at a small size, its plan."""
 
+import functools
 import importlib
 import json
 import subprocess
@@ -68,9 +69,10 @@ def test_the_loss_is_the_cross_entropy_of_masked_tokens_given_text_and_micro_con
     loss, scores = jax.jit(task.loss)(params, frozen, batch, key, 0)
     masked = np.asarray(sample_mask(jax.random.split(key)[0], 2, 16))
     encoder = task.prompt_encoder
-    states = encoder.module.apply({"params": encoder.params}, ids, mask.sum(1) - 1, method="penultimate")
+    encode = jax.jit(functools.partial(encoder.module.apply, method="penultimate"))
+    states = encode({"params": encoder.params}, ids, mask.sum(1) - 1)
     micro = np.tile(np.array([[8.0, 8, 0, 0, 6]], np.float32), (2, 1))
-    logits = NETWORK.apply({"params": params}, np.where(masked, 19, tokens), *states, micro)
+    logits = jax.jit(NETWORK.apply)({"params": params}, np.where(masked, 19, tokens), *states, micro)
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     expected = [-log_probs[b, n, tokens[b, n]] for b, n in np.argwhere(masked)]
     assert loss == pytest.approx(np.mean(expected), abs=1e-5)

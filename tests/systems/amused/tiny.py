@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import jax
-from flax.core import meta
+import numpy as np
 from tokenizers import Tokenizer
 
 from muse_jax.interop.clip import read_clip_tokenizer
 from muse_jax.nn.clip import CLIPText
+from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.systems.amused.pipeline import AmusedPipeline
 from muse_jax.systems.amused.sampling import AmusedSampling
 from muse_jax.systems.amused.text import PromptEncoder
@@ -62,9 +63,14 @@ def write_words(folder: Path, pad: str = "<|endoftext|>") -> Tokenizer:
 def tiny_pipeline(folder: Path) -> AmusedPipeline:
     """A pipeline with random weights, whose tokens are 2 pixels wide."""
 
-    def params(module, seed):
-        tree = jax.jit(module.init)(jax.random.key(seed), *module.example_inputs())["params"]
-        return jax.device_get(meta.unbox(tree))
+    def params(module, seed):  # without compiling its initialization
+        rng = np.random.default_rng(seed)
+
+        def draw(path, leaf):
+            drawn = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+            return (drawn + ("scale" in jax.tree_util.keystr(path))).astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(draw, parameter_shapes(module))
 
     text = PromptEncoder(TEXT, params(TEXT, 0), JSONTokenizer.wrap(write_words(folder), len(VOCABULARY) - 1))
     stage = LoadedStage(
