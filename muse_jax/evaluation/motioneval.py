@@ -50,7 +50,7 @@ class Probes:
 
 
 def probe_features(clips: Clips) -> Float[np.ndarray, "n dim"]:
-    """What the probes see: content and change over the frames, and the style of the middle frame."""
+    """Features of the probes: content and change over the frames, and the style of the middle frame."""
     style = extract_style_features(clips[:, clips.shape[1] // 2])
     return np.concatenate([clip_features(clips), style], axis=1)
 

@@ -18,7 +18,7 @@ from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
 
 
 class _Blocks(nn.Module):
-    """What the encoder and the decoder are made of.
+    """Base of the encoder and the decoder: their sizes and residual blocks.
 
     Fields:
       channels: of each level, that of full resolution first.

@@ -17,7 +17,7 @@ _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal
 
 
 class Modulation(NamedTuple):
-    """What adaptive norm does to normalised states: `states * gain + shift`, each (..., batch, channels)."""
+    """Gain and shift of an adaptive norm, `states * gain + shift`, each (..., batch, channels)."""
 
     gain: Array
     shift: Array
@@ -31,7 +31,7 @@ class KeyValues(NamedTuple):
 
 
 class BlockConditioning(NamedTuple):
-    """What one convolutional block takes from the condition."""
+    """Conditioning of one convolutional block."""
 
     modulation: Modulation
     first: KeyValues
@@ -39,7 +39,7 @@ class BlockConditioning(NamedTuple):
 
 
 class LayerConditioning(NamedTuple):
-    """What one transformer layer takes from the condition: three adaptive norms and the text."""
+    """Conditioning of one transformer layer: three adaptive norms and the text."""
 
     attention: Modulation
     cross_attention: Modulation

@@ -137,7 +137,7 @@ class UVit2D(nn.Module):
         pooled: Float[Array, "batch pooled_dim"],
         micro: Float[Array, "batch num_micro"],
     ) -> Conditioning:
-        """What the layers take from CLIP's last-but-one states and pooled embedding, and from `micro`."""
+        """Conditioning of all layers, from CLIP's penultimate states and pooled embedding, and `micro`."""
         if micro.shape[-1] != self.num_micro:
             raise ValueError(
                 f"The model has {self.num_micro} micro-conditions an image, not {micro.shape[-1]}."

@@ -62,10 +62,11 @@ class NuwaSampling(SamplingParams):
 
 
 class Draw(NamedTuple):
-    """What is drawn: flat tokens where `drawn` is True, given the others and the conditions.
+    """Inputs of a sampler: flat tokens, those to sample, and the conditions.
 
     Fields:
-      tokens, drawn: of whole frames.
+      tokens: of whole frames.
+      drawn: True where a token is sampled; the others are given and do not change.
       cond, uncond: the conditions and, to guide away from, others; None: no guidance.
     """
 

@@ -158,7 +158,7 @@ class NuwaTask(TextStatesTask):
         return tokens.reshape(len(tokens), *self.network.grid_of(tokens.shape[1]))
 
     def passes(self, frozen: Any, batch: Batch, key: Array) -> list[Pass]:
-        """What the network predicts in training: frames, clips, and clips from sketches."""
+        """The predictions of a training step: frames, clips, and clips from sketches."""
         drop_key, frame_key = jax.random.split(key)
         tokens, names = self.tokens(frozen, batch), self.clip_objectives
         clips, count = tokens["tokens"], len(names)

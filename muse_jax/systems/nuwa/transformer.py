@@ -20,7 +20,7 @@ from muse_jax.nn.positions import show_grid
 from muse_jax.systems.nuwa.blocks import Conditions, NuwaStack, Places, Whole
 
 Memory = tuple[tuple[Array, Array], Context]
-"""Of all layers: cached keys and values (layers, batch, heads, slots, dim), and the context."""
+"""Cached keys and values of all layers (layers, batch, heads, slots, dim), and their context."""
 
 
 class NuwaTransformer(nn.Module):
