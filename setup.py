@@ -32,6 +32,8 @@ TRAIN = [
 ]
 # Brings an ffmpeg with it.
 MP4 = ["imageio[ffmpeg]>=2.34"]
+# With which jax.export writes and reads programs.
+SERVE = ["flatbuffers>=24"]
 TEST = [
     "matplotlib>=3.9",
     "pytest>=8",
@@ -68,7 +70,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "train": TRAIN,
         "mp4": MP4,
+        "serve": SERVE,
         "plan": TPU_COMPILER,
-        "test": TRAIN + MP4 + TEST + TPU_COMPILER,
+        "test": TRAIN + MP4 + SERVE + TEST + TPU_COMPILER,
     },
 )

@@ -4,10 +4,15 @@ python -m experiments.export --run=runs/base --run=runs/superres --out=muse_jax/
 python -m experiments.export --run=runs/coglm --run=runs/coglm_direct --run=runs/coglm_iterative \
     --out=muse_jax/checkpoints/emoji-cogview2
 python -m experiments.export --run=runs/vqgan64 --out=vqgan64.safetensors
+python -m experiments.export --run=icons --format=stablehlo --batch_size=4 --out=served/icons
 
 The config of each run determines its system and stage. The tokenizers are those that the runs name;
 --tokenizer=KEY=DIR uses another one with the same codes, such as one with a fine-tuned decoder. A run of a
 tokenizer is written as one file of weights. The averaged weights are exported.
+
+--format=stablehlo writes the program of `generate` for one number of prompts instead, with the weights and
+the file of the text tokenizer: jax.export runs it on a CPU, GPU or TPU without this package. It needs the
+extra "serve".
 """
 
 from pathlib import Path
@@ -17,11 +22,14 @@ from absl import flags
 from experiments import apps
 from muse_jax.checkpointing.safetensors import DTYPES, weights_to_bytes
 from muse_jax.checkpointing.source import Source, open_source
+from muse_jax.systems.serving import save_program
 
 RUN = flags.DEFINE_multi_string("run", [], "The workdir of a run; repeat it for each stage.")
 TOKENIZER = flags.DEFINE_multi_string(
     "tokenizer", [], "KEY=DIR: replaces the tokenizer that config.KEY of a run names."
 )
+FORMAT = flags.DEFINE_enum("format", "pretrained", ["pretrained", "stablehlo"], "What to write.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Prompts of each call of a StableHLO program.")
 OUT = flags.DEFINE_string("out", None, "Directory to write; for a tokenizer, a file.", required=True)
 DTYPE = flags.DEFINE_enum("dtype", "float16", sorted(DTYPES), "Type of the stored weights.")
 
@@ -39,11 +47,16 @@ def main() -> None:
                 f"is of {system.name!r}: give runs of one system."
             )
     if system.pipeline is None:
+        if FORMAT.value == "stablehlo":
+            raise ValueError(f"The system {system.name!r} has no pipeline to serve: leave --format out.")
         write_tokenizer(sources[0])
         return
     stages = {stage: source for source in sources for stage in source.stages}
     pipe = system.pipeline.from_sources(stages, tokenizers=dict(map(_parse, TOKENIZER.value)))
-    sizes = pipe.save_pretrained(OUT.value, DTYPE.value)
+    if FORMAT.value == "stablehlo":
+        sizes = save_program(pipe, OUT.value, BATCH_SIZE.value, DTYPE.value)
+    else:
+        sizes = pipe.save_pretrained(OUT.value, DTYPE.value)
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {name}")
     print(f"{sum(sizes.values()) / 1e6:8.2f} MB  in {OUT.value}")

@@ -17,7 +17,7 @@ from muse_jax.checkpointing.pretrained import fields_of, write_pretrained
 from muse_jax.checkpointing.source import Source, open_source
 from muse_jax.nn.shapes import boxed_shapes
 from muse_jax.sampling.params import SamplingParams
-from muse_jax.sampling.progress import StepCallback, listening
+from muse_jax.sampling.progress import StepCallback, listening, silent
 from muse_jax.sharding.partitioning import (
     on_mesh,
     one_device_mesh,
@@ -273,6 +273,23 @@ class Pipeline:
         # size.
         with on_mesh(self._mesh), jax.threefry_partitionable(True):
             yield
+
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
+        """The compiled program of `generate` and its inputs after the modules, with default parameters.
+
+        Inputs that a call of `generate` would make are shapes. Weights may be shapes too.
+        """
+        raise NotImplementedError
+
+    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
+        """Traces the program of `generate` for a batch; devices may belong to a topology only described."""
+        program, inputs = self.generate_call(batch_size)
+        with self._context():
+            return program.trace(self.modules, *inputs, seed=np.uint32(0), progress=jax.eval_shape(silent))
+
+    def vocabulary(self) -> dict[str, bytes]:
+        """Files of the text tokenizer: name -> content."""
+        return self.extra_files()
 
     def _run(
         self, program: Callable[..., Any], *inputs: Any, seed: int, progress: StepCallback | None, **more: Any

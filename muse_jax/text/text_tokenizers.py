@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,7 @@ def read_sentencepiece(file: str | Path) -> Any:
 class JSONTokenizer:
     """Tokenizer of the `tokenizers` library, with the special tokens that its `tokenizer.json` adds."""
 
+    file_name: ClassVar[str] = "tokenizer.json"
     tokenizer: Any
     pad_id: int = 0
 
@@ -108,6 +109,7 @@ class JSONTokenizer:
 class SentencePieceTokenizer:
     """Sentencepiece tokenizer of T5: the pieces, then `</s>`, then padding with id 0."""
 
+    file_name: ClassVar[str] = "spiece.model"
     processor: Any
     pad_id: int = 0
 

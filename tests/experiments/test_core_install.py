@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 SITE = """
 import sys
 for name in (
-    "array_record", "grain", "importlib_resources", "libtpu", "matplotlib", "resvg_py", "tensorboardX",
-    "tensorflow_datasets",
+    "array_record", "flatbuffers", "grain", "importlib_resources", "libtpu", "matplotlib", "resvg_py",
+    "tensorboardX", "tensorflow_datasets",
 ):
     sys.modules[name] = None
 """

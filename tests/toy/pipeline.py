@@ -11,7 +11,7 @@ import numpy as np
 
 from muse_jax.media.image import from_unit_range
 from muse_jax.sampling.logits import apply_temperature, gumbel_argmax
-from muse_jax.sampling.progress import Progress, StepCallback, report_step, silent
+from muse_jax.sampling.progress import Progress, StepCallback, report_step
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
 from muse_jax.tokenizers import token_grid
@@ -74,10 +74,7 @@ class ToyPipeline(Pipeline):
     def modules(self) -> Modules:
         return Modules(self.base.network, self.base.tokenizer)
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program of `generate`, traced."""
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         shape = (batch_size, LENGTH)
         text = self._rows((jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)))
-        inputs = (self.params, text, np.float32(1))
-        with self._context():
-            return generate.trace(self.modules, *inputs, seed=np.uint32(0), progress=jax.eval_shape(silent))
+        return generate, (self.params, text, np.float32(self.base.sampling.temperature))

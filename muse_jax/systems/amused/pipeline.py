@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from muse_jax.checkpointing.source import Source
 from muse_jax.sampling.params import check_fraction
-from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sampling.progress import StepCallback
 from muse_jax.sharding.partitioning import put_tree, replicated
 from muse_jax.systems import validation
 from muse_jax.systems.amused import programs
@@ -194,22 +194,13 @@ class AmusedPipeline(Pipeline):
         everywhere = jax.tree.map(lambda _: replicated(self._mesh), text)
         return {"text": put_tree(text, everywhere), **super().params}
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate` runs on `batch_size` prompts with the default parameters, traced.
-
-        Weights may be shapes, and the devices those of a topology that is only described.
-        """
-
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         def texts(rows: int) -> tuple[Any, Any]:
             shape = (rows, self.prompt_encoder.max_length)
             return jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
 
         tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
-        request = programs.Request(self.params, tokenized, self._traced_sampling({}))
-        with self._context():
-            return programs.generate.trace(
-                self.modules, request, seed=np.uint32(0), progress=jax.eval_shape(silent)
-            )
+        return programs.generate, (programs.Request(self.params, tokenized, self._traced_sampling({})),)
 
     def _request(
         self, texts: Sequence[str], negative_prompt: Any, sampling: Mapping[str, Any]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from muse_jax.checkpointing.source import Source
 from muse_jax.sampling import Sampling, step_table
 from muse_jax.sampling.params import SamplingParams, check_not_negative
-from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sampling.progress import StepCallback
 from muse_jax.sharding.partitioning import to_host
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
@@ -258,20 +258,12 @@ class CogView2Pipeline(Pipeline):
             iterative=iterative.network if iterative else None,
         )
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """Traces the program of `generate` for `batch_size` prompts with default parameters.
-
-        Weights may be shapes, and devices may belong to a topology that is only described.
-        """
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         shape, sampling = (batch_size, self.coarse.network.text_pieces), self.coarse.sampling
         ids, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
         text = programs.Text(*self._rows((ids, mask)))
         stage_sampling = self._stage_sampling(self.sampling(), sampling.text_weight)
-        inputs = (int(sampling.num_candidates), 1, self.params, text, stage_sampling)
-        with self._context():
-            return programs.generate.trace(
-                self.modules, *inputs, seed=np.uint32(0), progress=jax.eval_shape(silent)
-            )
+        return programs.generate, (int(sampling.num_candidates), 1, self.params, text, stage_sampling)
 
     def _encode(self, texts: Sequence[str]) -> programs.Text:
         ids, mask = self.text_pieces.encode(texts)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sampling import Progress, masked_decode
 from muse_jax.sampling.params import SamplingParams, check_not_negative, check_steps, static
-from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sampling.progress import StepCallback
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, cells_under, split_samples
 from muse_jax.systems.maskgit.transformer import ClassTransformer
@@ -210,16 +210,10 @@ class MaskGITPipeline(Pipeline):
     def modules(self) -> Modules:
         return Modules(self.transformer.network, self.transformer.tokenizer)
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate` runs on `batch_size` classes with the default parameters, traced.
-
-        Weights may be shapes, and the devices those of a topology that is only described.
-        """
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         classes = self._rows(jax.ShapeDtypeStruct((batch_size,), jnp.int32))
         sampling: Any = self.sampling()["transformer"].traced()
-        request = Request(self.params, classes, sampling)
-        with self._context():
-            return generate.trace(self.modules, request, seed=np.uint32(0), progress=jax.eval_shape(silent))
+        return generate, (Request(self.params, classes, sampling),)
 
     def _request(self, classes: Int[np.ndarray, " batch"], sampling: Mapping[str, Any]) -> Request:
         params: Any = self.sampling(**sampling)["transformer"].traced()

@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from muse_jax.checkpointing.source import Source
 from muse_jax.sampling.params import check_fraction, check_steps
-from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sampling.progress import StepCallback
 from muse_jax.sharding.partitioning import put_tree, tree_shardings
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
@@ -241,11 +241,7 @@ class MusePipeline(Pipeline):
         text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh))
         return {"text": text, **super().params}
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """Traces the program of `generate` for `batch_size` prompts with default parameters.
-
-        Weights may be shapes, and devices may belong to a topology that is only described.
-        """
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         length = self.text_encoder.max_length
 
         def texts(rows: int) -> tuple[Any, Any]:
@@ -253,11 +249,10 @@ class MusePipeline(Pipeline):
             return jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
 
         tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
-        request = programs.Request(self.params, tokenized, self._traced_sampling({}))
-        with self._context():
-            return programs.generate.trace(
-                self.modules, request, seed=np.uint32(0), progress=jax.eval_shape(silent)
-            )
+        return programs.generate, (programs.Request(self.params, tokenized, self._traced_sampling({})),)
+
+    def vocabulary(self) -> dict[str, bytes]:
+        return self.text_encoder.vocabulary()
 
     def _request(
         self, texts: Sequence[str], negatives: Sequence[str], sampling: Mapping[str, Any]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from muse_jax.checkpointing.source import Source
 from muse_jax.media.video import DEFAULT_FPS
-from muse_jax.sampling.progress import StepCallback, silent
+from muse_jax.sampling.progress import StepCallback
 from muse_jax.sharding.partitioning import put_tree, tree_shardings
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
@@ -251,11 +251,7 @@ class NuwaPipeline(Pipeline):
         text = put_tree(encoder.params, tree_shardings(encoder.boxed_shapes(), self._mesh))
         return {"text": text, **super().params}
 
-    def trace_generate(self, batch_size: int) -> jax.stages.Traced:
-        """The program that `generate_video` runs on `batch_size` prompts, traced.
-
-        Weights may be shapes, and the devices those of a topology that is only described.
-        """
+    def generate_call(self, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
         length = self.text_encoder.max_length
 
         def texts(rows: int) -> programs.Texts:
@@ -265,7 +261,7 @@ class NuwaPipeline(Pipeline):
 
         sampling: Any = self.sampling()["base"]
         request = programs.Request(self.params, sampling.traced(), texts(batch_size), texts(1))
-        with self._context():
-            return programs.draw_clips.trace(
-                self.modules, request, self.max_frames, seed=np.uint32(0), progress=jax.eval_shape(silent)
-            )
+        return programs.draw_clips, (request, self.max_frames)
+
+    def vocabulary(self) -> dict[str, bytes]:
+        return self.text_encoder.vocabulary()
