@@ -43,8 +43,8 @@ def wavefront_schedule(grid: tuple[int, ...], window: tuple[int, ...]) -> Int[np
     # For three axes these are 1, A and B: rh A + (rw + 1) = (rh + 1) A, since A = rw + 1.
     places = np.indices(grid).reshape(len(grid), -1)
     time = np.array(strides[::-1]) @ places
-    widest = np.bincount(time).max()
-    schedule = np.full((time.max() + 1, widest), places.shape[1], np.int32)
+    widest = int(np.max(np.bincount(time)))
+    schedule = np.full((int(np.max(time)) + 1, widest), places.shape[1], np.int32)
     for t in range(len(schedule)):
         at = np.flatnonzero(time == t)
         schedule[t, : len(at)] = at

@@ -121,12 +121,12 @@ class NuwaLayer(nn.Module):
             scale = self.scales[number].astype(self.dtype)
             return x + scale * self.drop(branch, deterministic=deterministic)
 
-        query, *own = jnp.moveaxis(self.qkv(self.self_norm(x)), 2, 0)
+        query, key, value = jnp.moveaxis(self.qkv(self.self_norm(x)), 2, 0)
         if isinstance(how, Whole):
-            mixed = local_attention(query, *own, grid=how.grid, window=how.window, causal=how.causal)
+            mixed = local_attention(query, key, value, grid=how.grid, window=how.window, causal=how.causal)
         else:
             earlier, context = memory
-            mixed = attend_places(query, tuple(own), earlier, how.seen)
+            mixed = attend_places(query, (key, value), earlier, how.seen)
         x = residual(x, self.self_out(_flat(mixed)), 0)
         if self.cross:
             query = self.query(self.cross_norm(x))[:, :, 0]
@@ -138,7 +138,7 @@ class NuwaLayer(nn.Module):
             x = residual(x, self.cross_out(_flat(mixed)), 1)
         gate, hidden = jnp.moveaxis(self.up(self.mlp_norm(x)), 2, 0)
         x = residual(x, self.down(gelu(gate) * hidden), 2 if self.cross else 1)
-        return constrain(x, ("batch", None, None)), tuple(own) if isinstance(how, Places) else None
+        return constrain(x, ("batch", None, None)), (key, value) if isinstance(how, Places) else None
 
     def context(self, conditions: Conditions) -> Context:
         """Keys and values of the conditions."""
