@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Int
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,43 @@ class Tokenizer(Protocol):
           ValueError: if the tokenizer cannot encode a sample of this shape.
         """
         ...
+
+
+class ImageTokenizer(nn.Module):
+    """Base of the image tokenizers: pure functions over the module methods `encode_ids` and `decode_ids`.
+
+    A subclass has `codebook_size` and `downsampling`, and `groups` if a position has several codes.
+    """
+
+    @nn.nowrap
+    def encode(self, params: Any, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
+        """Codes of `images` in [-1, 1]; the last axis is present if `groups` is above 1."""
+        ids: Any = self.apply({"params": params}, images, method="encode_ids")
+        return ids
+
+    @nn.nowrap
+    def decode(self, params: Any, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
+        """Images of codes, float32 in about [-1, 1]."""
+        images: Any = self.apply({"params": params}, ids, method="decode_ids")
+        return images
+
+    @nn.nowrap
+    def latent_spec(self, sample_shape: tuple[int, ...]) -> LatentSpec:
+        """Codes of an image `(height, width, 3)`.
+
+        Raises:
+          ValueError: if a side is no multiple of `downsampling`.
+        """
+        fields: Any = self
+        height, width = sample_shape[:2]
+        factor: int = fields.downsampling
+        if height % factor or width % factor:
+            raise ValueError(
+                f"image of {height}x{width} pixels: both sides must be multiples of {factor}, "
+                "the tokenizer's downsampling factor; resize or crop the image"
+            )
+        grid = (height // factor, width // factor)
+        return LatentSpec(grid, fields.codebook_size, getattr(self, "groups", 1))
 
 
 def flat_tokens(ids: Int[Array, " b *grid_and_groups"]) -> Int[Array, "b n"]:

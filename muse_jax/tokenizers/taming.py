@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from muse_jax.nn.convolutions import conv
-from muse_jax.tokenizers.base import LatentSpec
+from muse_jax.tokenizers.base import ImageTokenizer
 from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
 
 
@@ -114,7 +114,7 @@ class _Decoder(_Blocks):
         return self.conv(x, 3, 3, "conv_out").astype(jnp.float32)
 
 
-class TamingVQGAN(nn.Module):
+class TamingVQGAN(ImageTokenizer):
     """VQGAN of taming-transformers; a `Tokenizer` of images `(batch, height, width, 3)` in [-1, 1].
 
     The defaults are those of its f16 model with 1024 codes on ImageNet.
@@ -194,30 +194,3 @@ class TamingVQGAN(nn.Module):
 
     def _pixels(self, codes: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
         return (self.decoder(codes.astype(self.dtype)) * 2 - self.black - 1) / (1 - self.black)
-
-    @nn.nowrap
-    def encode(self, params: Any, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w"]:
-        """Codes of `images` in [-1, 1]."""
-        ids: Any = self.apply({"params": params}, images, method="encode_ids")
-        return ids
-
-    @nn.nowrap
-    def decode(self, params: Any, ids: Int[Array, "b h w"]) -> Float[Array, "b height width 3"]:
-        """Images of codes, float32 in about [-1, 1]."""
-        images: Any = self.apply({"params": params}, ids, method="decode_ids")
-        return images
-
-    @nn.nowrap
-    def latent_spec(self, sample_shape: tuple[int, ...]) -> LatentSpec:
-        """Codes of an image `(height, width, 3)`.
-
-        Raises:
-          ValueError: if a side is no multiple of `downsampling`.
-        """
-        height, width = sample_shape[:2]
-        if height % self.downsampling or width % self.downsampling:
-            raise ValueError(
-                f"image of {height}x{width} pixels: both sides must be multiples of {self.downsampling}, "
-                "the tokenizer's downsampling factor; resize or crop the image"
-            )
-        return LatentSpec((height // self.downsampling, width // self.downsampling), self.codebook_size)

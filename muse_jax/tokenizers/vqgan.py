@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from muse_jax.nn.convolutions import NormSwish, ResBlock, conv
-from muse_jax.tokenizers.base import LatentSpec
+from muse_jax.tokenizers.base import ImageTokenizer
 from muse_jax.tokenizers.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from muse_jax.tokenizers.quantizer import Quantized, VectorQuantizer
 
@@ -110,7 +110,7 @@ def _pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b height wid
     return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=side, q=side).astype(jnp.float32)
 
 
-class VQGAN(nn.Module):
+class VQGAN(ImageTokenizer):
     """VQGAN image tokenizer; a `Tokenizer` of images `(batch, height, width, 3)` in [-1, 1].
 
     Fields:
@@ -245,31 +245,3 @@ class VQGAN(nn.Module):
     def decode_ids(self, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
         """Module method behind `decode`."""
         return self.decoder(self.quantizer.lookup(ids).astype(self.dtype))
-
-    @nn.nowrap
-    def encode(self, params: Any, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w *groups"]:
-        """Codes of `images` in [-1, 1]; the last axis is present if `groups` is above 1."""
-        ids: Any = self.apply({"params": params}, images, method="encode_ids")
-        return ids
-
-    @nn.nowrap
-    def decode(self, params: Any, ids: Int[Array, "b h w *groups"]) -> Float[Array, "b height width 3"]:
-        """Images of codes, float32 in about [-1, 1]."""
-        images: Any = self.apply({"params": params}, ids, method="decode_ids")
-        return images
-
-    @nn.nowrap
-    def latent_spec(self, sample_shape: tuple[int, ...]) -> LatentSpec:
-        """Codes of an image `(height, width, 3)`.
-
-        Raises:
-          ValueError: if a side is no multiple of `downsampling`.
-        """
-        height, width = sample_shape[:2]
-        if height % self.downsampling or width % self.downsampling:
-            raise ValueError(
-                f"image of {height}x{width} pixels: both sides must be multiples of {self.downsampling}, "
-                "the tokenizer's downsampling factor; resize or crop the image"
-            )
-        grid = (height // self.downsampling, width // self.downsampling)
-        return LatentSpec(grid, self.codebook_size, self.groups)

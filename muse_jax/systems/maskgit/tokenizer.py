@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from muse_jax.tokenizers.base import LatentSpec
+from muse_jax.tokenizers.base import ImageTokenizer
 from muse_jax.tokenizers.quantizer import VectorQuantizer
 
 
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         return x.astype(jnp.float32)
 
 
-class MaskGITVQGAN(nn.Module):
+class MaskGITVQGAN(ImageTokenizer):
     """VQGAN of the released MaskGIT; a `Tokenizer` of images `(batch, height, width, 3)` in [-1, 1].
 
     Fields:
@@ -130,30 +130,3 @@ class MaskGITVQGAN(nn.Module):
     def decode_ids(self, ids: Int[Array, "b h w"]) -> Float[Array, "b height width 3"]:
         """Module method behind `decode`."""
         return self.decoder(self.quantizer.lookup(ids).astype(self.dtype)) * 2 - 1
-
-    @nn.nowrap
-    def encode(self, params: Any, images: Float[Array, "b height width 3"]) -> Int[Array, "b h w"]:
-        """Codes of `images` in [-1, 1]."""
-        ids: Any = self.apply({"params": params}, images, method="encode_ids")
-        return ids
-
-    @nn.nowrap
-    def decode(self, params: Any, ids: Int[Array, "b h w"]) -> Float[Array, "b height width 3"]:
-        """Images of codes, float32 in about [-1, 1]."""
-        images: Any = self.apply({"params": params}, ids, method="decode_ids")
-        return images
-
-    @nn.nowrap
-    def latent_spec(self, sample_shape: tuple[int, ...]) -> LatentSpec:
-        """Codes of an image `(height, width, 3)`.
-
-        Raises:
-          ValueError: if a side is no multiple of `downsampling`.
-        """
-        height, width = sample_shape[:2]
-        if height % self.downsampling or width % self.downsampling:
-            raise ValueError(
-                f"image of {height}x{width} pixels: both sides must be multiples of {self.downsampling}, "
-                "the tokenizer's downsampling factor; resize or crop the image"
-            )
-        return LatentSpec((height // self.downsampling, width // self.downsampling), self.codebook_size)
