@@ -46,6 +46,9 @@ WEIGHTS = flags.DEFINE_string(
 RESIZE = flags.DEFINE_enum(
     "resize", "clean", ["tf1", "clean", "none"], "How images are resized for --network."
 )
+BLUR = flags.DEFINE_integer(
+    "blur", 0, "Radius in pixels of the Gaussian filter of FID-k; 0: none.", lower_bound=0
+)
 BOOTSTRAP = flags.DEFINE_integer("bootstrap", 0, "Resamples for 95 % intervals of --metrics.", lower_bound=0)
 SAMPLING = flags.DEFINE_string(
     "sampling", "", "For --model: parameters such as guidance_scale=3,num_steps=8."
@@ -117,7 +120,7 @@ def completed(given: dict[str, Any]) -> Any:
         named = {name: named.get(name, {}) for name in EVALUATORS.value}
     if METRICS.value:
         flag_values = {"samples": SAMPLES, "reference": REFERENCE, "network": NETWORK, "weights": WEIGHTS}
-        flag_values |= {"resize": RESIZE, "bootstrap": BOOTSTRAP}
+        flag_values |= {"resize": RESIZE, "blur": BLUR, "bootstrap": BOOTSTRAP}
         options = {name: flag.value for name, flag in flag_values.items()}
         options["num_samples"] = options.pop("samples")
         named = {"generation": {"metrics": tuple(METRICS.value), **options}}

@@ -26,6 +26,9 @@ _WEIGHTS = flags.DEFINE_string(
     "weights", "", "File with the network's weights; by default its usual location."
 )
 _RESIZE = flags.DEFINE_enum("resize", "clean", ["tf1", "clean", "none"], "How images are resized.")
+_BLUR = flags.DEFINE_integer(
+    "blur", 0, "Radius in pixels of the Gaussian filter of FID-k; 0: none.", lower_bound=0
+)
 _FEATURES = flags.DEFINE_integer(
     "features", 10_000, "Number of stored features, for KID and similar metrics.", lower_bound=1
 )
@@ -50,6 +53,7 @@ def main() -> None:
         _NETWORK.value,
         _RESIZE.value,
         mesh,
+        blur=_BLUR.value,
         weights=_WEIGHTS.value,
         batch_size=_BATCH.value,
         keep=_FEATURES.value,

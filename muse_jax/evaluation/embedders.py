@@ -71,14 +71,15 @@ EMBEDDERS: dict[str, Embedder] = {
 }
 
 
-def figure_name(metric: str, network: str, resize: str) -> str:
+def figure_name(metric: str, network: str, resize: str, blur: int = 0) -> str:
     """Name of a figure, which says all that it may be compared by: "fid_clean", "fd_efficientnet_lite0_tf1".
 
-    The names FID and KID belong to Inception.
+    The names FID and KID belong to Inception. A figure of blurred images ends in "_blur4", the radius.
     """
+    way = f"{resize}_blur{blur}" if blur else resize
     if network == "inception":
-        return f"{metric}_{resize}"
-    return f"{ {'fid': 'fd', 'kid': 'kd', 'mind': 'md'}.get(metric, metric) }_{network}_{resize}"
+        return f"{metric}_{way}"
+    return f"{ {'fid': 'fd', 'kid': 'kd', 'mind': 'md'}.get(metric, metric) }_{network}_{way}"
 
 
 def put_params(params: Any, sharding: Any) -> Any:

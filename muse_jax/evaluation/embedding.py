@@ -39,10 +39,12 @@ class FeatureSums:
       resize: see `resizing`.
       num_samples: images beyond this number do not count.
       mesh: the devices.
+      blur: see `resizing`.
     """
 
-    def __init__(self, embedder: Embedder, resize: str, num_samples: int, mesh: Mesh):
-        self.embedder, self.resize, self.num_samples, self.mesh = embedder, resize, num_samples, mesh
+    def __init__(self, embedder: Embedder, resize: str, num_samples: int, mesh: Mesh, blur: int = 0):
+        self.embedder, self.num_samples, self.mesh = embedder, num_samples, mesh
+        self.resize, self.blur = resize, blur
         whole = replicated(mesh)
         moments = Moments.shardings(embedder.dim, mesh)
         scores = jax.tree.map(lambda _: whole, jax.eval_shape(lambda: ScoreSums.zeros(embedder.classes)))
@@ -63,7 +65,7 @@ class FeatureSums:
           sums: of the images before.
           params: weights of the feature network.
         """
-        resized = resize_images(images, self.embedder.size, self.resize)
+        resized = resize_images(images, self.embedder.size, self.resize, self.blur)
         features, logits = self.embedder.embed(params, resized)
         # Whole on every device, so that each computes its rows of the scatter in the same order on any mesh.
         whole = replicated(self.mesh)

@@ -40,6 +40,8 @@ class Generation(Evaluator):
       network: "inception"; "efficientnet_lite0" if Inception's weights are not available; "clip" for cmmd.
       weights: file with the network's weights, folder of CLIP's; "": see `interop.inception.find_inception`.
       resize: "tf1", "clean" or "none", see `resizing`.
+      blur: radius k in pixels of the Gaussian filter of FID-k, applied to generated images as it was to those
+        of the reference; 0: none.
       reference: statistics of real images, written by `experiments.prepare_reference`.
       reference_source: data source that the statistics must come from; "": config.data.source.
       split: split of the captions; "": config.data.eval_split.
@@ -53,6 +55,7 @@ class Generation(Evaluator):
         "network": "inception",
         "weights": "",
         "resize": "clean",
+        "blur": 0,
         "reference": "",
         "reference_source": "",
         "split": "",
@@ -74,12 +77,19 @@ class Generation(Evaluator):
         if set(chosen["metrics"]) != {"inception_score"}:
             source = chosen["reference_source"] or context.config.data.source
             self.reference = load_reference(
-                chosen["reference"], chosen["network"], self.embedder.dim, chosen["resize"], source
+                chosen["reference"],
+                chosen["network"],
+                self.embedder.dim,
+                chosen["resize"],
+                source,
+                chosen["blur"],
             )
             check_reference(chosen["reference"], self.reference, chosen["metrics"])
         self.split = chosen["split"] or context.config.data.eval_split
         self._params = put_params(self.embedder.load(chosen["weights"]), replicated(context.mesh))
-        self._sums = FeatureSums(self.embedder, chosen["resize"], chosen["num_samples"], context.mesh)
+        self._sums = FeatureSums(
+            self.embedder, chosen["resize"], chosen["num_samples"], context.mesh, chosen["blur"]
+        )
         self._step = self._jit_step()
 
     def _check(self) -> None:
@@ -95,6 +105,8 @@ class Generation(Evaluator):
         least = MIN_SAMPLES if "fid" in chosen["metrics"] else 10
         if chosen["num_samples"] < least:
             raise self.refuse("num_samples", f"at least {least}, since fewer give no meaningful figures")
+        if chosen["blur"] < 0:
+            raise self.refuse("blur", "0, or a radius in pixels")
         if chosen["bootstrap"] < 0 or chosen["bootstrap"] == 1:
             raise self.refuse("bootstrap", "0, or at least 2 resamples")
 
@@ -136,12 +148,14 @@ class Generation(Evaluator):
             )
             progress.remove()
         prefix = "r" if self.reconstructs else ""
-        names = {name: prefix + figure_name(name, chosen["network"], chosen["resize"]) for name in scores}
+        way = chosen["network"], chosen["resize"], chosen["blur"]
+        names = {name: prefix + figure_name(name, *way) for name in scores}
         details = {
             "split": self.split,
             "num_samples": chosen["num_samples"],
             "network": chosen["network"],
             "resize": chosen["resize"],
+            "blur": chosen["blur"],
             "reference": {
                 "file": chosen["reference"],
                 **(self.reference.provenance if self.reference else {}),

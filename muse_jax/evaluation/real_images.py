@@ -20,6 +20,7 @@ def make_reference(
     resize: str,
     mesh: Mesh,
     *,
+    blur: int = 0,
     weights: str = "",
     batch_size: int = 32,
     keep: int = 10_000,
@@ -29,13 +30,13 @@ def make_reference(
 
     Args:
       count: number of images.
-      network, resize, weights: as in `generation.Generation`.
+      network, resize, blur, weights: as in `generation.Generation`.
       batch_size: images of one device call.
       keep: number of images whose features are stored, for KID and similar metrics.
       provenance: what to note of the source.
     """
     embedder = EMBEDDERS[network]
-    sums = FeatureSums(embedder, resize, count, mesh)
+    sums = FeatureSums(embedder, resize, count, mesh, blur)
     params = put_params(embedder.load(weights), replicated(mesh))
     add = jax.jit(sums.add, donate_argnums=0, out_shardings=(sums.shardings, replicated(mesh)))
     total, kept, there = sums.zeros(), [], 0
@@ -45,7 +46,7 @@ def make_reference(
             kept.append(np.asarray(embedded.features)[mask][: keep - there])
             there += len(kept[-1])
     mean, covariance, samples = total.moments.statistics()
-    noted = {"network": network, "resize": resize, "samples": samples, **(provenance or {})}
+    noted = {"network": network, "resize": resize, "blur": blur, "samples": samples, **(provenance or {})}
     return Reference(mean, covariance, np.concatenate(kept), noted)
 
 

@@ -1,7 +1,7 @@
 """Statistics of real images that generated ones are compared with.
 
 They are an npz with `mu` and `sigma`, as pytorch-fid and ADM (guided-diffusion) write it, here with some
-`features` too. FILE.json beside it says where they come from: network, resize, source, split, samples.
+`features` too. FILE.json beside it says where they come from: network, resize, blur, source, split, samples.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class Reference:
     Attributes:
       mean, covariance: of all samples, float64.
       features: of some of them, for distances that need more than moments; may have no rows.
-      provenance: {"network", "resize", "source", "split", "samples"} and more; of a file by ADM only what is
-        known of all such files.
+      provenance: {"network", "resize", "blur", "source", "split", "samples"} and more; of a file by ADM only
+        what is known of all such files.
     """
 
     mean: Float[np.ndarray, " dim"]
@@ -43,7 +43,9 @@ class Reference:
         _sidecar(path).write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
-def load_reference(path: str | Path, network: str, dim: int, resize: str, source: str) -> Reference:
+def load_reference(
+    path: str | Path, network: str, dim: int, resize: str, source: str, blur: int = 0
+) -> Reference:
     """Reads reference statistics and refuses those of another kind than asked for.
 
     Args:
@@ -52,6 +54,7 @@ def load_reference(path: str | Path, network: str, dim: int, resize: str, source
       dim: number of its features.
       resize: how images were resized for it.
       source: the data source, not checked where the file does not say.
+      blur: radius of the filter before; 0 where the file does not say.
 
     Raises:
       ValueError: the file is missing, damaged, or of another kind.
@@ -76,7 +79,8 @@ def load_reference(path: str | Path, network: str, dim: int, resize: str, source
             f"{path} has statistics of {reference.mean.shape[0]} features, but {network} has {dim}: make "
             "them again with experiments.prepare_reference."
         )
-    for key, wanted in {"network": network, "resize": resize, "source": source}.items():
+    wanted_provenance = {"network": network, "resize": resize, "blur": blur, "source": source}
+    for key, wanted in wanted_provenance.items():
         found = reference.provenance.get(key)
         if found is not None and found != wanted:
             raise ValueError(
@@ -90,7 +94,7 @@ def _provenance(path: Path, from_adm: bool) -> dict[str, Any]:
     sidecar = _sidecar(path)
     if not sidecar.is_file():
         if from_adm:
-            return {"network": "inception", "resize": "tf1"}
+            return {"network": "inception", "resize": "tf1", "blur": 0}
         raise ValueError(
             f"Nothing says how {path} was made: write {sidecar.name} beside it, such as "
             '{"network": "inception", "resize": "clean"}.'
@@ -101,7 +105,7 @@ def _provenance(path: Path, from_adm: bool) -> dict[str, Any]:
             raise ValueError("it must be an object with network and resize")
     except ValueError as error:
         raise ValueError(f"{sidecar} cannot be read: {error}.") from error
-    return provenance
+    return {"blur": 0, **provenance}
 
 
 def _sidecar(path: Path) -> Path:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from muse_jax.evaluation import embedders, generation
 from muse_jax.evaluation.embedders import Embedder
@@ -69,7 +70,7 @@ def reference(tmp_path_factory):
                                provenance={"source": "noise", "split": "train"})  # fmt: skip
     file = tmp_path_factory.mktemp("reference") / "noise.npz"
     found.save(file)
-    return file, (images.reshape(29, -1) - 128.0) @ PROJECTION.astype(np.float64)
+    return file, images
 
 
 def make_context(folder=None, devices=None):
@@ -89,6 +90,14 @@ def evaluate(context, given):
         return make_evaluator("generation", given, context)({}, {})
 
 
+def features(images):
+    return (np.asarray(images, np.float64).reshape(len(images), -1) - 128.0) @ PROJECTION.astype(np.float64)
+
+
+def frechet(a, b):
+    return frechet_distance(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
+
+
 def generated():
     """The samples, one batch after the other, as the task draws them."""
     batches, count = [], 0
@@ -101,14 +110,13 @@ def generated():
         batches.append(images)
     images = np.concatenate(batches)
     assert len(images) == SAMPLES
-    return (images.reshape(SAMPLES, -1) - 128.0) @ PROJECTION.astype(np.float64)
+    return images
 
 
 def test_figures_are_those_of_all_features_at_once(reference):
     report = evaluate(make_context(), options(reference, bootstrap=3))
-    fake, real = generated(), reference[1]
-    moments = [(x.mean(0), np.cov(x.T)) for x in (fake, real)]
-    assert report.scores["fid_none"] == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-5)
+    fake, real = features(generated()), features(reference[1])
+    assert report.scores["fid_none"] == pytest.approx(frechet(fake, real), rel=1e-5)
     assert report.scores["kid_none"] == pytest.approx(kernel_distance(fake, real), rel=1e-4)
     assert {"mind_none", "precision_none", "coverage_none", "inception_score_none"} <= report.scores.keys()
     assert report.details["reference"]["source"] == "noise" and report.details["num_samples"] == SAMPLES
@@ -157,10 +165,20 @@ def test_a_tokenizer_s_images_are_its_reconstructions(reference):
     report = evaluate(context, options(reference, metrics=("fid",), num_samples=13))
     images = next(iter(Tokenizer().eval_loader("")))["image"], list(Tokenizer().eval_loader(""))[1]["image"]
     halved = np.concatenate(images)[:13] / 127.5 / 2 - 0.5
-    fake = (np.round(halved * 127.5 + 127.5).reshape(13, -1) - 128.0) @ PROJECTION.astype(np.float64)
-    real = reference[1]
-    expected = frechet_distance(fake.mean(0), np.cov(fake.T), real.mean(0), np.cov(real.T))
+    expected = frechet(features(np.round(halved * 127.5 + 127.5)), features(reference[1]))
     assert report.scores == {"rfid_none": pytest.approx(expected, rel=1e-4)}
+
+
+def test_fid_k_compares_blurred_images_with_blurred_ones(reference, tmp_path):
+    context = make_context(devices=jax.devices()[:1])
+    blurred = make_reference(iter(reference[1]), 29, "inception", "none", context.mesh, blur=2)
+    blurred.save(tmp_path / "blurred.npz")
+    given = options((tmp_path / "blurred.npz",), metrics=("fid",), blur=2)
+    blur = lambda x: ndimage.gaussian_filter(x.astype(float), 2**0.5, radius=2, mode="mirror", axes=(1, 2))  # noqa: E731
+    expected = frechet(features(blur(generated())), features(blur(reference[1])))
+    assert evaluate(context, given).scores == {"fid_none_blur2": pytest.approx(expected, rel=1e-4)}
+    with pytest.raises(ValueError, match="made with blur 2, but 0 is evaluated"):
+        make_evaluator("generation", {**given, "blur": 0}, context)
 
 
 def test_memory_on_the_devices_does_not_grow(reference):
@@ -182,6 +200,8 @@ MISTAKES = [
     ({"num_samples": 9}, "num_samples' is 9, but it must be at least 10"),
     ({"resize": "lanczos"}, "resize' is 'lanczos', but it must be one of tf1, clean, none"),
     ({"resize": "clean"}, "made with resize 'none', but 'clean' is evaluated"),
+    ({"blur": 4}, "made with blur 0, but 4 is evaluated"),
+    ({"blur": -1}, "blur' is -1, but it must be 0, or a radius in pixels"),
     ({"reference_source": "emoji"}, "made with source 'noise', but 'emoji' is evaluated"),
     ({"reference": "nowhere.npz"}, "reference statistics nowhere.npz cannot be read"),
     ({"network": "resnet"}, "network' is 'resnet', but it must be one of"),

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from muse_jax.evaluation.resizing import resize_images
 
@@ -37,3 +38,18 @@ def test_tf1_interpolates_between_the_corners_of_pixels(images, size):
 
 def test_none_leaves_images_as_they_are(images):
     np.testing.assert_array_equal(resize_images(jnp.asarray(images), 299, "none"), images)
+
+
+@pytest.mark.parametrize(
+    "radius, sigma", [(1, np.sqrt(2 / 3)), (2, np.sqrt(2)), (4, np.sqrt(20 / 3)), (8, np.sqrt(24))]
+)
+def test_blur_is_a_gaussian_cut_at_its_radius(images, radius, sigma):
+    expected = ndimage.gaussian_filter(images.astype(float), sigma, radius=radius, mode="mirror", axes=(1, 2))
+    np.testing.assert_allclose(resize_images(jnp.asarray(images), 0, "none", radius), expected, atol=1e-3)
+
+
+def test_images_are_blurred_before_they_are_resized(images):
+    blurred = np.round(np.asarray(resize_images(jnp.asarray(images), 0, "none", 2))).astype(np.uint8)
+    for mode in ("tf1", "clean"):
+        expected = resize_images(jnp.asarray(blurred), 53, mode)
+        np.testing.assert_allclose(resize_images(jnp.asarray(images), 53, mode, 2), expected, atol=0.75)
