@@ -7,22 +7,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from muse_jax.media.video import Video
+from muse_jax.media.video import ENCODERS, Video, check_encoder
 
 GAP, MARGIN, FONT_SIZE = 12, 16, 15
 CELL = 192  # images are enlarged by a whole number to at least this many pixels
 INK, FAINT = (30, 30, 30), (110, 110, 110)
 
 
-def check_output(path: str | Path) -> Path:
-    """Creates the folder of `path` and checks that an image can be written there.
+def check_output(path: str | Path, video: bool = False) -> Path:
+    """Creates the folder of `path` and checks that an image, or a video, can be written there.
 
     Raises:
-      ValueError: the suffix is not that of an image format, or the path is not writable.
+      ValueError: the suffix is not that of a format, its extra is missing, or the path is not writable.
     """
     path = Path(path)
     endings = Image.registered_extensions()
-    if endings.get(path.suffix.lower()) not in Image.SAVE:
+    if video and path.suffix.lower() in ENCODERS:
+        check_encoder(path.suffix.lower())
+    elif endings.get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out={path} is not the name of an image: use the suffix .png, .jpg or .webp.")
     if path.is_dir():
         raise ValueError(f"--out={path} is a directory: give the name of a file, such as {path}/out.png.")
@@ -49,7 +51,7 @@ def save_image(image: Image.Image | Video, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         if isinstance(image, Video):
-            temporary.write_bytes(image.encode())
+            temporary.write_bytes(image.encode(path.suffix.lower()))
         else:
             image.save(temporary)
         temporary.replace(path)

@@ -46,12 +46,11 @@ class Video:
         Raises:
           ValueError: another suffix, or the extra is not installed.
         """
+        check_encoder(suffix)
         frames = np.asarray(self.frames)
         if frames.ndim == 5:
             frames = np.stack([tile_images(frame) for frame in frames.swapaxes(0, 1)])
-        if suffix not in _ENCODERS:
-            raise ValueError(f"Videos are written as {' or '.join(_ENCODERS)}, not as {suffix!r}.")
-        return _ENCODERS[suffix](frames, self.fps)
+        return ENCODERS[suffix](frames, self.fps)
 
 
 def decode_video(data: bytes) -> Video:
@@ -105,19 +104,9 @@ def encode_gif(frames: UInt8[np.ndarray, "frames height width 3"], fps: float = 
 
 
 def encode_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: float = DEFAULT_FPS) -> bytes:
-    """Encodes a clip as H.264 in MP4; odd sizes grow by one pixel.
+    """Encodes a clip as H.264 in MP4; odd sizes grow by one pixel. It needs the extra "mp4"."""
+    from imageio import v3 as imageio
 
-    Raises:
-      ValueError: the extra "mp4" is not installed.
-    """
-    try:
-        import imageio_ffmpeg  # noqa: F401  the plugin, which imageio imports only when it writes
-        from imageio import v3 as imageio
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"MP4 files need the package {error.name}: install the extra 'mp4' with "
-            "`pip install -e '.[mp4]'`, or write a GIF."
-        ) from None
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
     return imageio.imwrite(
@@ -125,7 +114,26 @@ def encode_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: float = 
     )
 
 
-_ENCODERS = {".gif": encode_gif, ".mp4": encode_mp4}
+ENCODERS = {".gif": encode_gif, ".mp4": encode_mp4}
+
+
+def check_encoder(suffix: str) -> None:
+    """Checks that videos can be written as files that end in `suffix`.
+
+    Raises:
+      ValueError: `suffix` is not one of `ENCODERS`, or is ".mp4" and the extra "mp4" is not installed.
+    """
+    if suffix not in ENCODERS:
+        raise ValueError(f"Videos are written as {' or '.join(ENCODERS)}, not as {suffix!r}.")
+    if suffix == ".mp4":
+        try:
+            import imageio_ffmpeg  # noqa: F401  the plugin, which imageio imports only when it writes
+            from imageio import v3  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"MP4 files need the package {error.name}: install the extra 'mp4' with "
+                "`pip install -e '.[mp4]'`, or write a GIF."
+            ) from None
 
 
 def resample_frames(frames: np.ndarray, fps: float, target_fps: float) -> np.ndarray:

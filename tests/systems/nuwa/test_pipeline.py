@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from muse_jax import load_pipeline
 from muse_jax.media.video import Video, decode_video
@@ -160,18 +161,38 @@ def test_a_run_is_opened_with_its_frame_rate(tokenizer, tmp_path):
     assert loaded.generate_image(PROMPTS).shape == (2, 16, 16, 3)
 
 
+def run_command(pipe, folder, *options):
+    pipe.save_pretrained(folder / "model", "float32")
+    command = [sys.executable, "-m", "experiments.generate", f"--model={folder / 'model'}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 @pytest.mark.slow
 def test_the_command_writes_a_gif_of_the_video(pipe, video, tmp_path):
-    pipe.save_pretrained(tmp_path / "model", "float32")
-    command = [sys.executable, "-m", "experiments.generate", f"--model={tmp_path / 'model'}", "--seed=3"]
     prompts = [f"--prompt={prompt}" for prompt in PROMPTS]
-    done = subprocess.run(
-        [*command, *prompts, f"--out={tmp_path}/clip.gif"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    said = run_command(pipe, tmp_path, *prompts, "--seed=3", f"--out={tmp_path}/clip.gif")
+    steps = pipe.count_steps(frames=3)
+    assert f"{steps}/{steps} steps" in said
     clip = decode_video((tmp_path / "clip.gif").read_bytes())
     expected = decode_video(Video(video, pipe.fps).encode())
     np.testing.assert_array_equal(clip.frames, expected.frames)
+
+
+@pytest.mark.slow
+def test_the_command_continues_an_image_as_mp4(pipe, tmp_path):
+    imageio = pytest.importorskip("imageio.v3")
+    Image.fromarray(CLIPS[0, 0]).save(tmp_path / "first.png")
+    run_command(
+        pipe, tmp_path, "--task=predict", f"--image={tmp_path}/first.png", f"--out={tmp_path}/clip.mp4"
+    )
+    expected = Video(pipe.predict(CLIPS[:1, :1]), pipe.fps).encode(".mp4")
+    ours, theirs = (
+        imageio.imread(data, extension=".mp4", plugin="FFMPEG").astype(int)
+        for data in ((tmp_path / "clip.mp4").read_bytes(), expected)
+    )
+    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 2
 
 
 @pytest.mark.parametrize(
