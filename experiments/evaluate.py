@@ -34,7 +34,7 @@ BATCHES = flags.DEFINE_integer("batches", 0, "Maximum number of batches for the 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Instead of config.data.batch_size.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
 EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators; by default all of the config.")
-METRICS = flags.DEFINE_list("metrics", [], "Any of fid, kid, mind, prdc, inception_score, cmmd.")
+METRICS = flags.DEFINE_list("metrics", [], "Any of fid, sfid, kid, mind, prdc, inception_score, cmmd.")
 SAMPLES = flags.DEFINE_integer("samples", 30_000, "Images generated for --metrics.", lower_bound=2)
 REFERENCE = flags.DEFINE_string("reference", "", "Statistics of real images for --metrics.")
 NETWORK = flags.DEFINE_enum(

@@ -3,7 +3,9 @@
     python -m experiments.prepare_reference --source=tfds:coco_captions --split=val --out=coco_val.npz
     python -m experiments.prepare_reference --source=folder:images --network=efficientnet_lite0 --out=ref.npz
 
-The npz file has mu and sigma, as pytorch-fid reads them, and features; OUT.json describes how it was made.
+The npz file has mu and sigma, as pytorch-fid reads them, mu_s and sigma_s of Inception's spatial features,
+and features; with --images it has some images too, which ADM's evaluator needs. OUT.json describes how it was
+made.
 Images are embedded at their own size or, with --image_size, like training data: cropped to the central square
 and resized.
 """
@@ -32,6 +34,7 @@ _BLUR = flags.DEFINE_integer(
 _FEATURES = flags.DEFINE_integer(
     "features", 10_000, "Number of stored features, for KID and similar metrics.", lower_bound=1
 )
+_IMAGES = flags.DEFINE_integer("images", 0, "Number of stored images, arr_0.", lower_bound=0)
 _BATCH = flags.DEFINE_integer("batch_size", 32, "Batch size of the network.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", "", "Devices along each axis, such as data=4; one device by default.")
 _OUT = flags.DEFINE_string("out", "", "npz file to write.")
@@ -57,6 +60,7 @@ def main() -> None:
         weights=_WEIGHTS.value,
         batch_size=_BATCH.value,
         keep=_FEATURES.value,
+        keep_images=_IMAGES.value,
         provenance=noted,
     )
     reference.save(_OUT.value)

@@ -20,7 +20,7 @@ MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
     "emoji, emoji/px192, emoji/px256, icons, icons/xN, motion, motion/xN, motion/images, motion/images/xN, "
-    "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, precomputed:PATH"
+    "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
 )
 
 
@@ -322,7 +322,8 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
       name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/xN" for N images composed
         from each drawing; "motion", clips, or "motion/images", single frames of them, with "/xN" for N of
         each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
-        audio with `captions.jsonl`, see `FolderSource`; "precomputed:PATH", features stored in PATH/SPLIT.
+        audio with `captions.jsonl`, see `FolderSource`; "npz:FILE", images of ADM's evaluator, see
+        `ArraySource`; "precomputed:PATH", features stored in PATH/SPLIT.
       split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
         `muse_jax.data.motion.SPLITS` for motion; otherwise a split of the data.
       data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji,
@@ -342,6 +343,10 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
         return PrecomputedSource(Path(rest) / split)
     if kind == "folder" and rest:
         return FolderSource(rest, split)
+    if kind == "npz" and rest:
+        from muse_jax.data.arrays import ArraySource
+
+        return ArraySource(rest, split)
     if kind == "tfds" and rest:
         return TfdsSource(_tfds_builder(rest, data_dir), split)
     if kind.split("/")[0] == "emoji" and not rest:

@@ -17,10 +17,15 @@ from muse_jax.sharding.partitioning import replicated
 
 @struct.dataclass
 class Sums:
-    """Sums over the images so far; their size does not depend on the number of images."""
+    """Sums over the images so far; their size does not depend on the number of images.
+
+    Attributes:
+      spatial: moments of the spatial features; None if the sFID is not wanted.
+    """
 
     moments: Moments
     scores: ScoreSums
+    spatial: Moments | None = None
 
 
 @struct.dataclass
@@ -40,21 +45,33 @@ class FeatureSums:
       num_samples: images beyond this number do not count.
       mesh: the devices.
       blur: see `resizing`.
+      spatial: whether to add up the spatial features too.
     """
 
-    def __init__(self, embedder: Embedder, resize: str, num_samples: int, mesh: Mesh, blur: int = 0):
+    def __init__(
+        self,
+        embedder: Embedder,
+        resize: str,
+        num_samples: int,
+        mesh: Mesh,
+        blur: int = 0,
+        spatial: bool = False,
+    ):
         self.embedder, self.num_samples, self.mesh = embedder, num_samples, mesh
-        self.resize, self.blur = resize, blur
+        self.resize, self.blur, self.spatial = resize, blur, spatial
         whole = replicated(mesh)
         moments = Moments.shardings(embedder.dim, mesh)
         scores = jax.tree.map(lambda _: whole, jax.eval_shape(lambda: ScoreSums.zeros(embedder.classes)))
-        self.shardings = Sums(moments, scores)
+        self.shardings = Sums(moments, scores, Moments.shardings(embedder.spatial, mesh) if spatial else None)
 
     def zeros(self) -> Sums:
         """No images, on the mesh."""
-        dim, classes = self.embedder.dim, self.embedder.classes
-        zeros = lambda: Sums(Moments.zeros(dim), ScoreSums.zeros(classes))  # noqa: E731
-        return jax.jit(zeros, out_shardings=self.shardings)()
+        return jax.jit(self._zeros, out_shardings=self.shardings)()
+
+    def _zeros(self) -> Sums:
+        embedder = self.embedder
+        spatial = Moments.zeros(embedder.spatial) if self.spatial else None
+        return Sums(Moments.zeros(embedder.dim), ScoreSums.zeros(embedder.classes), spatial)
 
     def add(
         self, sums: Sums, params: Any, images: UInt8[Array, "b h w 3"], mask: Bool[Array, " b"]
@@ -66,13 +83,18 @@ class FeatureSums:
           params: weights of the feature network.
         """
         resized = resize_images(images, self.embedder.size, self.resize, self.blur)
-        features, logits = self.embedder.embed(params, resized)
+        features, logits, *spatial = self.embedder.embed(params, resized)
         # Whole on every device, so that each computes its rows of the scatter in the same order on any mesh.
         whole = replicated(self.mesh)
-        features, logits, mask = (
-            jax.lax.with_sharding_constraint(x, whole) for x in (features, logits, mask)
+        features, logits, mask, *spatial = (
+            jax.lax.with_sharding_constraint(x, whole) for x in (features, logits, mask, *spatial)
         )
         place = sums.moments.count + jnp.cumsum(mask) - 1
         mask = mask & (place < self.num_samples)
         scores = sums.scores.update(logits, place, mask, self.num_samples)
-        return Sums(sums.moments.update(features, mask), scores), Embedded(features, mask)
+        added = Sums(
+            sums.moments.update(features, mask),
+            scores,
+            sums.spatial.update(spatial[0], mask) if sums.spatial is not None else None,
+        )
+        return added, Embedded(features, mask)

@@ -33,7 +33,7 @@ TYPES: dict[str, str] = {
     "prediction": "muse_jax.evaluation.prediction.Prediction",
     "clip_score": "muse_jax.evaluation.clip_score.CLIPScore",
     **dict.fromkeys(
-        ("generation", "fid", "kid", "mind", "prdc", "inception_score", "cmmd"),
+        ("generation", "fid", "sfid", "kid", "mind", "prdc", "inception_score", "cmmd"),
         "muse_jax.evaluation.generation.Generation",
     ),
 }

@@ -12,13 +12,13 @@ from muse_jax.evaluation.neighborhoods import precision_recall_density_coverage
 from muse_jax.evaluation.reference import Reference
 from muse_jax.evaluation.sliced_distance import sliced_distance
 
-METRICS = ("fid", "kid", "mind", "prdc", "inception_score", "cmmd")
+METRICS = ("fid", "sfid", "kid", "mind", "prdc", "inception_score", "cmmd")
 NEED_FEATURES = {"kid", "mind", "prdc", "cmmd"}
 MAX_NEIGHBORHOODS = 10_000  # samples for prdc, whose cost is their square
 
 
 def check_reference(file: str, reference: Reference, metrics: Sequence[str]) -> None:
-    """Checks that the reference has features if a metric needs them.
+    """Checks that the reference has the features and spatial statistics that the metrics need.
 
     Raises:
       ValueError: it does not.
@@ -27,6 +27,11 @@ def check_reference(file: str, reference: Reference, metrics: Sequence[str]) -> 
     if needing and not len(reference.features):
         raise ValueError(
             f"{file} has no features, which {needing[0]} needs: make it with experiments.prepare_reference."
+        )
+    if "sfid" in metrics and reference.spatial is None:
+        raise ValueError(
+            f"{file} has no statistics mu_s and sigma_s of spatial features, which sfid needs: make it with "
+            "experiments.prepare_reference."
         )
 
 
@@ -59,6 +64,9 @@ def figures(
         real = reference.mean, reference.covariance
         scores["fid"] = frechet_distance(mean, covariance, *real)
         resampled["fid"] = lambda rows: frechet_distance(*_weighted_moments(features, rows), *real)
+    if "sfid" in metrics and sums.spatial is not None and reference.spatial is not None:
+        mean, covariance, _ = sums.spatial.statistics()
+        scores["sfid"] = frechet_distance(mean, covariance, *reference.spatial)
     if "kid" in metrics:
         scores["kid"] = kernel_distance(features, reference.features)
         resampled["kid"] = lambda rows: kernel_distance(features, reference.features, _counts(features, rows))

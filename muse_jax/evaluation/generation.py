@@ -35,8 +35,8 @@ class Generation(Evaluator):
     reconstructions, and the names of metrics start with "r" (rFID).
 
     Keys:
-      metrics: some of fid, kid, mind, prdc (precision, recall, density, coverage), inception_score, cmmd;
-        default: the section's name, or fid.
+      metrics: some of fid, sfid, kid, mind, prdc (precision, recall, density, coverage), inception_score,
+        cmmd; default: the section's name, or fid.
       network: "inception"; "efficientnet_lite0" if Inception's weights are not available; "clip" for cmmd.
       weights: file with the network's weights, folder of CLIP's; "": see `interop.inception.find_inception`.
       resize: "tf1", "clean" or "none", see `resizing`.
@@ -88,7 +88,12 @@ class Generation(Evaluator):
         self.split = chosen["split"] or context.config.data.eval_split
         self._params = put_params(self.embedder.load(chosen["weights"]), replicated(context.mesh))
         self._sums = FeatureSums(
-            self.embedder, chosen["resize"], chosen["num_samples"], context.mesh, chosen["blur"]
+            self.embedder,
+            chosen["resize"],
+            chosen["num_samples"],
+            context.mesh,
+            chosen["blur"],
+            "sfid" in chosen["metrics"],
         )
         self._step = self._jit_step()
 
@@ -99,10 +104,12 @@ class Generation(Evaluator):
                 raise self.refuse(key, f"one of {', '.join(allowed)}")
         if not chosen["metrics"] or set(chosen["metrics"]) - set(METRICS):
             raise self.refuse("metrics", f"some of {', '.join(METRICS)}")
-        for metric, network in (("inception_score", "inception"), ("cmmd", "clip")):
+        for metric, network in (("inception_score", "inception"), ("sfid", "inception"), ("cmmd", "clip")):
             if metric in chosen["metrics"] and chosen["network"] != network:
                 raise self.refuse("metrics", f"without {metric}, unless network is {network}")
-        least = MIN_SAMPLES if "fid" in chosen["metrics"] else 10
+        if "sfid" in chosen["metrics"] and chosen["resize"] == "none":
+            raise self.refuse("resize", "tf1 or clean, since sfid compares maps of one size")
+        least = MIN_SAMPLES if {"fid", "sfid"} & set(chosen["metrics"]) else 10
         if chosen["num_samples"] < least:
             raise self.refuse("num_samples", f"at least {least}, since fewer give no meaningful figures")
         if chosen["blur"] < 0:

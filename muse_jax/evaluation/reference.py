@@ -1,7 +1,8 @@
 """Statistics of real images that generated ones are compared with.
 
-They are an npz with `mu` and `sigma`, as pytorch-fid and ADM (guided-diffusion) write it, here with some
-`features` too. FILE.json beside it says where they come from: network, resize, blur, source, split, samples.
+They are an npz with `mu` and `sigma`, as pytorch-fid writes it, with `mu_s`, `sigma_s` and images `arr_0`, as
+ADM's evaluator (guided-diffusion) reads it, and with some `features` of our own. FILE.json beside it says
+where they come from: network, resize, blur, source, split, samples.
 """
 
 import dataclasses
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+
+_ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,16 @@ class Reference:
       features: of some of them, for distances that need more than moments; may have no rows.
       provenance: {"network", "resize", "blur", "source", "split", "samples"} and more; of a file by ADM only
         what is known of all such files.
+      spatial: mean and covariance of the spatial features, for the sFID; None if unknown.
+      images: some of the images, which are written, but not read: an `npz:` data source has them.
     """
 
     mean: Float[np.ndarray, " dim"]
     covariance: Float[np.ndarray, "dim dim"]
     features: Float[np.ndarray, "n dim"]
     provenance: dict[str, Any]
+    spatial: tuple[np.ndarray, np.ndarray] | None = None
+    images: UInt8[np.ndarray, "n h w 3"] | None = None
 
     def save(self, path: str | Path) -> None:
         """Writes `path`, an npz, and `path`.json."""
@@ -36,6 +43,10 @@ class Reference:
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance}
         if len(self.features):
             arrays["features"] = np.asarray(self.features, np.float32)
+        if self.spatial is not None:
+            arrays["mu_s"], arrays["sigma_s"] = self.spatial
+        if self.images is not None:
+            arrays["arr_0"] = self.images
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
@@ -62,17 +73,18 @@ def load_reference(
     path = Path(path)
     try:
         with np.load(path) as stored:
-            arrays = {name: stored[name] for name in ("mu", "sigma", "features") if name in stored}
-            from_adm = "mu_s" in stored
+            arrays = {name: stored[name] for name in _ARRAYS if name in stored}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"The reference statistics {path} cannot be read: {error}.") from error
     if "mu" not in arrays or "sigma" not in arrays:
         raise ValueError(f"{path} has no arrays mu and sigma: it holds no reference statistics.")
+    spatial = (arrays["mu_s"], arrays["sigma_s"]) if "mu_s" in arrays and "sigma_s" in arrays else None
     reference = Reference(
         arrays["mu"].astype(np.float64),
         arrays["sigma"].astype(np.float64),
         arrays.get("features", np.zeros((0, dim), np.float32)),
-        _provenance(path, from_adm),
+        _provenance(path, from_adm=bool(spatial)),
+        spatial,
     )
     if reference.mean.shape != (dim,) or reference.covariance.shape != (dim, dim):
         raise ValueError(

@@ -186,3 +186,19 @@ def test_a_tfds_data_set_of_frames_and_samples(tmp_path):
     np.testing.assert_array_equal(record["video"], frames)
     assert record["audio"].tolist() == [0, 0.5, -1] and record["audio"].dtype == np.float32
     assert (record["fps"], record["sample_rate"]) == (5, 8000)
+
+
+def test_the_images_of_an_npz_as_adm_writes_them(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    file, other = tmp_path / "batch.npz", tmp_path / "other.npz"
+    np.savez(file, images, np.array([7, 0, 999]))
+    np.savez(other, mu=np.zeros(3))
+    source = load_source(f"npz:{file}", "train")
+    assert len(source) == 3 and source[2]["captions"] == ["999"]
+    np.testing.assert_array_equal(source[2]["image"], images[2])
+    with pytest.raises(ValueError, match="no split 'val': it has only 'train'"):
+        load_source(f"npz:{file}", "val")
+    with pytest.raises(ValueError, match="other.npz has no images"):
+        load_source(f"npz:{other}", "train")
+    with pytest.raises(ValueError, match="nothing.npz cannot be read"):
+        load_source(f"npz:{tmp_path / 'nothing.npz'}", "train")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from muse_jax.data import load_source
 from muse_jax.evaluation import embedders, generation
 from muse_jax.evaluation.embedders import Embedder
 from muse_jax.evaluation.evaluators import Context, make_evaluator
@@ -23,16 +24,16 @@ from muse_jax.evaluation.real_images import make_reference
 from muse_jax.evaluation.reference import load_reference
 from muse_jax.sharding.partitioning import make_mesh, process_rows
 
-SIDE, DIM, SAMPLES = 8, 6, 37
+SIDE, DIM, SPATIAL, SAMPLES = 8, 6, 5, 37
 PROJECTION = np.random.default_rng(5).normal(0, 0.01, (SIDE * SIDE * 3, DIM)).astype(np.float32)
 
 
 def embed(params, images):
     features = jnp.matmul(images.reshape(len(images), -1) - 128, params, precision="highest")
-    return features, features[:, :4]
+    return features, features[:, :4], images.reshape(len(images), -1)[:, :SPATIAL]
 
 
-TINY = Embedder(DIM, 4, SIDE, embed, lambda _: PROJECTION)
+TINY = Embedder(DIM, 4, SIDE, embed, lambda _: PROJECTION, SPATIAL)
 
 
 class Noise:
@@ -66,8 +67,8 @@ def reference(tmp_path_factory):
         patch.setitem(embedders.EMBEDDERS, "inception", TINY)
         images = np.random.default_rng(1).integers(0, 256, (29, SIDE, SIDE, 3), np.uint8)
         mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-        found = make_reference(iter(images), 29, "inception", "none", mesh, batch_size=8,
-                               provenance={"source": "noise", "split": "train"})  # fmt: skip
+        found = make_reference(iter(images), 29, "inception", "clean", mesh, batch_size=8,
+                               keep_images=3, provenance={"source": "noise", "split": "train"})  # fmt: skip
     file = tmp_path_factory.mktemp("reference") / "noise.npz"
     found.save(file)
     return file, images
@@ -81,8 +82,8 @@ def make_context(folder=None, devices=None):
 
 
 def options(files, **changes):
-    given = {"reference": str(files[0]), "num_samples": SAMPLES, "resize": "none"}
-    return {**given, "metrics": ("fid", "kid", "mind", "prdc", "inception_score"), **changes}
+    given = {"reference": str(files[0]), "num_samples": SAMPLES, "resize": "clean"}
+    return {**given, "metrics": ("fid", "sfid", "kid", "mind", "prdc", "inception_score"), **changes}
 
 
 def evaluate(context, given):
@@ -116,12 +117,15 @@ def generated():
 def test_figures_are_those_of_all_features_at_once(reference):
     report = evaluate(make_context(), options(reference, bootstrap=3))
     fake, real = features(generated()), features(reference[1])
-    assert report.scores["fid_none"] == pytest.approx(frechet(fake, real), rel=1e-5)
-    assert report.scores["kid_none"] == pytest.approx(kernel_distance(fake, real), rel=1e-4)
-    assert {"mind_none", "precision_none", "coverage_none", "inception_score_none"} <= report.scores.keys()
+    assert report.scores["fid_clean"] == pytest.approx(frechet(fake, real), rel=1e-5)
+    spatial = (x.reshape(len(x), -1)[:, :SPATIAL].astype(float) for x in (generated(), reference[1]))
+    assert report.scores["sfid_clean"] == pytest.approx(frechet(*spatial), rel=1e-5)
+    assert report.scores["kid_clean"] == pytest.approx(kernel_distance(fake, real), rel=1e-4)
+    others = {"mind_clean", "precision_clean", "coverage_clean", "inception_score_clean"}
+    assert others <= report.scores.keys()
     assert report.details["reference"]["source"] == "noise" and report.details["num_samples"] == SAMPLES
-    low, high = report.details["intervals"]["fid_none"]
-    assert low < report.scores["fid_none"] < high
+    low, high = report.details["intervals"]["fid_clean"]
+    assert low < report.scores["fid_clean"] < high
     assert {name: len(images) for name, images in report.images.items()} == dict.fromkeys(
         ("random", "best", "worst"), 16
     )
@@ -166,17 +170,17 @@ def test_a_tokenizer_s_images_are_its_reconstructions(reference):
     images = next(iter(Tokenizer().eval_loader("")))["image"], list(Tokenizer().eval_loader(""))[1]["image"]
     halved = np.concatenate(images)[:13] / 127.5 / 2 - 0.5
     expected = frechet(features(np.round(halved * 127.5 + 127.5)), features(reference[1]))
-    assert report.scores == {"rfid_none": pytest.approx(expected, rel=1e-4)}
+    assert report.scores == {"rfid_clean": pytest.approx(expected, rel=1e-4)}
 
 
 def test_fid_k_compares_blurred_images_with_blurred_ones(reference, tmp_path):
     context = make_context(devices=jax.devices()[:1])
-    blurred = make_reference(iter(reference[1]), 29, "inception", "none", context.mesh, blur=2)
+    blurred = make_reference(iter(reference[1]), 29, "inception", "clean", context.mesh, blur=2)
     blurred.save(tmp_path / "blurred.npz")
     given = options((tmp_path / "blurred.npz",), metrics=("fid",), blur=2)
     blur = lambda x: ndimage.gaussian_filter(x.astype(float), 2**0.5, radius=2, mode="mirror", axes=(1, 2))  # noqa: E731
     expected = frechet(features(blur(generated())), features(blur(reference[1])))
-    assert evaluate(context, given).scores == {"fid_none_blur2": pytest.approx(expected, rel=1e-4)}
+    assert evaluate(context, given).scores == {"fid_clean_blur2": pytest.approx(expected, rel=1e-4)}
     with pytest.raises(ValueError, match="made with blur 2, but 0 is evaluated"):
         make_evaluator("generation", {**given, "blur": 0}, context)
 
@@ -196,10 +200,14 @@ def test_memory_on_the_devices_does_not_grow(reference):
 
 
 MISTAKES = [
-    ({"metrics": ("fidd",)}, "metrics' is .*fidd.*must be some of fid, kid, mind, prdc, inception_score"),
+    (
+        {"metrics": ("fidd",)},
+        "metrics' is .*fidd.*must be some of fid, sfid, kid, mind, prdc, inception_score",
+    ),
     ({"num_samples": 9}, "num_samples' is 9, but it must be at least 10"),
     ({"resize": "lanczos"}, "resize' is 'lanczos', but it must be one of tf1, clean, none"),
-    ({"resize": "clean"}, "made with resize 'none', but 'clean' is evaluated"),
+    ({"resize": "tf1"}, "made with resize 'clean', but 'tf1' is evaluated"),
+    ({"resize": "none"}, "resize' is 'none', but it must be tf1 or clean, since sfid"),
     ({"blur": 4}, "made with blur 0, but 4 is evaluated"),
     ({"blur": -1}, "blur' is -1, but it must be 0, or a radius in pixels"),
     ({"reference_source": "emoji"}, "made with source 'noise', but 'emoji' is evaluated"),
@@ -220,7 +228,7 @@ def test_statistics_of_others_are_read_and_refused_without_a_word_of_their_makin
         mu, sigma = stored["mu"], stored["sigma"]
     plain, adm, cut = tmp_path / "plain.npz", tmp_path / "adm.npz", tmp_path / "cut.npz"
     np.savez(plain, mu=mu, sigma=sigma)
-    np.savez(adm, mu=mu, sigma=sigma, mu_s=mu, sigma_s=sigma, arr_0=np.zeros((1, 2, 2, 3), np.uint8))
+    np.savez(adm, mu=mu, sigma=sigma, mu_s=mu[1:], sigma_s=sigma[1:, 1:], arr_0=reference[1])
     cut.write_bytes(plain.read_bytes()[:200])
     with pytest.raises(ValueError, match="Nothing says how .*plain.npz was made"):
         load_reference(plain, "inception", DIM, "tf1", "noise")
@@ -236,6 +244,15 @@ def test_statistics_of_others_are_read_and_refused_without_a_word_of_their_makin
         load_reference(adm, "inception", 2048, "tf1", "noise")
     with pytest.raises(ValueError, match="has no features, which kid needs"):
         make_evaluator("kid", options((adm,), metrics=("kid",), resize="tf1"), make_context())
+
+
+def test_written_statistics_have_all_arrays_of_adm(reference):
+    with np.load(reference[0]) as stored:
+        pixels = reference[1].reshape(29, -1)[:, :SPATIAL].astype(float)
+        np.testing.assert_allclose(stored["mu_s"], pixels.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(stored["sigma_s"], np.cov(pixels.T), rtol=1e-6)
+        np.testing.assert_array_equal(stored["arr_0"], reference[1][:3])
+    np.testing.assert_array_equal(load_source(f"npz:{reference[0]}", "train")[2]["image"], reference[1][2])
 
 
 SCRIPT = """

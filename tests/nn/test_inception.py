@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from muse_jax.evaluation.embedders import EMBEDDERS
 from muse_jax.interop.inception import convert_inception
 from muse_jax.nn.inception import InceptionV3
 from tests.nn.inception_state import random_state, torch_state
@@ -38,6 +39,21 @@ def test_features_equal_pytorch_fid(state, monkeypatch, record_property):
     record_property("relative_error", error)
     print(f"pool3 against pytorch-fid: {error:.2e}")
     assert error < TOLERANCE
+
+
+def test_spatial_features_are_tensorflow_s_mixed_6_conv(state, monkeypatch):
+    """PyTorch's names for TensorFlow's mixed_4 to mixed_7 are Mixed_6b to Mixed_6e."""
+    inception = pytest.importorskip("pytorch_fid.inception")
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: torch_state(state))
+    layers, kept = inception.fid_inception_v3().eval(), []
+    layers.Mixed_6d.branch1x1.register_forward_hook(lambda *call: kept.append(call[-1]))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 299, 299, 3)).astype(np.float32)
+    with torch.no_grad():
+        layers(torch.from_numpy((images.transpose(0, 3, 1, 2) - 128) / 128))
+    embedder = EMBEDDERS["inception"]
+    found = jax.jit(embedder.embed)(convert_inception(state), images)[2]
+    expected = kept[0][:, :7].permute(0, 2, 3, 1).reshape(2, embedder.spatial)
+    assert relative_error(found, expected) < TOLERANCE
 
 
 def test_features_logits_and_resizing_equal_torch_fidelity(state, tmp_path, record_property):
