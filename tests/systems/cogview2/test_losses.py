@@ -7,6 +7,7 @@ import pytest
 
 from muse_jax.system import make_task
 from muse_jax.systems.cogview2 import tasks as coglm
+from muse_jax.systems.cogview2.sequences import text_to_image
 from muse_jax.training import validate_config
 from tests.systems.cogview2.test_tasks import MODEL
 from tests.systems.conftest import PIECES
@@ -156,6 +157,14 @@ def test_evaluation_is_of_each_image_s_codes_and_of_each_caption_s_pieces_with_t
     for name, losses in (("image_cross_entropy", image), ("text_cross_entropy", pieces)):
         np.testing.assert_allclose(scores[name][0], [sum(sample) for sample in losses], rtol=1e-4)
         np.testing.assert_array_equal(scores[name][1], [len(sample) for sample in losses])
+
+
+def test_dropout_draws_from_the_step_s_key(coglm_config, params, monkeypatch):
+    task = make(coglm_config, "text_to_image", dropout=0.5)
+    sequence = text_to_image(task.vocabulary, IDS, MASK, TOKENS)
+    monkeypatch.setattr(task, "samples", lambda key, *inputs: sequence)
+    loss = jax.jit(lambda key: task.loss(params, {}, batch(), key, 0)[0])
+    assert loss(KEY) == loss(KEY) != loss(jax.random.key(2))
 
 
 @pytest.mark.slow

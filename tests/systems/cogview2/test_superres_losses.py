@@ -1,6 +1,7 @@
 """The losses of CogView2's super-resolution networks on explicit tokens, masks and places."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -120,10 +121,34 @@ def test_evaluation_masks_what_the_first_turn_does_and_what_the_last_one_does(co
     task = make(coglm_config, "iterative")
     params = random_params(task.init)
     run = recorded(task.network, lambda batch: task.evaluate(params, {}, batch, KEY))
-    _, calls = run(batch("iterative"))
-    for turn, (arguments, _) in zip((1, 4), calls[::2], strict=True):
-        expected = np.where(turn <= TURNS, START_OF_IMAGE, FINE)
-        np.testing.assert_array_equal(arguments[0], expected)
+    scores, calls = run(batch("iterative"))
+    named = zip(("first_iteration", "last_iteration"), (1, 4), calls[::2], calls[1::2], strict=True)
+    for name, turn, (arguments, _), (_, losses) in named:
+        masked = turn <= TURNS
+        np.testing.assert_array_equal(arguments[0], np.where(masked, START_OF_IMAGE, FINE))
+        sums, counts = scores[f"cross_entropy_{name}"]
+        np.testing.assert_allclose(sums, losses[:, masked].sum(axis=1), rtol=1e-5)
+        np.testing.assert_array_equal(counts, [masked.sum()] * BATCH)
+
+
+@pytest.mark.parametrize("name", ["direct", "iterative"])
+def test_dropout_draws_from_the_step_s_key_and_without_one_drops_nothing(coglm_config, name):
+    task = make(coglm_config, name, dropout=0.5)
+    params, frozen = random_params(task.init), frozen_coglm(task, name)
+    turn = () if name == "direct" else (np.full(BATCH, 2),)
+    losses = lambda key: task.losses(params, frozen, batch(name), *turn, key)  # noqa: E731
+    draw = jax.jit(lambda key: jnp.sum(jax.tree.leaves(losses(key))[0]))
+    assert draw(KEY) == draw(KEY) != draw(jax.random.key(2))
+    jax.eval_shape(lambda: losses(None))  # Flax refuses to drop without a key
+
+
+def test_a_direct_network_s_score_is_the_loss_of_each_image_s_fine_tokens(coglm_config):
+    task = make(coglm_config, "direct")
+    params, frozen = random_params(task.init), frozen_coglm(task, "direct")
+    run = recorded(task.network, lambda batch: task.evaluate(params, frozen, batch, None))
+    scores, [_, (_, losses)] = run(batch("direct"))
+    np.testing.assert_allclose(scores["cross_entropy"][0], np.sum(losses, axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(scores["cross_entropy"][1], [64] * BATCH)
 
 
 def test_of_the_direct_network_its_own_weights_alone_are_trained(coglm_config):

@@ -74,6 +74,19 @@ def test_batches_and_frozen_weights_are_as_described(config, coglm, name):
     assert features["tokens"].shape == (4, 16) and features["superres_tokens"].shape == (4, 64)
 
 
+def test_features_are_the_codes_of_the_image_and_of_its_means_over_squares(config):
+    task = make_task(superres_config(config, "", "iterative"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    params = task.frozen()["tokenizers"]["tokenizer"]
+    features = task.features({"tokenizers": {"tokenizer": params}}, images)
+    fine = images / 127.5 - 1
+    coarse = fine.reshape(2, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    for name, pixels in (("tokens", coarse), ("superres_tokens", fine)):
+        codes = task.tokenizer.encode(params, jnp.asarray(pixels, jnp.float32))
+        assert len(np.unique(codes)) > 1
+        np.testing.assert_array_equal(features[name], codes.reshape(2, -1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["direct", "iterative"])
 def test_preview_and_scores(config, coglm, name):

@@ -10,6 +10,7 @@ from muse_jax.checkpointing.source import open_source
 from muse_jax.data import write_precomputed
 from muse_jax.system import make_task
 from muse_jax.systems.cogview2.sequences import image_to_text, text_to_image
+from muse_jax.systems.cogview2.tasks import mean_over, sums_over
 from muse_jax.text import train_text_pieces
 from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
@@ -69,6 +70,26 @@ def test_stored_features_are_read_in_place_of_images(ready):
     stored = {name: value for name, value in batch.items() if name != "image"} | features
     for given, read in zip(task.inputs(frozen, stored), jax.jit(task.inputs)(frozen, batch), strict=True):
         np.testing.assert_array_equal(given, read)
+
+
+def test_features_are_the_codes_of_the_image(ready):
+    task, _, frozen, _ = ready
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    params = frozen["tokenizers"]["tokenizer"]
+    codes = task.tokenizer.encode(params, jnp.asarray(images / 127.5 - 1, jnp.float32)).reshape(2, -1)
+    assert len(np.unique(codes)) > 1
+    np.testing.assert_array_equal(task.features(frozen, images)["tokens"], codes)
+
+
+def test_means_and_sums_are_over_the_marked_losses():
+    losses = np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    where = np.array([[True, False, True], [False, False, True]])
+    np.testing.assert_allclose(mean_over(losses, where), (1 + 4 + 32) / 3)
+    assert mean_over(losses, np.zeros((2, 3), bool)) == 0
+    np.testing.assert_allclose(mean_over(losses[:1, :1], where[:1, :1]), 1)
+    sums, counts = sums_over(losses, where)
+    np.testing.assert_array_equal(sums, [5, 32])
+    np.testing.assert_array_equal(counts, [2, 1])
 
 
 def test_the_task_describes_its_batches_without_reading_any(ready):

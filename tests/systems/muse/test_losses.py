@@ -123,6 +123,17 @@ def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(pro
     assert scores["weight"] == MASKED.sum()
 
 
+def test_training_drops_what_the_step_s_key_says_and_evaluation_nothing(image_folder, tokenizer, monkeypatch):
+    monkeypatch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(MASKED[:batch]))
+    config = base_config(image_folder, tokenizer)
+    config.model = {**config.model, "dropout": 0.5}
+    config.loss = {"text_dropout": 0.0}
+    task = make_task(validate_config(config))
+    params = random_params(task.init)
+    loss = jax.jit(lambda key: task.loss(params, NULL, batch("base"), key, 0)[0])
+    assert loss(KEY) == loss(KEY) != loss(jax.random.key(2))
+
+
 @pytest.mark.parametrize("name", ["base", pytest.param("superres", marks=pytest.mark.slow)])
 def test_a_short_run_learns_eight_examples_by_heart(image_folder, tokenizer, name):
     """Random tokens, so that only the caption can tell what is masked."""

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from muse_jax.system import make_task
 from muse_jax.systems.muse.tasks import masked_cross_entropy
 from muse_jax.training import validate_config
 from tests.systems.conftest import tiny_config
+from tests.systems.probing import random_params
 from tests.text import t5_files
 
 SIZES = {"width": 16, "heads": 2, "mlp_dim": 32, "text_dim": 384}
@@ -46,7 +46,7 @@ def superres_config(image_folder, tokenizer):
 @pytest.fixture(scope="module")
 def base(image_folder, tokenizer):
     task = make_task(validate_config(base_config(image_folder, tokenizer)))
-    return task, nn.unbox(task.init(jax.random.key(0))), task.frozen(), next(task.make_loader("train", 0))
+    return task, random_params(task.init), task.frozen(), next(task.make_loader("train", 0))
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
@@ -77,6 +77,25 @@ def test_stored_features_give_the_same_loss_as_images_and_captions(base):
     np.testing.assert_allclose(loss(params, frozen, stored, jax.random.key(1), 0)[0], expected, rtol=1e-3)
 
 
+IMAGES = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+
+
+def codes_of(task, params, images):
+    """Flat codes of images from -1 to 1 by the tokenizer's own encoder."""
+    return np.asarray(task.tokenizer.encode(params, jnp.asarray(images, jnp.float32))).reshape(
+        len(images), -1
+    )
+
+
+def test_features_are_the_codes_of_the_image(base):
+    task, _, frozen, _ = base
+    features = task.features(frozen, IMAGES)
+    assert set(features) == {"tokens"}
+    expected = codes_of(task, frozen["tokenizers"]["tokenizer"], IMAGES / 127.5 - 1)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(features["tokens"], expected)
+
+
 def test_all_text_dropped_makes_the_caption_irrelevant(image_folder, tokenizer, base):
     config = base_config(image_folder, tokenizer)
     config.loss = {"text_dropout": 1.0}
@@ -90,10 +109,15 @@ def test_all_text_dropped_makes_the_caption_irrelevant(image_folder, tokenizer, 
 
 def test_the_superres_task_reads_both_sizes_of_the_same_image(image_folder, tokenizer):
     task = make_task(validate_config(superres_config(image_folder, tokenizer)))
-    params, frozen = nn.unbox(task.init(jax.random.key(0))), task.frozen()
+    params, frozen = random_params(task.init), task.frozen()
     batch = next(task.make_loader("train", 0))
-    features = task.features(frozen, batch["image"])
-    assert features["tokens"].shape == (4, 4) and features["superres_tokens"].shape == (4, 16)
+    features, params_of = task.features(frozen, IMAGES), frozen["tokenizers"]
+    high = IMAGES / 127.5 - 1
+    low = high.reshape(4, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_array_equal(features["tokens"], codes_of(task, params_of["tokenizer"], low))
+    fine = codes_of(task, params_of["superres_tokenizer"], high)
+    np.testing.assert_array_equal(features["superres_tokens"], fine)
+    assert features["tokens"].shape == (4, 4) and fine.shape == (4, 16)
     images = jax.jit(task.preview)(params, frozen, batch, jax.random.key(1))["samples"]
     assert images.shape == (8, 32, 32, 3) and images.dtype == jnp.uint8
 
@@ -180,6 +204,7 @@ def test_a_share_of_the_low_tokens_is_wrong_in_training(image_folder, tokenizer)
     low = jnp.full((400, 4), 3)
     (noisy,) = task.corrupt((low,), jax.random.key(0))
     shares = np.mean(np.asarray(noisy) != 3, axis=1)
+    assert ((shares > 0) & (shares < 1)).any()  # each token is wrong or not by itself
     # The mean share is 0.5 / 2, less the sixteenth of codes that are right by chance.
     np.testing.assert_allclose(shares.mean(), 0.25 * 15 / 16, atol=0.03)
     assert noisy.min() >= 0 and noisy.max() < 16

@@ -63,7 +63,7 @@ MOVES = {
 
 @pytest.fixture(scope="module")
 def probed(image_folder):
-    """The task with all terms, its parameters, and at a step the values and gradients of loss and terms."""
+    """The task with all terms, its parameters, and at a step the scalars, and gradients of loss and terms."""
     config = tiny_config("vqgan", image_folder)
     config.model = MODEL
     config.discriminator = {"filters": (4, 8), "patch": 4}
@@ -76,9 +76,10 @@ def probed(image_folder):
     def differentiate(step):
         def terms(params):
             loss, scalars = task.loss(params, frozen, batch(), jax.random.key(1), step)
-            return jnp.stack([{**scalars, "loss": loss}[name] for name in names])
+            values = {**scalars, "loss": loss}
+            return jnp.stack([values[name] for name in names]), values
 
-        values, gradient = jax.vjp(terms, params)
+        _, gradient, values = jax.vjp(terms, params, has_aux=True)
         return values, jax.lax.map(lambda row: gradient(row)[0], jnp.eye(len(names)))
 
     def at(step):
@@ -87,7 +88,7 @@ def probed(image_folder):
             patch.setattr(vqgan, "lpips", stand_in_distance)
             values, gradients = jax.device_get(differentiate(jnp.int32(step)))
         rows = [jax.tree.map(operator.itemgetter(i), gradients) for i in range(len(names))]
-        return dict(zip(names, values, strict=True)), dict(zip(names, rows, strict=True))
+        return values, dict(zip(names, rows, strict=True))
 
     return task, params, at
 
@@ -134,7 +135,7 @@ def test_terms_of_the_autoencoder_are_their_formulas(probed, outputs):
     images, reconstruction, vectors = outputs
     rows = params["generator"]["quantizer"]["codebook"]
     distances = ((vectors[:, None] - rows) ** 2).sum(-1)
-    nearest = rows[distances.argmin(1)]
+    nearest = rows[nearest_codes(params, vectors)]
     soft = softmax(-distances / MODEL["entropy_temperature"], axis=1)
     expected = {
         "reconstruction": np.mean((reconstruction / 2 - images / 2) ** 2),
@@ -148,6 +149,73 @@ def test_terms_of_the_autoencoder_are_their_formulas(probed, outputs):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-3, err_msg=name)
+
+
+def psnr_by_hand(images, reconstruction):
+    """PSNR of each image in dB, between values from -1 to 1."""
+    errors = (np.clip(reconstruction, -1, 1) - images) ** 2
+    return 10 * np.log10(4 / errors.mean(axis=(1, 2, 3)))
+
+
+def nearest_codes(params, vectors):
+    rows = params["generator"]["quantizer"]["codebook"]
+    return ((vectors[:, None] - rows) ** 2).sum(-1).argmin(1)
+
+
+def test_scalars_of_a_step_are_those_of_the_batch_s_reconstructions_and_codes(probed, outputs):
+    _, params, at = probed
+    scalars, _ = at(16)
+    images, reconstruction, vectors = outputs
+    shares = np.bincount(nearest_codes(params, vectors), minlength=16) / len(vectors)
+    assert 0 < np.count_nonzero(shares) < 16
+    expected = {
+        "psnr": psnr_by_hand(images, reconstruction).mean(),
+        "usage": np.count_nonzero(shares) / 16,
+        "perplexity": np.exp(entropy(shares)),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(scalars[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_evaluation_scores_each_image_by_itself(probed, outputs, monkeypatch):
+    task, params, _ = probed
+    images, reconstruction, vectors = outputs
+    frozen = {"perceptual": {"share": 0.8}, "lpips": {"share": 0.6}, "generator": {}}
+    monkeypatch.setattr(vqgan, "perceptual_loss", stand_in_distance)
+    monkeypatch.setattr(vqgan, "lpips", stand_in_distance)
+    scores = jax.jit(
+        lambda batch: task.evaluate(params, frozen, batch, jax.random.split(jax.random.key(1), 4))
+    )(batch())
+    codes = nearest_codes(params, vectors).reshape(4, -1)
+    expected = {
+        "psnr": psnr_by_hand(images, reconstruction),
+        "perceptual": np.mean((reconstruction - 0.8 * images) ** 2, axis=(1, 2, 3)),
+        "lpips": np.mean((reconstruction - 0.6 * images) ** 2, axis=(1, 2, 3)),
+        "histogram": [np.bincount(row, minlength=16) / row.size for row in codes],
+    }
+    assert set(scores) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(scores[name][0], value, rtol=1e-3, err_msg=name)
+        np.testing.assert_array_equal(scores[name][1], np.ones(4))
+
+
+def test_evaluation_counts_the_codes_of_each_group(image_folder):
+    config = tiny_config("vqgan", image_folder)
+    config.model = {**MODEL, "quantizer_kind": "lfq", "codebook_size": 4, "groups": 2}
+    config.loss = {"perceptual": 0.0, "adversarial": 0.0}
+    task = make_task(validate_config(config))
+    params = jax.eval_shape(lambda key: nn.unbox(task.init(key)), jax.random.key(0))
+    scores = jax.eval_shape(task.evaluate, params, {"generator": {}}, batch(), None)
+    assert scores["histogram"][0].shape == (4, 2, 4)
+
+
+def test_lpips_runs_in_the_tokenizer_s_dtype(image_folder, monkeypatch):
+    config, dtypes = tiny_config("vqgan", image_folder), []
+    config.model, config.loss = {**MODEL, "dtype": "bfloat16"}, {"lpips": 1.0}
+    task, images = make_task(validate_config(config)), jnp.zeros((1, 8, 8, 3))
+    monkeypatch.setattr(vqgan, "lpips", lambda *arguments: dtypes.append(arguments[-1]) or jnp.zeros(1))
+    task.lpips({"lpips": {}}, images, images)
+    assert dtypes == [jnp.bfloat16]
 
 
 def test_adversarial_terms_are_their_formulas_of_images_from_0_to_1(probed, outputs):
@@ -190,6 +258,8 @@ def test_the_discriminator_learns_from_its_start_step_on(probed):
 def test_psnr_of_a_known_error():
     x = jnp.zeros((2, 4, 4, 3))
     np.testing.assert_allclose(psnr_of(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
+    for outside, error in ((-3.0, 1.5), (3.0, 0.5)):  # as if it were -1 or 1
+        np.testing.assert_allclose(psnr_of(x + outside, x + 0.5), 10 * np.log10(4 / error**2), rtol=1e-5)
 
 
 def test_usage_is_of_the_whole_split_and_not_of_a_batch(image_folder):
