@@ -1,11 +1,13 @@
 """3D nearby attention of NUWA (arXiv 2111.12417, section 3.2), over whole grids and a few places at a time.
 
 Places of a grid, such as (frame, row, column), are numbered in raster order. All functions of grids and
-windows are computed on the host and become constants of a program.
+windows are computed on the host and become constants of a program. A place sees what is in any of its
+`Windows`: one box around it (nearby and full attention), or a line along each axis (axial attention).
 """
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,25 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from muse_jax.nn.attention import attend
+from muse_jax.nn.axial import axial_attention
 from pallas_kernels.local_attention import local_attention
 
 SHIFTS = ("raster", "3d", "none")
+ATTENTIONS = ("nearby", "axial", "full")
+Windows = tuple[tuple[int, ...], ...]
+"""Odd extents along each axis, of one box, or of one line for each axis."""
+
+
+def make_windows(attention: str, grid: tuple[int, ...], window: tuple[int, ...]) -> Windows:
+    """The windows of one of `ATTENTIONS`: `window`, lines through the whole grid, or the whole grid."""
+    if attention == "nearby":
+        return (tuple(window),)
+    whole = [2 * size - 1 for size in grid]
+    if attention == "full":
+        return (tuple(whole),)
+    return tuple(
+        tuple(np.where(np.arange(len(grid)) == axis, whole, 1).tolist()) for axis in range(len(grid))
+    )
 
 
 @functools.cache
@@ -44,20 +62,23 @@ def input_places(grid: tuple[int, ...], shift: str) -> Int[np.ndarray, "places i
 
 @functools.cache
 def neighbors(
-    grid: tuple[int, ...], window: tuple[int, ...], key_grid: tuple[int, ...], earlier: bool
+    grid: tuple[int, ...], windows: Windows, key_grid: tuple[int, ...], earlier: bool
 ) -> tuple[Int[np.ndarray, "places window"], Bool[np.ndarray, "places window"]]:
-    """The keys in the window of each place, and whether each of them is on the key grid.
+    """The keys in the windows of each place, each once, and whether each of them is on the key grid.
 
-    The window of place i of an axis is centred on `i * keys // places`.
+    The windows of place i of an axis are centred on `i * keys // places`.
 
     Args:
       grid, key_grid: sizes of the axes.
-      window: odd extents; what reaches beyond the whole key grid is cut.
+      windows: what reaches beyond the whole key grid is cut.
       earlier: only keys before the place in raster order; `key_grid` is `grid`.
     """
-    radii = [min(extent // 2, keys - 1) for extent, keys in zip(window, key_grid, strict=True)]
-    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in radii), indexing="ij"), axis=-1)
-    offsets = offsets.reshape(-1, len(grid))  # in raster order, the centre in the middle
+    boxes = []
+    for window in windows:
+        radii = [min(extent // 2, keys - 1) for extent, keys in zip(window, key_grid, strict=True)]
+        box = np.meshgrid(*(np.arange(-r, r + 1) for r in radii), indexing="ij")
+        boxes.append(np.stack(box, axis=-1).reshape(-1, len(grid)))
+    offsets = np.unique(np.concatenate(boxes), axis=0)  # in raster order, the centre in the middle
     if earlier:
         offsets = offsets[: len(offsets) // 2]
     places = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), axis=-1)
@@ -87,24 +108,36 @@ def attend_to_context(
     query: Float[Array, "batch places heads dim"],
     context: Context,
     grid: tuple[int, ...],
-    window: tuple[int, ...],
+    windows: Windows,
 ) -> Float[Array, "batch places heads dim"]:
     """Attention of all places of `grid` to the text and to the condition near each of them."""
     if context.grid is None:
         query, key, value = (x.swapaxes(1, 2) for x in (query, *context.text))
         return attend(query, key, value, context.mask).swapaxes(1, 2)
-    key, value = context.grid
-    return local_attention(
+    return attend_windows(
         query,
-        key,
-        value,
+        *context.grid,
         grid=grid,
-        window=window,
+        windows=windows,
         key_grid=context.key_grid,
         extra_key=context.text[0],
         extra_value=context.text[1],
         extra_mask=context.mask,
     )
+
+
+def attend_windows(
+    query: Float[Array, "batch places heads dim"],
+    key: Float[Array, "batch keys heads dim"],
+    value: Float[Array, "batch keys heads dim"],
+    *,
+    windows: Windows,
+    **options: Any,
+) -> Float[Array, "batch places heads dim"]:
+    """Attention of all places of a grid to what each sees; `options` as of `local_attention`."""
+    if len(windows) == 1:
+        return local_attention(query, key, value, window=windows[0], **options)
+    return axial_attention(query, key, value, **options)
 
 
 def attend_places_to_context(
@@ -152,14 +185,14 @@ def sees(
     places: Int[Array, " places"],
     others: Int[Array, " others"],
     grid: tuple[int, ...],
-    window: tuple[int, ...],
+    windows: Windows,
 ) -> Bool[Array, "places others"]:
-    """Whether each of `others` is in the window of a place and before it; what is not on the grid is not."""
-    near = others < jnp.minimum(places, math.prod(grid))[:, None]
-    coordinates = zip(jnp.unravel_index(places, grid), jnp.unravel_index(others, grid), window, strict=True)
-    for place, other, extent in coordinates:
-        near &= jnp.abs(other - place[:, None]) <= extent // 2
-    return near & (others >= 0)
+    """Whether each of `others` is in a window of a place and before it; what is not on the grid is not."""
+    before = (others < jnp.minimum(places, math.prod(grid))[:, None]) & (others >= 0)
+    ours, theirs = (jnp.stack(jnp.unravel_index(x, grid), axis=-1) for x in (places, others))
+    distance = jnp.abs(theirs - ours[:, None])
+    near = [jnp.all(distance <= np.array(window) // 2, axis=-1) for window in windows]
+    return before & functools.reduce(jnp.logical_or, near)
 
 
 def _scores(equation: str, query: Array, key: Array) -> Array:

@@ -5,12 +5,14 @@ frame, row and column, is the tokens before it along each axis, all that it depe
 
     t = j + A i + B k,   A = rw + 1,   B = rh A + rw + 1
 
-for windows of radii (rs, rh, rw). All places of one t are therefore sampled at once. Each place draws its
-noise from `jax.random.fold_in(key, place)`, whatever the order, so that the tokens are those of raster order.
+for a window of radii (rs, rh, rw). All places of one t are therefore sampled at once. For lines along the
+axes (axial attention) A = B = 1, and for a window as large as the grid t counts the places in raster order.
+Each place draws its noise from `jax.random.fold_in(key, place)`, whatever the order, so that the tokens are
+those of raster order.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,19 +32,23 @@ def raster_schedule(grid: tuple[int, ...]) -> Int[np.ndarray, "n 1"]:
     return np.arange(math.prod(grid), dtype=np.int32)[:, None]
 
 
-def wavefront_schedule(grid: tuple[int, ...], window: tuple[int, ...]) -> Int[np.ndarray, "steps places"]:
+def wavefront_schedule(
+    grid: tuple[int, ...], windows: Sequence[tuple[int, ...]]
+) -> Int[np.ndarray, "steps places"]:
     """The places of each step; steps with fewer places than others are filled up with `prod(grid)`.
 
     Args:
       grid: sizes of the axes, the last of which is contiguous.
-      window: odd extents of the causal window.
+      windows: odd extents of the causal windows, in any of which a place sees others.
     """
-    strides = [1]
-    for size, extent in zip(grid[:0:-1], window[:0:-1], strict=True):
-        strides.append(strides[-1] + strides[-1] * min(extent // 2, size - 1))
-    # For three axes these are 1, A and B: rh A + (rw + 1) = (rh + 1) A, since A = rw + 1.
+    radii = np.minimum(np.array(windows) // 2, np.array(grid) - 1)
+    strides = np.ones(len(grid), int)
+    for axis in reversed(range(len(grid) - 1)):
+        # A place sees one step back along the axis and, in the same window, ahead along the later axes.
+        ahead = (radii[:, axis] > 0) * (radii[:, axis + 1 :] @ strides[axis + 1 :])
+        strides[axis] = 1 + ahead.max()
     places = np.indices(grid).reshape(len(grid), -1)
-    time = np.array(strides[::-1]) @ places
+    time = strides @ places
     widest = int(np.max(np.bincount(time)))
     schedule = np.full((int(np.max(time)) + 1, widest), places.shape[1], np.int32)
     for t in range(len(schedule)):

@@ -7,7 +7,14 @@ import pytest
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.training import validate_config
 
-NAMES = ("nuwa.base_870m", "nuwa.vqgan_f16_336", "motion.nuwa")
+NAMES = (
+    "nuwa.base_870m",
+    "nuwa.vqgan_f16_336",
+    "motion.nuwa",
+    "motion.nuwa_axial",
+    "motion.nuwa_full",
+    "motion.nuwa_video_only",
+)
 PAIRS = [("nuwa.base_870m", "nuwa.vqgan_f16_336"), ("motion.nuwa", "motion.vqgan64")]
 
 

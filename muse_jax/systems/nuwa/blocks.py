@@ -14,14 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 from muse_jax.nn.linear import Dense
 from muse_jax.nn.nearby import (
     Context,
+    Windows,
     attend_places,
     attend_places_to_context,
     attend_to_context,
+    attend_windows,
 )
 from muse_jax.nn.norms import LayerNorm
 from muse_jax.nn.transformer import gelu
 from muse_jax.sharding.fsdp import constrain
-from pallas_kernels.local_attention import local_attention
 
 
 @struct.dataclass
@@ -45,7 +46,7 @@ class Whole:
     """A pass over all places of `grid`; without conditions the layers have no cross-attention."""
 
     grid: tuple[int, ...] = struct.field(pytree_node=False)
-    window: tuple[int, ...] = struct.field(pytree_node=False)
+    windows: Windows = struct.field(pytree_node=False)
     causal: bool = struct.field(pytree_node=False)
     conditions: Conditions | None = None
 
@@ -123,7 +124,7 @@ class NuwaLayer(nn.Module):
 
         query, key, value = jnp.moveaxis(self.qkv(self.self_norm(x)), 2, 0)
         if isinstance(how, Whole):
-            mixed = local_attention(query, key, value, grid=how.grid, window=how.window, causal=how.causal)
+            mixed = attend_windows(query, key, value, grid=how.grid, windows=how.windows, causal=how.causal)
         else:
             earlier, context = memory
             mixed = attend_places(query, (key, value), earlier, how.seen)
@@ -132,7 +133,7 @@ class NuwaLayer(nn.Module):
             query = self.query(self.cross_norm(x))[:, :, 0]
             if isinstance(how, Whole):
                 assert how.conditions is not None
-                mixed = attend_to_context(query, self.context(how.conditions), how.grid, how.window)
+                mixed = attend_to_context(query, self.context(how.conditions), how.grid, how.windows)
             else:
                 mixed = attend_places_to_context(query, context, how.index, how.context_seen)
             x = residual(x, self.cross_out(_flat(mixed)), 1)

@@ -94,7 +94,7 @@ def find_order(network: NuwaTransformer, order: str) -> str:
 def schedule_of(network: NuwaTransformer, order: str, frames: int) -> Int[np.ndarray, "steps places"]:
     """The places of each step of the order "raster" or "wavefront"."""
     grid = (frames, *network.grid[1:])
-    return raster_schedule(grid) if order == "raster" else wavefront_schedule(grid, network.window)
+    return raster_schedule(grid) if order == "raster" else wavefront_schedule(grid, network.windows)
 
 
 def count_steps(network: NuwaTransformer, sampling: NuwaSampling, frames: int) -> int:
@@ -173,7 +173,7 @@ def _empty_cache(
     """A ring of as many steps of `schedule` as any window reaches back."""
     step_of = np.zeros(int(np.prod(grid)) + 1, int)
     step_of[schedule] = np.arange(len(schedule))[:, None]
-    index, seen = neighbors(grid, tuple(network.window), grid, earlier=True)
+    index, seen = neighbors(grid, network.windows, grid, earlier=True)
     back = np.where(seen, step_of[:-1, None] - step_of[index], 1)
     slots = int(back.max(initial=1)) * schedule.shape[1]
     heads, dim = network.heads, network.width // network.heads
@@ -188,19 +188,19 @@ def _places_fn(
     grid: tuple[int, ...],
     guidance_scale: Float[Array, ""] | float | None,
 ) -> Callable[..., Any]:
-    window, variables = tuple(network.window), {"params": params}
+    windows, variables = network.windows, {"params": params}
     conditions: Any = network.apply(variables, *condition, method="conditions")
     context: Context = network.apply(variables, conditions, method="context")
     key_index, key_seen = None, None
     if conditions.grid:
-        tables = neighbors(grid, window, conditions.grid, earlier=False)
+        tables = neighbors(grid, windows, conditions.grid, earlier=False)
         key_index, key_seen = (jnp.asarray(table) for table in tables)
 
     def places_fn(tokens: Array, places: Array, cache: Cache) -> tuple[Array, Cache]:
         if guidance_scale is not None:
             tokens = jnp.repeat(tokens, 2, axis=0)
         how = Places(
-            sees(places, cache.places, grid, window),
+            sees(places, cache.places, grid, windows),
             None if key_index is None else key_index[places],
             None if key_seen is None else key_seen[places],
         )

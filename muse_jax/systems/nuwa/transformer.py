@@ -14,7 +14,7 @@ from muse_jax.nn.attention import check_width
 from muse_jax.nn.conditioning import check_text
 from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.nn.linear import EMBED_STD, Dense
-from muse_jax.nn.nearby import SHIFTS, Context, input_places
+from muse_jax.nn.nearby import ATTENTIONS, SHIFTS, Context, Windows, input_places, make_windows
 from muse_jax.nn.norms import LayerNorm, rms_normalize
 from muse_jax.nn.positions import show_grid
 from muse_jax.systems.nuwa.blocks import Conditions, NuwaStack, Places, Whole
@@ -33,7 +33,9 @@ class NuwaTransformer(nn.Module):
       width, depth, heads, mlp_dim: sizes of the decoder; `heads` divides `width`.
       text_dim: width of the text encoder's states.
       code_dim: width of the codebook's vectors, through which tokens enter.
-      window: odd extents of nearby attention, on tokens and on conditions.
+      attention: what a place sees of the tokens and of a condition: "nearby", those in `window` around it;
+        "axial", those on the lines through it along each axis; "full", all.
+      window: odd extents of nearby attention.
       shift: the tokens that are the input of a place: "raster", the previous one in raster order, as
         published; "3d", the previous ones along each axis, which allows decoding by wavefronts; "none", its
         own, for masked decoding: attention is then not causal.
@@ -52,6 +54,7 @@ class NuwaTransformer(nn.Module):
     mlp_dim: int = 5120
     text_dim: int = 512
     code_dim: int = 256
+    attention: str = "nearby"
     window: tuple[int, ...] = (3, 3, 3)
     shift: str = "3d"
     condition_depth: int = 0
@@ -64,6 +67,11 @@ class NuwaTransformer(nn.Module):
     def frame_tokens(self) -> int:
         """Number of tokens of a frame."""
         return self.grid[1] * self.grid[2]
+
+    @property
+    def windows(self) -> Windows:
+        """The windows in which a place sees others."""
+        return make_windows(self.attention, self.grid, self.window)
 
     def grid_of(self, count: int) -> tuple[int, ...]:
         """The grid of a flat sequence.
@@ -90,6 +98,8 @@ class NuwaTransformer(nn.Module):
         check_width(self.width, self.heads)
         if self.shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, given {self.shift!r}.")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, given {self.attention!r}.")
         if not len(self.grid) == len(self.window) == 3:
             raise ValueError(
                 f"grid and window must have three axes (frames, height, width), given {self.grid} and "
@@ -168,7 +178,7 @@ class NuwaTransformer(nn.Module):
         grid = self.grid_of(tokens.shape[1])
         conditions = self.conditions(text, text_mask, condition, deterministic)
         x = self._embed(tokens, jnp.arange(tokens.shape[1]), grid)
-        how = Whole(grid, tuple(self.window), self.shift != "none", conditions)
+        how = Whole(grid, self.windows, self.shift != "none", conditions)
         x, _ = self.decoder(x, how, deterministic=deterministic)
         return self.head_norm(x)
 
@@ -190,7 +200,7 @@ class NuwaTransformer(nn.Module):
             )
         x = self.condition_inputs(self.codebook[condition.reshape(len(condition), -1)])
         x += _at(self.condition_positions, jnp.arange(math.prod(grid)), grid).astype(self.dtype)
-        x, _ = self.encoder(x, Whole(grid, tuple(self.window), False), deterministic=deterministic)
+        x, _ = self.encoder(x, Whole(grid, self.windows, False), deterministic=deterministic)
         return Conditions(states, text_mask, self.encoder_norm(x), grid)
 
     def context(self, conditions: Conditions) -> Context:

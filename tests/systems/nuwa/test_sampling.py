@@ -21,10 +21,8 @@ WIDTHS = {"width": 8, "heads": 2, "mlp_dim": 8, "text_dim": 4, "code_dim": 4}
 KEY = jax.random.key(5)
 
 
-def make(grid, shift="3d", window=(3, 3, 3), depth=2, condition_depth=0):
-    network = NuwaTransformer(
-        13, grid, depth=depth, window=window, shift=shift, condition_depth=condition_depth, **WIDTHS
-    )
+def make(grid, window=(3, 3, 3), depth=2, **fields):
+    network = NuwaTransformer(13, grid, depth=depth, window=window, **fields, **WIDTHS)
     return network, random_params(network, 0.6)
 
 
@@ -55,14 +53,16 @@ def check_against_whole_passes(network, params, draw, tokens, scale, top_k):
         np.testing.assert_array_equal(tokens[:, place], given)
 
 
-SHAPES = [  # grid, window, grid of a condition
+SHAPES = [  # grid, window or attention, grid of a condition
     ((2, 3, 3), (3, 3, 3), None),
+    ((3, 2, 4), "axial", (1, 2, 3)),
     ((3, 2, 4), (3, 3, 3), (1, 2, 3)),
     ((1, 4, 3), (3, 3, 3), None),
     ((3, 3, 2), (1, 3, 3), (2, 3, 2)),
     ((3, 1, 4), (5, 3, 5), None),
     ((2, 3, 3), (3, 5, 5), (2, 1, 3)),  # as wide as the grid: full attention
     ((4, 2, 2), (3, 1, 3), None),
+    ((2, 2, 3), "full", (2, 1, 2)),
 ]
 
 
@@ -71,7 +71,8 @@ SHAPES = [  # grid, window, grid of a condition
     [pytest.param(*shape, marks=[pytest.mark.slow] if i > 1 else []) for i, shape in enumerate(SHAPES)],
 )
 def test_raster_and_wavefront_draw_the_tokens_of_whole_passes(grid, window, key_grid):
-    network, params = make(grid, window=window, condition_depth=int(key_grid is not None))
+    fields = {"attention": window} if isinstance(window, str) else {"window": window}
+    network, params = make(grid, condition_depth=int(key_grid is not None), **fields)
     draw = make_draw(network, grid[0], key_grid)
     raster, wavefront = (
         draw_with(network, params, draw, order=order, guidance_scale=0.7, top_k=9)
@@ -100,6 +101,8 @@ def test_the_steps_are_counted_before_the_loop():
     network = make((8, 8, 8), depth=1)[0]
     counts = [count_steps(network, NuwaSampling(order=order), 8) for order in ("", "wavefront", "raster")]
     assert counts == [50, 50, 512]
+    axial, full = (make((8, 8, 8), depth=1, attention=name)[0] for name in ("axial", "full"))
+    assert [count_steps(network, NuwaSampling(), 8) for network in (axial, full)] == [22, 512]
     masked = NuwaTransformer(13, (8, 8, 8), shift="none", **WIDTHS)
     assert count_steps(masked, NuwaSampling(num_steps=5), 8) == 5
 

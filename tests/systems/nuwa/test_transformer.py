@@ -27,13 +27,18 @@ def inputs():
     return rng.integers(0, 11, (1, 18)), text, np.arange(4)[None] < 3, rng.integers(0, 11, (1, 1, 2, 3))
 
 
-@pytest.fixture(scope="module", params=["raster", "3d", "none"])
+PROBED = [("raster", "full"), ("3d", "nearby"), ("3d", "axial"), ("none", "nearby")]
+SLOW = [("raster", "nearby"), ("raster", "axial"), ("3d", "full"), ("none", "axial"), ("none", "full")]
+
+
+@pytest.fixture(scope="module", params=[*PROBED, *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)])
 def probed(request):
     """The shift, and the logits (18, 11) of tokens, text, mask and condition."""
-    network = NuwaTransformer(**SMALL, shift=request.param)
+    shift, attention = request.param
+    network = NuwaTransformer(**SMALL, shift=shift, attention=attention)
     params = random_params(network)
     apply = jax.jit(lambda *inputs: network.apply({"params": params}, *inputs)[0])
-    return request.param, apply
+    return shift, apply
 
 
 def test_no_logit_depends_on_its_own_token_or_a_later_one(probed):
@@ -93,6 +98,7 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
     "change, message",
     [
         ({"shift": "2d"}, "shift must be one of raster, 3d, none"),
+        ({"attention": "sparse"}, "attention must be one of nearby, axial, full"),
         ({"window": (3, 3)}, "must have three axes"),
     ],
 )
