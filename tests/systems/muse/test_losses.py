@@ -47,7 +47,7 @@ def probed(request, image_folder, tokenizer):
     params = random_params(task.init)
     patch = pytest.MonkeyPatch()
     masks = {8: MASKED, 1: MASKED[3:4]}
-    patch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(masks[batch]))
+    patch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(masks[batch]).reshape(batch, n))
     loss = recorded(task.network, lambda batch: task.loss(params, NULL, batch, KEY, 0))
     evaluate = recorded(
         task.network, lambda batch: task.evaluate(params, NULL, batch, jax.random.split(KEY, 8))
@@ -124,7 +124,7 @@ def test_the_loss_and_its_scores_are_those_of_the_network_s_logits_by_a_loop(pro
 
 
 def test_training_drops_what_the_step_s_key_says_and_evaluation_nothing(image_folder, tokenizer, monkeypatch):
-    monkeypatch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(MASKED[:batch]))
+    monkeypatch.setattr(masked, "sample_mask", lambda key, batch, n: jnp.asarray(MASKED).reshape(batch, n))
     config = base_config(image_folder, tokenizer)
     config.model = {**config.model, "dropout": 0.5}
     config.loss = {"text_dropout": 0.0}

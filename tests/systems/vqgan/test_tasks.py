@@ -255,6 +255,16 @@ def test_the_discriminator_learns_from_its_start_step_on(probed):
     assert norm(moved["loss"]["discriminator"]) > 0
 
 
+def test_without_a_start_step_the_discriminator_learns_from_the_first_on(image_folder):
+    config = tiny_config("vqgan", image_folder)
+    config.model, config.discriminator = MODEL, {"filters": (4, 8), "patch": 4}
+    config.loss = {"adversarial": 1.0, "perceptual": 0.0}
+    task = make_task(validate_config(config))
+    params = jax.eval_shape(lambda key: nn.unbox(task.init(key)), jax.random.key(0))
+    _, terms = jax.eval_shape(task.loss, params, {"generator": {}}, batch(), jax.random.key(1), 0)
+    assert {"adversarial", "discriminator"} <= set(terms)
+
+
 def test_psnr_of_a_known_error():
     x = jnp.zeros((2, 4, 4, 3))
     np.testing.assert_allclose(psnr_of(x + 0.2, x), 10 * np.log10(4 / 0.04), rtol=1e-5)
@@ -409,12 +419,12 @@ def test_the_loss_needs_nothing_but_its_arguments(image_folder):
 
 def test_dead_codes_restart_every_so_many_steps(image_folder):
     config = tiny_config("vqgan", image_folder)
-    config.model = MODEL
+    config.model = {**MODEL, "embed_dim": 3}
     config.loss = {"perceptual": 0.0, "adversarial": 0.0, "restart_every": 3}
     task = make_task(validate_config(config))
-    params = nn.unbox(task.init(jax.random.key(0)))
+    params = random_params(task.init)
     after = jax.jit(lambda params, step: task.after_update(params, {}, batch(), jax.random.key(1), step))
-    _, quantized = task.reconstruct(params, {"generator": {}}, to_unit_range(batch()["image"]))
+    _, quantized = jax.jit(task.reconstruct)(params, {"generator": {}}, to_unit_range(batch()["image"]))
     used = np.unique(quantized.ids)
     before = np.asarray(params["generator"]["quantizer"]["codebook"])
     for step in (0, 1, 3):
