@@ -6,9 +6,11 @@ from muse_jax.tokenizers.quantizer import VectorQuantizer
 from muse_jax.tokenizers.taming import TamingVQGAN
 from muse_jax.tokenizers.video_vqvae import VideoVQVAE
 from muse_jax.tokenizers.vqgan import VQGAN
+from muse_jax.tokenizers.vqgan_seg import VQGANSeg
 
 __all__ = [
     "VQGAN",
+    "VQGANSeg",
     "Clusters",
     "LatentSpec",
     "TamingVQGAN",

@@ -82,9 +82,10 @@ class Decoder(nn.Module):
     patch: int
     dtype: Any
     linear: bool = False
+    channels: int = 3
 
     @nn.compact
-    def __call__(self, codes: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
+    def __call__(self, codes: Float[Array, "b h w dim"]) -> Float[Array, "b height width channels"]:
         x = conv(self.filters * self.multipliers[-1], 3, self.dtype)(codes)
         for _ in range(self.num_res_blocks):
             x = ResBlock(self.filters * self.multipliers[-1], self.dtype)(x)
@@ -96,16 +97,18 @@ class Decoder(nn.Module):
                 x = conv(self.filters * self.multipliers[level - 1], 3, self.dtype)(x)
         x = NormSwish(self.dtype)(x)
         if not self.linear:
-            return _pixels(conv(3 * self.patch**2, 3, self.dtype)(x), self.patch)
+            return _pixels(conv(self.channels * self.patch**2, 3, self.dtype)(x), self.patch)
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, None, "conv_in", "conv_out"))
-        x = nn.Conv(3 * self.patch**2, (3, 3), dtype=self.dtype, kernel_init=zeros)(x)
+        x = nn.Conv(self.channels * self.patch**2, (3, 3), dtype=self.dtype, kernel_init=zeros)(x)
         side = self.patch * 2 ** (len(self.multipliers) - 1)
         dense = nn.with_logical_partitioning(nn.initializers.orthogonal(), (None, "conv_out"))
-        square = nn.Dense(3 * side**2, use_bias=False, kernel_init=dense, dtype=self.dtype, name="linear")
+        square = nn.Dense(
+            self.channels * side**2, use_bias=False, kernel_init=dense, dtype=self.dtype, name="linear"
+        )
         return _pixels(x, self.patch) + _pixels(square(codes), side)
 
 
-def _pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b height width 3"]:
+def _pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b height width channels"]:
     """Squares of `side` pixels, one for each vector."""
     return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=side, q=side).astype(jnp.float32)
 
@@ -163,6 +166,11 @@ class VQGAN(ImageTokenizer):
     """Fields that change the decoder, and neither the encoder nor its codes."""
 
     @property
+    def channels(self) -> int:
+        """Channels of the decoder's output."""
+        return 3
+
+    @property
     def downsampling(self) -> int:
         """Pixels per token along each side."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
@@ -201,6 +209,7 @@ class VQGAN(ImageTokenizer):
             patch,
             self.dtype,
             self.decoder_linear,
+            self.channels,
         )
 
     def _make_quantizer(self) -> VectorQuantizer | FiniteScalarQuantizer | LookupFreeQuantizer:

@@ -14,6 +14,7 @@ NAMES = (
     "motion.nuwa_axial",
     "motion.nuwa_full",
     "motion.nuwa_video_only",
+    "motion.vqgan_seg64",
 )
 PAIRS = [("nuwa.base_870m", "nuwa.vqgan_f16_336"), ("motion.nuwa", "motion.vqgan64")]
 

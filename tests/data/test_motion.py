@@ -197,6 +197,14 @@ def test_images_are_single_frames_and_their_captions_name_no_motion(built_motion
         assert not any("ing" in caption for caption in record["captions"])
 
 
+def test_sketches_are_single_frames_of_lines(built_motion):
+    source = load_source("motion/sketches", "train", built_motion)
+    for record in records(source):
+        assert record["image"].shape == (64, 64, 3) and np.ptp(record["image"], axis=2).max() < 64
+    with pytest.raises(ValueError, match="use motion, motion/images or motion/sketches"):
+        load_source("motion/lines", "train", built_motion)
+
+
 def test_a_loader_reads_clips_with_their_sketches(clips):
     loader = make_loader(clips["train"], batch_size=4, modalities={"video": VideoModality(64, 8)}, workers=0)
     batch = next(loader)

@@ -39,17 +39,18 @@ class MotionSource:
     A record has "video" uint8 (8, 64, 64, 3); "sketch", the same frames as black lines on white; "fps";
     "captions" (the plain one first; only that one in splits other than "train"); "name", "concept", "style",
     "kind" ("weather", "move" or "pair"), and, "" where they do not apply, the labels of evaluators: "motion"
-    and "direction" of "move"; "sky", "time", "thunder" and "precipitation" of "weather". With `images` it has
-    "image", one frame of the clip, in place of "video", "sketch" and "fps", and captions without a motion.
+    and "direction" of "move"; "sky", "time", "thunder" and "precipitation" of "weather". In the other forms
+    it has "image", one frame of the clip or of its sketch, in place of "video", "sketch" and "fps", and
+    captions without a motion.
 
     Args:
       builder: the TFDS builder `motion`, already built.
       split: one of `SPLITS`.
       compositions: number of clips per drawing, at least 1.
-      images: True for single frames.
+      form: "clips"; "images", single frames; or "sketches", single frames of sketches.
     """
 
-    def __init__(self, builder: Any, split: str, compositions: int = 1, images: bool = False):
+    def __init__(self, builder: Any, split: str, compositions: int = 1, form: str = "clips"):
         import tensorflow_datasets as tfds
 
         if split not in SPLITS:
@@ -64,8 +65,8 @@ class MotionSource:
                 else []
             )
 
-        self.split, self.compositions, self.images = split, compositions, images
-        self.fields = ("image",) if images else ("video", "sketch")
+        self.split, self.compositions, self.form = split, compositions, form
+        self.fields = ("video", "sketch") if form == "clips" else ("image",)
         self._weather = stored(f"weather_{split}")
         self._sprites = stored("sprites_validation" if split == "validation" else "sprites_train")
         self._sketches = {
@@ -90,8 +91,9 @@ class MotionSource:
             record = self._moved(self._sprites[drawing - len(self._weather)], rng)
         labels = dict.fromkeys(("motion", "direction", "sky", "time", "thunder", "precipitation"), "")
         record = {**labels, "fps": FPS, **record}
-        if self.images:
-            lines = self.split == "train" and "shown" in record and rng.random() < SKETCH_SHARE
+        if self.form != "clips":
+            some = self.split == "train" and "shown" in record and rng.random() < SKETCH_SHARE
+            lines = self.form == "sketches" or some
             record = _frame(record, int(rng.integers(moves.FRAMES)), lines)
         if self.split != "train":
             record["captions"] = record["captions"][:1]

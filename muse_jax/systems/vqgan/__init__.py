@@ -4,8 +4,9 @@ from typing import Any
 
 from muse_jax.checkpointing.source import open_source
 from muse_jax.system import Stage, System
+from muse_jax.systems.vqgan.segmentation_task import VQGANSegTask
 from muse_jax.systems.vqgan.tasks import VQGANDecoderTask, VQGANTask
-from muse_jax.tokenizers import VQGAN
+from muse_jax.tokenizers import VQGAN, VQGANSeg
 
 
 def _generator(run: Any) -> Any:
@@ -18,6 +19,9 @@ def _generator(run: Any) -> Any:
 
 SYSTEM = System(
     name="vqgan",
-    tasks={"vqgan": VQGANTask, "vqgan_decoder": VQGANDecoderTask},
-    stages={"vqgan": Stage(VQGAN, ("vqgan", "vqgan_decoder"), file="vqgan", from_run=_generator)},
+    tasks={"vqgan": VQGANTask, "vqgan_decoder": VQGANDecoderTask, "vqgan_seg": VQGANSegTask},
+    stages={
+        "vqgan": Stage(VQGAN, ("vqgan", "vqgan_decoder"), file="vqgan", from_run=_generator),
+        "vqgan_seg": Stage(VQGANSeg, ("vqgan_seg",), file="vqgan_seg", from_run=_generator),
+    },
 )

@@ -66,11 +66,13 @@ class VQGANTask(Task):
         "discriminator": {},
         "kmeans_images": 1024,  # for the initial codebook of a local tokenizer
     }
+    tokenizer_class: ClassVar[type[VQGAN]] = VQGAN
+    loss_weights: ClassVar[Mapping[str, Any]] = LOSS
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.weights = check_loss_keys(config, LOSS)
-        self.vqgan = build(VQGAN, "model", config.model)
+        self.weights = check_loss_keys(config, self.loss_weights)
+        self.vqgan = build(self.tokenizer_class, "model", config.model)
         if config.data.image_size % self.vqgan.downsampling:
             raise ValueError(
                 f"config.data.image_size is {config.data.image_size}, but must be a multiple of "
@@ -82,7 +84,7 @@ class VQGANTask(Task):
                 f"{self.vqgan.quantizer_kind} has no codes to restart: set it to 0."
             )
         discriminator = build(Discriminator, "discriminator", config.discriminator)
-        self.discriminator = discriminator if self.weights["adversarial"] > 0 else None
+        self.discriminator = discriminator if self.weights.get("adversarial", 0) > 0 else None
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
