@@ -50,6 +50,9 @@ BLUR = flags.DEFINE_integer(
     "blur", 0, "Radius in pixels of the Gaussian filter of FID-k; 0: none.", lower_bound=0
 )
 BOOTSTRAP = flags.DEFINE_integer("bootstrap", 0, "Resamples for 95 % intervals of --metrics.", lower_bound=0)
+PER = flags.DEFINE_string(
+    "per", "", "Field of the records, such as style, for the FID of each of its values."
+)
 SAMPLING = flags.DEFINE_string(
     "sampling", "", "For --model: parameters such as guidance_scale=3,num_steps=8."
 )
@@ -120,7 +123,7 @@ def completed(given: dict[str, Any]) -> Any:
         named = {name: named.get(name, {}) for name in EVALUATORS.value}
     if METRICS.value:
         flag_values = {"samples": SAMPLES, "reference": REFERENCE, "network": NETWORK, "weights": WEIGHTS}
-        flag_values |= {"resize": RESIZE, "blur": BLUR, "bootstrap": BOOTSTRAP}
+        flag_values |= {"resize": RESIZE, "blur": BLUR, "bootstrap": BOOTSTRAP, "per": PER}
         options = {name: flag.value for name, flag in flag_values.items()}
         options["num_samples"] = options.pop("samples")
         named = {"generation": {"metrics": tuple(METRICS.value), **options}}

@@ -35,6 +35,7 @@ _FEATURES = flags.DEFINE_integer(
     "features", 10_000, "Number of stored features, for KID and similar metrics.", lower_bound=1
 )
 _IMAGES = flags.DEFINE_integer("images", 0, "Number of stored images, arr_0.", lower_bound=0)
+_PER = flags.DEFINE_string("per", "", "Field of the records for groups with statistics of their own: style.")
 _BATCH = flags.DEFINE_integer("batch_size", 32, "Batch size of the network.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", "", "Devices along each axis, such as data=4; one device by default.")
 _OUT = flags.DEFINE_string("out", "", "npz file to write.")
@@ -51,7 +52,7 @@ def main() -> None:
     source = load_source(_SOURCE.value, _SPLIT.value, _DATA_DIR.value)
     noted = {"source": _SOURCE.value, "split": _SPLIT.value, "image_size": _IMAGE_SIZE.value}
     reference = make_reference(
-        _images(source),
+        _records(source),
         len(source),
         _NETWORK.value,
         _RESIZE.value,
@@ -61,20 +62,23 @@ def main() -> None:
         batch_size=_BATCH.value,
         keep=_FEATURES.value,
         keep_images=_IMAGES.value,
+        per=_PER.value,
         provenance=noted,
     )
     reference.save(_OUT.value)
     print(f"Statistics of {reference.provenance['samples']} images are in {_OUT.value}")
 
 
-def _images(source):
+def _records(source):
     for index in tqdm(range(len(source)), desc="embed"):
         try:
-            image = source[index]["image"]
+            record = source[index]
         except CorruptRecordError as error:
             print(f"Skipped: {error}")
             continue
-        yield resize(image, _IMAGE_SIZE.value) if _IMAGE_SIZE.value else image
+        if _IMAGE_SIZE.value:
+            record = {**record, "image": resize(record["image"], _IMAGE_SIZE.value)}
+        yield record
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ NEED_FEATURES = {"kid", "mind", "prdc", "cmmd"}
 MAX_NEIGHBORHOODS = 10_000  # samples for prdc, whose cost is their square
 
 
-def check_reference(file: str, reference: Reference, metrics: Sequence[str]) -> None:
-    """Checks that the reference has the features and spatial statistics that the metrics need.
+def check_reference(file: str, reference: Reference, metrics: Sequence[str], per: str) -> None:
+    """Checks that the reference has all statistics that the metrics, and figures for each group, need.
 
     Raises:
       ValueError: it does not.
@@ -32,6 +32,11 @@ def check_reference(file: str, reference: Reference, metrics: Sequence[str]) -> 
         raise ValueError(
             f"{file} has no statistics mu_s and sigma_s of spatial features, which sfid needs: make it with "
             "experiments.prepare_reference."
+        )
+    if per and reference.provenance.get("per") != per:
+        raise ValueError(
+            f"{file} has no statistics for each {per}: make it with experiments.prepare_reference and "
+            f"--per={per}."
         )
 
 
@@ -86,6 +91,16 @@ def figures(
         name: interval(scores[name], np.array([function(rows) for rows in draws]))
         for name, function in resampled.items()
     }
+
+
+def group_figures(sums: Sums, reference: Reference, least: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Fréchet distance of each group of at least `least` samples, and the number of samples of all groups."""
+    statistics = {name: group.statistics() for name, group in sums.groups.items() if group.count >= least}
+    scores = {
+        name: frechet_distance(mean, covariance, *reference.groups[name])
+        for name, (mean, covariance, _) in statistics.items()
+    }
+    return scores, {name: int(group.count) for name, group in sums.groups.items()}
 
 
 def interval(figure: float, resamples: np.ndarray) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Distances between generated and real images: FID, KID and similar metrics."""
 
+import functools
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from muse_jax.data import load_source
 from muse_jax.evaluation.embedders import EMBEDDERS, figure_name, put_params
 from muse_jax.evaluation.embedding import FeatureSums, Sums
 from muse_jax.evaluation.evaluators import Context, Evaluator, Report
 from muse_jax.evaluation.feature_file import FeatureFile, Progress
-from muse_jax.evaluation.figures import METRICS, NEED_FEATURES, check_reference, figures
+from muse_jax.evaluation.figures import METRICS, NEED_FEATURES, check_reference, figures, group_figures
 from muse_jax.evaluation.frechet import MIN_SAMPLES
 from muse_jax.evaluation.loss import eval_batches
+from muse_jax.evaluation.real_images import group_of
 from muse_jax.evaluation.reference import load_reference
 from muse_jax.evaluation.resizing import MODES
 from muse_jax.evaluation.samples import check_generates
@@ -48,6 +51,8 @@ class Generation(Evaluator):
       num_samples: number of images.
       seed: random seed of the samples.
       bootstrap: number of resamples for 95 % intervals; 0: none.
+      per: field of the source's records, such as "style": the FID of each of its values too, from statistics
+        made with the same `per`. Groups with too few samples have no figure; "details" names all of them.
     """
 
     defaults = {
@@ -62,6 +67,7 @@ class Generation(Evaluator):
         "num_samples": 5000,
         "seed": 0,
         "bootstrap": 0,
+        "per": "",
     }
 
     def __init__(self, name: str, options: Mapping[str, Any], context: Context):
@@ -84,8 +90,9 @@ class Generation(Evaluator):
                 source,
                 chosen["blur"],
             )
-            check_reference(chosen["reference"], self.reference, chosen["metrics"])
+            check_reference(chosen["reference"], self.reference, chosen["metrics"], chosen["per"])
         self.split = chosen["split"] or context.config.data.eval_split
+        self.groups = tuple(self.reference.groups) if self.reference and chosen["per"] else ()
         self._params = put_params(self.embedder.load(chosen["weights"]), replicated(context.mesh))
         self._sums = FeatureSums(
             self.embedder,
@@ -94,6 +101,7 @@ class Generation(Evaluator):
             context.mesh,
             chosen["blur"],
             "sfid" in chosen["metrics"],
+            self.groups,
         )
         self._step = self._jit_step()
 
@@ -112,6 +120,8 @@ class Generation(Evaluator):
         least = MIN_SAMPLES if {"fid", "sfid"} & set(chosen["metrics"]) else 10
         if chosen["num_samples"] < least:
             raise self.refuse("num_samples", f"at least {least}, since fewer give no meaningful figures")
+        if chosen["per"] and "fid" not in chosen["metrics"]:
+            raise self.refuse("per", "'', since metrics lacks fid, the figure of groups")
         if chosen["blur"] < 0:
             raise self.refuse("blur", "0, or a radius in pixels")
         if chosen["bootstrap"] < 0 or chosen["bootstrap"] == 1:
@@ -123,7 +133,7 @@ class Generation(Evaluator):
 
         def step(sums: Sums, params: Any, frozen: Any, network: Any, batch: Any, key: jax.Array) -> Any:
             images = self._images(params, frozen, batch, key)
-            sums, embedded = self._sums.add(sums, network, images, batch["example_mask"])
+            sums, embedded = self._sums.add(sums, network, images, batch["example_mask"], batch.get("group"))
             return sums, embedded, images
 
         return jax.jit(step, donate_argnums=0, out_shardings=(self._sums.shardings, whole, whole))
@@ -169,7 +179,13 @@ class Generation(Evaluator):
             },
             "intervals": {names[name]: interval for name, interval in intervals.items()},
         }
-        return Report({names[name]: score for name, score in scores.items()}, details, sheet.images())
+        named = {names[name]: score for name, score in scores.items()}
+        if self.reference and self.groups:
+            found, counts = group_figures(sums, self.reference, MIN_SAMPLES)
+            named |= {f"{names['fid']}/{group}": score for group, score in found.items()}
+            few = sorted(set(counts) - set(found))
+            details["groups"] = {"per": chosen["per"], "num_samples": counts, "too_few_samples": few}
+        return Report(named, details, sheet.images())
 
     def _identity(self) -> dict[str, Any]:
         # The samples do not depend on the mesh.
@@ -210,7 +226,22 @@ class Generation(Evaluator):
     def _batches(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbered batches of the split, which is read repeatedly."""
         passes = (eval_batches(self.context.task, self.split) for _ in itertools.count())
-        yield from enumerate(itertools.chain.from_iterable(passes))
+        batches = itertools.chain.from_iterable(passes)
+        yield from enumerate(map(self._with_groups, batches) if self.groups else batches)
+
+    def _with_groups(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the place of each row's group in `groups`, or -1."""
+        places = {name: place for place, name in enumerate(self.groups)}
+        rows = zip(batch["index"], batch["example_mask"], strict=True)
+        names = [
+            group_of(self._source[int(row)], self.options["per"]) if there else "" for row, there in rows
+        ]
+        return {**batch, "group": np.array([places.get(name, -1) for name in names], np.int32)}
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        data = self.context.config.data
+        return load_source(data.source, self.split, data.data_dir)
 
     def _put(self, params: Any, frozen: Any, batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
         """Puts the batch on the mesh, with images generated before if the task (a pipeline) is not traced."""
@@ -218,4 +249,5 @@ class Generation(Evaluator):
         if self.reconstructs or getattr(task, "traced", True):
             return put_batch(batch, mesh)
         generated = np.asarray(task.sample(params, frozen, batch, key))
-        return put_rows({"generated": generated, "example_mask": batch["example_mask"]}, mesh)
+        rows = {name: batch[name] for name in ("example_mask", "group") if name in batch}
+        return put_rows({"generated": generated, **rows}, mesh)

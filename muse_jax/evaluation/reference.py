@@ -2,7 +2,8 @@
 
 They are an npz with `mu` and `sigma`, as pytorch-fid writes it, with `mu_s`, `sigma_s` and images `arr_0`, as
 ADM's evaluator (guided-diffusion) reads it, and with some `features` of our own. FILE.json beside it says
-where they come from: network, resize, blur, source, split, samples.
+where they come from: network, resize, blur, source, split, samples. Groups of images, such as those of one
+style, have `mu/NAME` and `sigma/NAME`.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Reference:
         what is known of all such files.
       spatial: mean and covariance of the spatial features, for the sFID; None if unknown.
       images: some of the images, which are written, but not read: an `npz:` data source has them.
+      groups: mean and covariance of the images of each group of at least 2, by its name.
     """
 
     mean: Float[np.ndarray, " dim"]
@@ -36,6 +38,7 @@ class Reference:
     provenance: dict[str, Any]
     spatial: tuple[np.ndarray, np.ndarray] | None = None
     images: UInt8[np.ndarray, "n h w 3"] | None = None
+    groups: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes `path`, an npz, and `path`.json."""
@@ -47,6 +50,8 @@ class Reference:
             arrays["mu_s"], arrays["sigma_s"] = self.spatial
         if self.images is not None:
             arrays["arr_0"] = self.images
+        for name, (mean, covariance) in self.groups.items():
+            arrays[f"mu/{name}"], arrays[f"sigma/{name}"] = mean, covariance
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
@@ -74,7 +79,9 @@ def load_reference(
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            names = [name.removeprefix("mu/") for name in stored if name.startswith("mu/")]
+            groups = {name: (stored[f"mu/{name}"], stored[f"sigma/{name}"]) for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"The reference statistics {path} cannot be read: {error}.") from error
     if "mu" not in arrays or "sigma" not in arrays:
         raise ValueError(f"{path} has no arrays mu and sigma: it holds no reference statistics.")
@@ -85,6 +92,7 @@ def load_reference(
         arrays.get("features", np.zeros((0, dim), np.float32)),
         _provenance(path, from_adm=bool(spatial)),
         spatial,
+        groups=groups,
     )
     if reference.mean.shape != (dim,) or reference.covariance.shape != (dim, dim):
         raise ValueError(

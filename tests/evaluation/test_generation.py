@@ -55,6 +55,10 @@ class Noise:
         return (noise + batch["index"][:, None, None, None]).astype(jnp.uint8)
 
 
+def records(images):
+    return [{"image": image, "style": f"style {place % 3}"} for place, image in enumerate(images)]
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(embedders.EMBEDDERS, "inception", TINY)
@@ -67,7 +71,7 @@ def reference(tmp_path_factory):
         patch.setitem(embedders.EMBEDDERS, "inception", TINY)
         images = np.random.default_rng(1).integers(0, 256, (29, SIDE, SIDE, 3), np.uint8)
         mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-        found = make_reference(iter(images), 29, "inception", "clean", mesh, batch_size=8,
+        found = make_reference(records(images), 29, "inception", "clean", mesh, batch_size=8,
                                keep_images=3, provenance={"source": "noise", "split": "train"})  # fmt: skip
     file = tmp_path_factory.mktemp("reference") / "noise.npz"
     found.save(file)
@@ -75,7 +79,7 @@ def reference(tmp_path_factory):
 
 
 def make_context(folder=None, devices=None):
-    data = SimpleNamespace(source="noise", eval_split="val")
+    data = SimpleNamespace(source="noise", eval_split="val", data_dir="")
     config = SimpleNamespace(data=data, eval_every=0, task="noise", to_dict=lambda: {})
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
     return Context(Noise(), config, mesh, folder)
@@ -175,7 +179,7 @@ def test_a_tokenizer_s_images_are_its_reconstructions(reference):
 
 def test_fid_k_compares_blurred_images_with_blurred_ones(reference, tmp_path):
     context = make_context(devices=jax.devices()[:1])
-    blurred = make_reference(iter(reference[1]), 29, "inception", "clean", context.mesh, blur=2)
+    blurred = make_reference(records(reference[1]), 29, "inception", "clean", context.mesh, blur=2)
     blurred.save(tmp_path / "blurred.npz")
     given = options((tmp_path / "blurred.npz",), metrics=("fid",), blur=2)
     blur = lambda x: ndimage.gaussian_filter(x.astype(float), 2**0.5, radius=2, mode="mirror", axes=(1, 2))  # noqa: E731
@@ -199,6 +203,37 @@ def test_memory_on_the_devices_does_not_grow(reference):
     assert len(sizes) >= 75 and len(set(sizes[3:])) == 1
 
 
+def test_each_group_has_a_figure_unless_its_samples_are_too_few(reference, tmp_path, monkeypatch):
+    context = make_context(tmp_path, jax.devices()[:1])
+    styles = [f"style {min(place // 4, 2)}" for place in range(15)]  # 4, 4 and 7 of 15 captions
+    monkeypatch.setattr(generation, "MIN_SAMPLES", 12)
+    monkeypatch.setattr(generation, "load_source", lambda *_: [{"style": style} for style in styles])
+    found = make_reference(
+        records(reference[1]), 29, "inception", "clean", context.mesh, batch_size=8, per="style"
+    )
+    found.save(tmp_path / "groups.npz")
+    given = options((tmp_path / "groups.npz",), metrics=("fid",), per="style")
+    report = evaluate(context, given)
+    place = np.concatenate([np.arange(15), np.arange(15), np.arange(7)])
+    drawn, real = features(generated()), features(reference[1])
+    assert report.scores == {
+        "fid_clean": pytest.approx(frechet(drawn, real), rel=1e-5),
+        "fid_clean/style 0": pytest.approx(frechet(drawn[place < 4], real[::3]), rel=1e-4),
+        "fid_clean/style 2": pytest.approx(frechet(drawn[place >= 8], real[2::3]), rel=1e-4),
+    }
+    assert report.details["groups"] == {
+        "per": "style",
+        "num_samples": {"style 0": 12, "style 1": 11, "style 2": 14},
+        "too_few_samples": ["style 1"],
+    }
+
+
+def test_groups_need_a_field_of_few_values(reference):
+    mesh, images = make_context().mesh, reference[1]
+    with pytest.raises(ValueError, match="no field 'class' to make groups by: they have image, style"):
+        make_reference(records(images), 29, "inception", "clean", mesh, per="class")
+
+
 MISTAKES = [
     (
         {"metrics": ("fidd",)},
@@ -209,6 +244,8 @@ MISTAKES = [
     ({"resize": "tf1"}, "made with resize 'clean', but 'tf1' is evaluated"),
     ({"resize": "none"}, "resize' is 'none', but it must be tf1 or clean, since sfid"),
     ({"blur": 4}, "made with blur 0, but 4 is evaluated"),
+    ({"per": "style"}, "has no statistics for each style: make it with .* --per=style"),
+    ({"per": "style", "metrics": ("kid",)}, "per' is 'style', but it must be '', since metrics lacks fid"),
     ({"blur": -1}, "blur' is -1, but it must be 0, or a radius in pixels"),
     ({"reference_source": "emoji"}, "made with source 'noise', but 'emoji' is evaluated"),
     ({"reference": "nowhere.npz"}, "reference statistics nowhere.npz cannot be read"),

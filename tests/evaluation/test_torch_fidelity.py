@@ -65,7 +65,8 @@ def test_figures_equal_torch_fidelity(tmp_path, monkeypatch, capsys):
     tiny = embedders.Embedder(embedder.dim, embedder.classes, embedder.size, embedder.embed, lambda _: params)
     monkeypatch.setitem(embedders.EMBEDDERS, "inception", tiny)
     mesh = one_device_mesh()
-    generated, real = (make_reference(iter(x), COUNT, "inception", "tf1", mesh, batch_size=8) for x in sets)
+    records = ([{"image": image} for image in x] for x in sets)
+    generated, real = (make_reference(x, COUNT, "inception", "tf1", mesh, batch_size=8) for x in records)
     sums = FeatureSums(tiny, "tf1", COUNT, mesh)
     add, total = jax.jit(sums.add), sums.zeros()
     for start in range(0, COUNT, 8):

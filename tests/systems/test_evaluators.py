@@ -157,8 +157,9 @@ def test_images_of_a_task_are_generated_and_embedded_in_one_program(folder, toke
     monkeypatch.setitem(EMBEDDERS, "inception", Embedder(6, 1, 32, embed, lambda _: projection))
     real = [np.asarray(Image.open(folder / f"{i}.png")) for i in range(EXAMPLES)]
     noted = {"source": f"folder:{folder}"}
+    records = [{"image": image} for image in real]
     reference = make_reference(
-        iter(real), EXAMPLES, "inception", "none", one_device_mesh(), batch_size=4, provenance=noted
+        records, EXAMPLES, "inception", "none", one_device_mesh(), batch_size=4, provenance=noted
     )
     reference.save(tmp_path / "reference.npz")
     options = {"reference": str(tmp_path / "reference.npz"), "num_samples": 10, "resize": "none"}
