@@ -27,12 +27,29 @@ class TokenTask(Task):
     config_defaults: ClassVar[Mapping[str, Any]] = {"tokenizer": "", "data": {"features": ""}}
     fields: tuple[str, ...] = ("image",)
     """The fields of a batch that become tokens."""
+    network: Any
 
     @cached_property
     def tokenizers(self) -> dict[str, Weights]:
         """Tokenizers by the config keys that name them."""
         keys = [key for key in ("tokenizer", "superres_tokenizer") if key in self.config_defaults]
         return {key: open_source(self.config[key], f"config.{key}").tokenizer(key) for key in keys}
+
+    def check_tokenizer(self, name: str, vocab: str, grid: str, image_size: int) -> None:
+        """Checks the network's fields `vocab`, `grid` and groups against the tokenizer `name`.
+
+        Raises:
+          ValueError: the tokenizer's codes of images of `image_size` pixels are others.
+        """
+        tokenizer, network = self.tokenizers[name].module, self.network
+        side, groups = image_size // tokenizer.downsampling, grid.replace("grid", "groups")
+        given = (getattr(network, vocab), tuple(getattr(network, grid)), getattr(network, groups, 1))
+        if given != (tokenizer.codebook_size, (side, side), tokenizer.groups):
+            raise ValueError(
+                f"config.model.{vocab}, {grid} and {groups} are {given[0]}, {given[1]} and {given[2]}, but "
+                f"the tokenizer of config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} in "
+                f"{tokenizer.groups} groups at {image_size} px: set them to that."
+            )
 
     def frozen_tokenizers(self) -> dict[str, Any]:
         """Weights of the tokenizers, by config key."""

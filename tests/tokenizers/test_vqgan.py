@@ -17,7 +17,7 @@ def images(size, batch=2):
 @pytest.fixture(scope="module")
 def model():
     vqgan = VQGAN(**SMALL, multipliers=(1, 2), patch=4)
-    return vqgan, nn.unbox(jax.jit(vqgan.init)(jax.random.key(1), images(16)))
+    return vqgan, random_params(lambda key: vqgan.init(key, images(16)))
 
 
 @pytest.mark.parametrize("multipliers, patch, factor", [((1, 1, 2, 2, 4), 1, 16), ((1, 2), 4, 8)])
@@ -33,17 +33,22 @@ def test_the_grid_is_the_image_divided_by_the_downsampling_factor(multipliers, p
 def test_one_set_of_weights_serves_every_resolution(model):
     vqgan, params = model
     for size in (16, 32):
-        ids = vqgan.encode(params["params"], images(size))
+        ids = jax.eval_shape(vqgan.encode, params["params"], images(size))
         assert ids.shape == (2, size // 8, size // 8)
-        assert vqgan.decode(params["params"], ids).shape == (2, size, size, 3)
+        assert jax.eval_shape(vqgan.decode, params["params"], ids).shape == (2, size, size, 3)
 
 
 def test_decoding_the_codes_of_an_image_is_its_reconstruction(model):
     vqgan, params = model
-    reconstruction, quantized = vqgan.apply(params, images(16))
-    ids = vqgan.encode(params["params"], images(16))
+
+    @jax.jit
+    def run(params, x):
+        ids = vqgan.encode(params["params"], x)
+        return vqgan.apply(params, x), ids, vqgan.decode(params["params"], ids)
+
+    (reconstruction, quantized), ids, decoded = run(params, images(16))
     np.testing.assert_array_equal(ids, quantized.ids)
-    np.testing.assert_allclose(vqgan.decode(params["params"], ids), reconstruction, atol=1e-5)
+    np.testing.assert_allclose(decoded, reconstruction, atol=1e-5)
 
 
 def test_the_encoder_learns_through_the_straight_through_gradient(model):
@@ -53,7 +58,7 @@ def test_the_encoder_learns_through_the_straight_through_gradient(model):
         reconstruction, _ = vqgan.apply(params, images(16))
         return jnp.mean((reconstruction - images(16)) ** 2)
 
-    gradient = jax.grad(loss)(params)["params"]["encoder"]
+    gradient = jax.jit(jax.grad(loss))(params)["params"]["encoder"]
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0
 
 
@@ -151,7 +156,7 @@ def test_the_forward_pass_equals_a_numpy_implementation(fields):
 def test_a_size_that_is_no_multiple_of_the_downsampling_factor_is_refused(model):
     vqgan, params = model
     with pytest.raises(ValueError, match="20x20 pixels: both sides must be multiples of 8"):
-        vqgan.apply(params, images(20))
+        jax.eval_shape(vqgan.apply, params, images(20))
 
 
 def test_a_larger_decoder_does_not_change_encoder_and_codebook(model):
@@ -164,26 +169,23 @@ def test_a_larger_decoder_does_not_change_encoder_and_codebook(model):
     assert size(shapes["decoder"]) > 2 * size(params["params"]["decoder"])
 
 
-@pytest.fixture(scope="module")
-def local():
-    vqgan = VQGAN(**SMALL | {"embed_dim": 192}, multipliers=(1,), patch=8, local=True)
-    return vqgan, nn.unbox(jax.jit(vqgan.init)(jax.random.key(1), images(16)))
+LOCAL = VQGAN(**SMALL | {"embed_dim": 192}, multipliers=(1,), patch=8, local=True)
+encode_local = jax.jit(lambda params, x: LOCAL.apply(params, x, method="encode_vectors"))
 
 
-def test_a_local_code_depends_only_on_its_own_patch(local):
-    vqgan, params = local
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # away from the start, where the MLP is off
+def test_a_local_code_depends_only_on_its_own_patch():
     x = images(32)
+    params = random_params(lambda key: LOCAL.init(key, x, method="encode_vectors"))
     y = x.at[:, 8:16, 16:24].set(0.0)
-    before, after = (vqgan.apply(params, z, method="encode_vectors") for z in (x, y))
+    before, after = (encode_local(params, z) for z in (x, y))
     changed = np.abs(after - before).max(axis=(0, 3)) > 0
     assert changed.sum() == 1 and changed[1, 2]
 
 
-def test_initial_local_vectors_of_full_width_preserve_distances_between_patches(local):
-    vqgan, params = local
+def test_initial_local_vectors_of_full_width_preserve_distances_between_patches():
     x = images(16)
-    vectors = vqgan.apply(params, x, method="encode_vectors")
+    init = lambda key: nn.unbox(LOCAL.init(key, x, method="encode_vectors"))  # noqa: E731
+    vectors = encode_local(jax.jit(init)(jax.random.key(1)), x)
     apart = np.linalg.norm(vectors[0] - vectors[1], axis=-1)
     squares = x.reshape(2, 2, 8, 2, 8, 3).swapaxes(2, 3).reshape(2, 2, 2, 192)
     np.testing.assert_allclose(apart, np.linalg.norm(squares[0] - squares[1], axis=-1), rtol=1e-4)

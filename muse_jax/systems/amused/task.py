@@ -46,14 +46,7 @@ class FinetuneTask(TokenTask):
         self.weights = check_loss_keys(config, LOSS)
         self.network = build(UVit2D, "model", config.model)
         self.tokenizer = self.tokenizers["tokenizer"].module
-        side = config.data.image_size // self.tokenizer.downsampling
-        given = (self.network.codebook_size, tuple(self.network.grid))
-        if given != (self.tokenizer.codebook_size, (side, side)):
-            raise ValueError(
-                f"config.model.codebook_size and grid are {given[0]} and {given[1]}, but the tokenizer of "
-                f"config.tokenizer gives {self.tokenizer.codebook_size} codes on {(side, side)} at "
-                f"{config.data.image_size} px: set them to that."
-            )
+        self.check_tokenizer("tokenizer", "codebook_size", "grid", config.data.image_size)
 
     @cached_property
     def described_encoder(self) -> PromptEncoder:

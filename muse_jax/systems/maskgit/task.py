@@ -38,14 +38,7 @@ class ClassTask(TokenTask):
         self.weights = check_loss_keys(config, LOSS)
         self.network = build(ClassTransformer, "model", config.model)
         self.tokenizer = self.tokenizers["tokenizer"].module
-        side = config.data.image_size // self.tokenizer.downsampling
-        given = (self.network.vocab_size, tuple(self.network.grid))
-        if given != (self.tokenizer.codebook_size, (side, side)):
-            raise ValueError(
-                f"config.model.vocab_size and grid are {given[0]} and {given[1]}, but the tokenizer of "
-                f"config.tokenizer gives {self.tokenizer.codebook_size} codes on {(side, side)} at "
-                f"{config.data.image_size} px: set them to that."
-            )
+        self.check_tokenizer("tokenizer", "vocab_size", "grid", config.data.image_size)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of classes as one token each."""

@@ -86,19 +86,6 @@ class MaskedTask(TextStatesTask):
         """Tokenizer whose tokens are predicted."""
         return self.tokenizers[self.learned_tokenizer].module
 
-    def check_grid(self, name: str, vocab: str, grid: str, image_size: int) -> None:
-        """Checks the network's fields `vocab`, `grid` and groups against the tokenizer `name`."""
-        tokenizer = self.tokenizers[name].module
-        side = image_size // tokenizer.downsampling
-        model, groups = self.config.model, grid.replace("grid", "groups")
-        given = (model[vocab], tuple(model[grid]), model.get(groups, 1))
-        if given != (tokenizer.codebook_size, (side, side), tokenizer.groups):
-            raise ValueError(
-                f"config.model.{vocab}, {grid} and {groups} are {given[0]}, {given[1]} and {given[2]}, but "
-                f"the tokenizer of config.{name} gives {tokenizer.codebook_size} codes on {(side, side)} in "
-                f"{tokenizer.groups} groups at {image_size} px: set them to that."
-            )
-
     def text_origins(self) -> Origins:
         encoder = self.text_encoder
         content = encoder.content_hash(weights=self.config.data.text_features == "states")
@@ -229,7 +216,7 @@ class BaseTask(MaskedTask):
     def __init__(self, config: Any):
         self.network = build(MaskedTransformer, "model", config.model)
         super().__init__(config)
-        self.check_grid("tokenizer", "vocab_size", "grid", config.data.image_size)
+        self.check_tokenizer("tokenizer", "vocab_size", "grid", config.data.image_size)
 
     def token_counts(self) -> list[int]:
         return [self.network.num_tokens]
@@ -264,8 +251,8 @@ class SuperResTask(MaskedTask):
         super().__init__(config)
         size = config.data.image_size
         self.factor = config.data.superres_factor
-        self.check_grid("superres_tokenizer", "vocab_size", "grid", size)
-        self.check_grid("tokenizer", "low_vocab_size", "low_grid", size // self.factor)
+        self.check_tokenizer("superres_tokenizer", "vocab_size", "grid", size)
+        self.check_tokenizer("tokenizer", "low_vocab_size", "low_grid", size // self.factor)
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
