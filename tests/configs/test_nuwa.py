@@ -14,7 +14,9 @@ NAMES = (
     "motion.nuwa_axial",
     "motion.nuwa_full",
     "motion.nuwa_video_only",
+    "motion.vqgan64_images",
     "motion.vqgan_seg64",
+    "motion.video_vqvae",
 )
 PAIRS = [("nuwa.base_870m", "nuwa.vqgan_f16_336"), ("motion.nuwa", "motion.vqgan64")]
 

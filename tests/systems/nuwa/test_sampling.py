@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from muse_jax.sampling.autoregressive import Sampling
 from muse_jax.systems.nuwa.sampling import (
+    ORDERS,
     Draw,
     NuwaSampling,
     _empty_cache,
@@ -47,16 +50,17 @@ def check_against_whole_passes(network, params, draw, tokens, scale, top_k):
     cond = apply(tokens, *draw.cond)
     uncond = apply(tokens, *(jnp.broadcast_to(x, (2, *x.shape[1:])) for x in draw.uncond))
     logits = (1 + scale) * cond - scale * uncond
+    sample = jax.jit(lambda key, logits: Sampling(1.0, top_k)(key, logits))
     for place in range(tokens.shape[1]):
-        expected = Sampling(1.0, top_k)(jax.random.fold_in(KEY, place), logits[:, place])
+        expected = sample(jax.random.fold_in(KEY, place), logits[:, place])
         given = np.where(draw.drawn[:, place], expected, draw.tokens[:, place])
         np.testing.assert_array_equal(tokens[:, place], given)
 
 
 SHAPES = [  # grid, window or attention, grid of a condition
+    ((3, 2, 4), (3, 3, 3), (1, 2, 3)),
     ((2, 3, 3), (3, 3, 3), None),
     ((3, 2, 4), "axial", (1, 2, 3)),
-    ((3, 2, 4), (3, 3, 3), (1, 2, 3)),
     ((1, 4, 3), (3, 3, 3), None),
     ((3, 3, 2), (1, 3, 3), (2, 3, 2)),
     ((3, 1, 4), (5, 3, 5), None),
@@ -68,7 +72,7 @@ SHAPES = [  # grid, window or attention, grid of a condition
 
 @pytest.mark.parametrize(
     "grid, window, key_grid",
-    [pytest.param(*shape, marks=[pytest.mark.slow] if i > 1 else []) for i, shape in enumerate(SHAPES)],
+    [pytest.param(*shape, marks=[pytest.mark.slow] if i else []) for i, shape in enumerate(SHAPES)],
 )
 def test_raster_and_wavefront_draw_the_tokens_of_whole_passes(grid, window, key_grid):
     fields = {"attention": window} if isinstance(window, str) else {"window": window}
@@ -80,6 +84,38 @@ def test_raster_and_wavefront_draw_the_tokens_of_whole_passes(grid, window, key_
     )
     np.testing.assert_array_equal(raster, wavefront)
     check_against_whole_passes(network, params, draw, raster, 0.7, 9)
+
+
+_GRID = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+_EXTENTS = st.tuples(*[st.sampled_from([1, 3, 5])] * 3)
+_ATTENTION = st.sampled_from(["nearby", "axial", "full"])
+
+
+def check_shape(grid, window, attention, shift, share):
+    """Of a random shape: the tokens of each order that the shift allows are those of whole passes."""
+    network, params = make(grid, window, 1, attention=attention, shift=shift)
+    draw = make_draw(network, grid[0], share=share)
+    for order in ORDERS[shift]:
+        tokens = draw_with(network, params, draw, order=order, guidance_scale=0.5, top_k=0)
+        check_against_whole_passes(network, params, draw, tokens, 0.5, 0)
+
+
+_SHAPES = given(
+    _GRID, _EXTENTS, _ATTENTION, st.sampled_from(["3d", "raster"]), st.sampled_from([0.0, 0.5, 1.0])
+)
+
+
+@settings(max_examples=3, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+@_SHAPES
+def test_some_random_shapes_draw_the_tokens_of_whole_passes(grid, window, attention, shift, share):
+    check_shape(grid, window, attention, shift, share)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@_SHAPES
+def test_many_random_shapes_draw_the_tokens_of_whole_passes(grid, window, attention, shift, share):
+    check_shape(grid, window, attention, shift, share)
 
 
 def test_the_published_shift_draws_the_tokens_of_whole_passes_in_raster_order():
