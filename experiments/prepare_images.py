@@ -10,6 +10,7 @@ too slow for fast accelerators.
 import multiprocessing
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def _fill(split: str, total: int, files: dict[int, str], captions: int) -> list[
     chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
     texts: list[str] = []
     workers = min(WORKERS.value, len(chunks))
-    with multiprocessing.get_context("spawn").Pool(workers, _open, opened) as pool:
-        for chunk in tqdm(pool.imap(_store, chunks), desc=split, total=len(chunks)):
+    context = multiprocessing.get_context("spawn")
+    # An executor, unlike a pool, does not wait forever for a worker that was killed.
+    with ProcessPoolExecutor(workers, context, _open, opened) as executor:
+        for chunk in tqdm(executor.map(_store, chunks), desc=split, total=len(chunks)):
             texts += chunk
     return texts
 

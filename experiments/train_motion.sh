@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains every stage of the checkpoint "motion" and exports it: the codebook, the decoder and the transformer. A
-# finished stage is passed over and a stopped one goes on: run the same command again. The data set must be there
+# finished stage is passed over and a stopped one goes on: run the same command again. A stage that fails is tried
+# three times, each time from its last checkpoint, so that the script finishes unattended. The data set must be there
 # (make data).
 #
 #   bash experiments/train_motion.sh cpu [RUNS]     one stage after the other
@@ -8,8 +9,9 @@
 #   bash experiments/train_motion.sh smoke [RUNS]   the same with tiny networks on a CPU: whether everything works
 #
 # DATA_DIR (data) says where the data is, OUT (RUNS/motion/motion) where the checkpoint goes; the transformer is
-# exported with whatever has been trained so far.
+# exported with whatever has been trained so far, and draws RUNS/motion/heart.gif.
 set -euo pipefail
+{ # read whole before it runs, so that editing this file changes nothing that is running
 device=${1:?"give cpu, gpu or smoke"}
 runs=${2:-runs}/motion
 python=${PYTHON:-.venv/bin/python}
@@ -37,14 +39,24 @@ case $device in
   *) echo "The first argument is $device: give cpu, gpu or smoke." >&2 && exit 2 ;;
 esac
 
-train() {
+try() {
+  for attempt in 1 2 3; do
+    "$@" && return
+    echo "Attempt $attempt failed: $*" >&2
+  done
+  return 1
+}
+stage() {
   "$python" -m experiments.train --config="configs/motion/$1.py" --workdir="$runs/$1" "${@:2}" \
     2>&1 | tee -a "$runs/$1.log" | sed -u "s/^/$1: /"
 }
+train() { try stage "$@"; }
 
+[ -d "$data/motion" ] || { echo "There is no data set in $data/motion: run make data, or set DATA_DIR." >&2 && exit 2; }
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 mkdir -p "$runs"
 [ -d "$runs/images/64/validation" ] ||
-  JAX_PLATFORMS=cpu "$python" -m experiments.prepare_images --source="$images" --data_dir="$data" --size=64 \
+  JAX_PLATFORMS=cpu try "$python" -m experiments.prepare_images --source="$images" --data_dir="$data" --size=64 \
     --splits=train,heldout_pairs,validation --captions=1 --out="$runs/images"
 pixels=(--config.data.source="precomputed:$runs/images/64")
 train vqgan64 "${pixels[@]}" "${codebook[@]}"
@@ -58,3 +70,7 @@ train nuwa --config.data.data_dir="$data" --config.data.features= --config.token
 wait $drawing
 JAX_PLATFORMS=cpu "$python" -m experiments.export --run="$runs/nuwa" --tokenizer=tokenizer="$runs/vqgan64_decoder" \
   --out="$out"
+JAX_PLATFORMS=cpu "$python" -m experiments.generate --model="$out" --prompt="a red heart moving left" \
+  --out="$runs/heart.gif"
+exit
+}

@@ -5,7 +5,7 @@ has the same sizes. With --peer, nuwa-pytorch (pip install nuwa-pytorch, in an e
 generates as many tokens with a network of about the same size, in a process of that environment's Python.
 
     python -m experiments.benchmark.nuwa                             # the size of configs/motion/nuwa.py
-    python -m experiments.benchmark.nuwa --peer=~/oracle/bin/python
+    python -m experiments.benchmark.nuwa --grid=4,8,8 --layers=4 --peer=~/oracle/bin/python
 """
 
 import json
@@ -75,7 +75,8 @@ def main() -> None:
     print(f"  {equal:.1%} of the tokens of raster order and wavefronts are equal")
     if _PEER.value:
         seconds, count = _run_peer(grid)
-        print(f"  {'nuwa-pytorch':<18}            {seconds:8.3f} s ({count / 1e6:.1f}M parameters)")
+        ratio, size = medians["raster"] / seconds, f"({count / 1e6:.1f}M parameters)"
+        print(f"  {'nuwa-pytorch':<18}            {seconds:8.3f} s {ratio:6.2f}x  {size}")
     print(machine())
 
 
