@@ -75,8 +75,10 @@ def main() -> None:
     print(f"  {equal:.1%} of the tokens of raster order and wavefronts are equal")
     if _PEER.value:
         seconds, count = _run_peer(grid)
-        ratio, size = medians["raster"] / seconds, f"({count / 1e6:.1f}M parameters)"
-        print(f"  {'nuwa-pytorch':<18}            {seconds:8.3f} s {ratio:6.2f}x  {size}")
+        size = f"({count / 1e6:.1f}M parameters)"
+        print(
+            f"  {'nuwa-pytorch':<18}            {seconds:8.3f} s {medians['raster'] / seconds:6.4f}x {size}"
+        )
     print(machine())
 
 
