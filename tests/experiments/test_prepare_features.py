@@ -14,6 +14,7 @@ from muse_jax.system import make_task
 from muse_jax.training import validate_config
 from tests.systems.conftest import image_folder, tokenizer  # noqa: F401
 from tests.systems.muse.test_tasks import base_config, superres_config
+from tests.systems.probing import random_params
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,6 @@ def test_a_run_on_stored_ids_has_the_loss_of_one_on_images(image_folder, tokeniz
     ids, mask = task.text_encoder.tokenize([record["captions"][0] for record in records])
     direct = {"image": np.stack([record["image"] for record in records])}
     direct |= {"caption_ids": ids, "caption_mask": mask}
-    params, frozen, key = jax.jit(task.init)(jax.random.key(0)), task.frozen(), jax.random.key(1)
+    params, frozen, key = random_params(task.init), task.frozen(), jax.random.key(1)
     losses = [jax.jit(task.loss)(params, frozen, each, key, 0)[0] for each in (batch, direct)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.core import meta
 from PIL import Image
 
 from muse_jax.checkpointing.run_config import save_config
 from muse_jax.system import find_system, make_task
 from muse_jax.text import train_text_pieces
 from muse_jax.training import Checkpoints, TrainState, default_config, validate_config
+from tests.systems.probing import random_params
 
 MODEL = {
     "filters": 8,
@@ -46,11 +46,11 @@ def image_folder(tmp_path_factory):
 
 
 def save_untrained(config, workdir):
-    """Saves a run of `config` as it was born, where training it would only cost time; returns its weights."""
+    """Saves a run of `config` with drawn weights, where training would only cost time; returns them."""
     config = validate_config(config)
     workdir.mkdir()
     save_config(workdir, config)
-    params = meta.unbox(jax.jit(make_task(config).init)(jax.random.key(0)))
+    params = random_params(make_task(config).init)
     zero = jnp.zeros((), jnp.int32)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(1, TrainState(zero, params, params, {"count": zero}, zero), 0)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from PIL import Image
 
 from muse_jax.evaluation.evaluators import Context, make_evaluators
@@ -19,6 +18,7 @@ from muse_jax.training.evaluate import put_frozen
 from muse_jax.training.task import Task
 from tests.systems.conftest import MODEL, tiny_config
 from tests.systems.muse.test_tasks import BASE
+from tests.systems.probing import random_params
 
 EXAMPLES = 15
 
@@ -48,7 +48,7 @@ def split_config(task, split, tokenizer, batch_size=4):
 
 
 def fresh_params(task):
-    return nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    return random_params(task.init)
 
 
 def scores_of(config):

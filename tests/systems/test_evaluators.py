@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from PIL import Image
 
 from muse_jax.evaluation import Report
@@ -24,6 +23,7 @@ from muse_jax.training import train, validate_config
 from muse_jax.training.evaluate import put_frozen
 from tests.systems.conftest import MODEL, tiny_config
 from tests.systems.muse.test_tasks import BASE
+from tests.systems.probing import random_params
 
 EXAMPLES = 7
 
@@ -110,7 +110,7 @@ def test_the_loop_runs_each_evaluator_at_its_own_steps(folder, tmp_path):
 def test_reconstruction_equals_a_loop_over_the_images(folder):
     config = make_config("vqgan", folder, {"reconstruction": {"lpips": ()}})
     task, mesh = make_task(config), make_mesh(config.mesh)
-    params = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    params = random_params(task.init)
     with jax.set_mesh(mesh):
         (evaluator,) = make_evaluators(Context(task, config, mesh))
         params = put_tree(params, jax.tree.map(lambda _: replicated(mesh), params))
@@ -135,7 +135,7 @@ def test_generated_images_follow_captions_in_order_and_do_not_depend_on_how_many
     config = make_config("base", folder, {}, tokenizer)
     task, mesh = make_task(config), make_mesh(config.mesh)
     context = Context(task, config, mesh)
-    params = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    params = random_params(task.init)
     with jax.set_mesh(mesh):
         frozen, sample = put_frozen(task, mesh), jit_sample(context)
         draw = lambda count: list(generate_images(sample, context, params, frozen, "val", count, 0))  # noqa: E731
@@ -166,7 +166,7 @@ def test_images_of_a_task_are_generated_and_embedded_in_one_program(folder, toke
     config = make_config("base", folder, {"kid": options}, tokenizer)
     task, mesh = make_task(config), make_mesh(config.mesh)
     context = Context(task, config, mesh)
-    params = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    params = random_params(task.init)
     with jax.set_mesh(mesh):
         frozen = put_frozen(task, mesh)
         (evaluator,) = make_evaluators(context)

@@ -8,6 +8,7 @@ from muse_jax.system import make_task
 from muse_jax.systems.cogview2.superres import direct_from_coglm, iterative_from_coglm
 from muse_jax.training import default_config, restore_params, train, validate_config
 from tests.systems.conftest import PIECES
+from tests.systems.probing import random_params
 
 COGLM = {
     "vocab_size": 16 + PIECES + 3,
@@ -92,7 +93,7 @@ def test_features_are_the_codes_of_the_image_and_of_its_means_over_squares(confi
 def test_preview_and_scores(config, coglm, name):
     checked = superres_config(config, coglm, name)
     task = make_task(checked)
-    params, frozen = nn.unbox(jax.jit(task.init)(jax.random.key(0))), task.frozen()
+    params, frozen = random_params(task.init), task.frozen()
     batch = next(task.make_loader("train", 0))
     images = jax.jit(task.preview)(params, frozen, batch, jax.random.key(0))["samples"]
     assert images.shape == (8, 64, 64, 3) and images.dtype == jnp.uint8

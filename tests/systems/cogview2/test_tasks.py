@@ -16,6 +16,7 @@ from muse_jax.tokenizers import cluster_codebook, codebook_rows
 from muse_jax.tokenizers.clusters import FILE
 from muse_jax.training import validate_config
 from tests.systems.conftest import PIECES
+from tests.systems.probing import random_params
 
 MODEL = {
     "vocab_size": 16 + PIECES + 3,
@@ -41,7 +42,7 @@ def ready(config):
     task = make_task(validate_config(config))
     return (
         task,
-        nn.unbox(jax.jit(task.init)(jax.random.key(0))),
+        random_params(task.init),
         task.frozen(),
         next(task.make_loader("train", 0)),
     )
