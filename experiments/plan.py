@@ -30,9 +30,11 @@ from experiments.planning.table import describe, markdown_table, markdown_weak_s
 from muse_jax.training import validate_config
 
 TOPOLOGY = flags.DEFINE_string("topology", "", "GENERATION:SIDES in chips, such as v5e:16x16 or h100:8x8.")
-PROGRAM = flags.DEFINE_enum("program", "train", ["train", "generate"], "Which program to plan.")
+PROGRAM = flags.DEFINE_enum(
+    "program", "train", ["train", "generate", "embed"], "Which program to plan; embed is the FID's."
+)
 SUPERRES = flags.DEFINE_string(
-    "superres", "", "For --program=generate: config file of the second stage, if the pipeline has one."
+    "superres", "", "For generate and embed: config file of the second stage, if the pipeline has one."
 )
 SEARCH = flags.DEFINE_bool("search", False, "Try every mesh, with and without remat, and rank them.")
 ALL = flags.DEFINE_bool("all", False, "Plan all paper-size configs on all pods, and write docs/scale.md.")
@@ -124,6 +126,9 @@ def all_rows() -> Iterator[tuple[str, str, Job]]:
         config.data.batch_size = _devices(pod)
         job = Job("t5_xxl+3b+268m", "generate", pod, config, find_config, superres)
         yield _key(base, pod, superres), "generate", job
+        if pod == PODS[0]:
+            embed = Job("inception", "embed", pod, config, find_config, superres)
+            yield _key(base, pod, superres, "embed"), "generate", embed
 
 
 def _fitted(config: Any, pod: str) -> Any:

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.planning.plan import Plan, choices, plan_generate, plan_train, plan_until_it_fits, rank
+from experiments.planning.plan import (
+    Plan,
+    choices,
+    plan_embed,
+    plan_generate,
+    plan_train,
+    plan_until_it_fits,
+    rank,
+)
 from experiments.planning.programs import FindConfig
 from experiments.planning.table import markdown_table
 from experiments.planning.topology import load_topology
@@ -117,6 +125,8 @@ def _plan(job: Job) -> Plan:
     if job.program == "generate":
         parts = (job.name, job.config, job.superres)
         return plan_generate(*parts, topology, job.find_config, job.code_seconds)
+    if job.program == "embed":
+        return plan_embed(job.name, job.config, job.superres, topology, job.code_seconds)
     plan = plan_until_it_fits if job.until_it_fits else plan_train
     return plan(job.name, job.config, topology, job.find_config, job.code_seconds)
 

@@ -118,6 +118,15 @@ def plan_generate(
         return _plan(name, "generate", config, topology, mesh, traced, code_seconds)
 
 
+def plan_embed(
+    name: str, config: Any, superres: Any, topology: Topology, code_seconds: float = math.inf
+) -> Plan:
+    """Plans the embedding of the images that `plan_generate` makes, for their FID; arguments as there."""
+    mesh = make_mesh(config.mesh, list(topology.devices))
+    traced = programs.trace_embed(config, superres, mesh)
+    return _plan(name, "embed", config, topology, mesh, traced, code_seconds)
+
+
 def _plan(
     name: str,
     program: str,

@@ -1,4 +1,4 @@
-"""The train step and the generate program of a config, lowered for a mesh without weights or data."""
+"""The train step, generate and embed programs of a config, lowered for a mesh without weights or data."""
 
 import json
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from flax.core import meta
 from jax.sharding import Mesh
@@ -15,7 +16,17 @@ from jax.sharding import Mesh
 from muse_jax.checkpointing.pretrained import CONFIG, FORMAT, is_pretrained
 from muse_jax.checkpointing.run_config import config_file, save_config
 from muse_jax.checkpointing.source import ConfigSource
-from muse_jax.sharding.partitioning import batch_sharding, check_batch_size, on_mesh, tree_shardings
+from muse_jax.evaluation.embedders import EMBEDDERS
+from muse_jax.evaluation.embedding import FeatureSums
+from muse_jax.nn.inception import SIZE, InceptionV3
+from muse_jax.nn.shapes import abstract_params
+from muse_jax.sharding.partitioning import (
+    batch_sharding,
+    check_batch_size,
+    on_mesh,
+    replicated,
+    tree_shardings,
+)
 from muse_jax.system import find_system, make_task
 from muse_jax.training.config import validate_config
 from muse_jax.training.flops import count_flops, jaxpr_flops
@@ -126,6 +137,35 @@ def trace_generate(config: Any, superres: Any, mesh: Mesh) -> Traced:
             return traced.lower()
 
     return Traced(lower, _count(pipe.params), 0, flops, flops)
+
+
+def trace_embed(config: Any, superres: Any, mesh: Mesh) -> Traced:
+    """The program that an evaluation of a pipeline's FID runs after each `generate`.
+
+    It resizes a batch of images to Inception's input, embeds them, and adds them to the moments. Arguments
+    and errors as in `trace_generate`.
+    """
+    check_batch_size(config.data.batch_size, mesh)
+    sums = FeatureSums(EMBEDDERS["inception"], "clean", 30_000, mesh)
+    size = (superres or config).data.image_size
+    params = abstract_params(InceptionV3(), jnp.zeros((1, SIZE, SIZE, 3)))
+    batch, rows, whole = config.data.batch_size, batch_sharding(mesh), replicated(mesh)
+    arguments = (
+        _placed(jax.eval_shape(sums.zeros), sums.shardings),
+        jax.tree.map(lambda leaf: _on(leaf, whole), params),
+        _on(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8), rows),
+        _on(jax.ShapeDtypeStruct((batch,), bool), rows),
+    )
+    with on_mesh(mesh):
+        add = jax.jit(sums.add, donate_argnums=0, out_shardings=(sums.shardings, whole))
+        traced = add.trace(*arguments)
+    flops = jaxpr_flops(traced.jaxpr)
+
+    def lower() -> Any:
+        with on_mesh(mesh):
+            return traced.lower()
+
+    return Traced(lower, 0, _count(params), flops, flops)
 
 
 def _pipeline(configs: Sequence[Any], mesh: Mesh) -> Any:

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from configs.muse import base_3b
 from configs.smoke import vqgan
-from experiments.planning.programs import planned, trace_generate
+from experiments.planning.programs import planned, trace_embed, trace_generate
 from muse_jax import load_pipeline
 from muse_jax.checkpointing.source import open_source
 from muse_jax.sharding.partitioning import on_mesh, one_device_mesh
@@ -87,6 +87,16 @@ def test_cogview2s_program_is_traced_without_weights_or_pieces(coglm_config):  #
         traced = trace_generate(described, None, one_device_mesh())
     assert traced.flops > 0 and traced.parameters > 1000
     assert traced.lower().as_text().startswith("module @jit_generate")
+
+
+def test_embedding_costs_what_inception_is_known_to_cost():
+    """5.71 billion multiply-adds an image of 299 px, as torchvision states."""
+    config = validate_config(base_3b.get_config())
+    traced = trace_embed(config, None, one_device_mesh())
+    size, batch = config.data.image_size, config.data.batch_size
+    resizing, moments = 3 * 299 * size * (size + 299), 2048**2
+    assert traced.flops / batch == pytest.approx(2 * (5.71e9 + resizing + moments), rel=0.01)
+    assert traced.frozen == pytest.approx(23.8e6, rel=0.01) and traced.parameters == 0
 
 
 def test_a_config_that_no_pipeline_starts_from_is_refused(image_folder):  # noqa: F811
