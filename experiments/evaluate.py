@@ -3,10 +3,13 @@
     python -m experiments.evaluate --workdir=runs/base [--split=heldout_concepts] [--out=scores.json]
     python -m experiments.evaluate --workdir=runs/base --metrics=fid,kid --samples=30000 --reference=coco.npz
     python -m experiments.evaluate --model=emoji --source=emoji --evaluators=retrieval --split=heldout_pairs
+    python -m experiments.evaluate --model=emoji --tokenizer=tokenizer --config=configs/emoji/vqgan64.py \
+        --evaluators=reconstruction
 
 The first form runs the evaluators of the run's config on its averaged weights. --metrics measures generated
 images against statistics that experiments.prepare_reference wrote; a stopped command resumes when it is run
-again. --evaluators runs evaluators by name, with the keys that the config gives them.
+again. --evaluators runs evaluators by name, with the keys that the config gives them. --tokenizer measures
+one of the model's tokenizers instead, on images of config.data.image_size.
 """
 
 import json
@@ -53,6 +56,9 @@ BOOTSTRAP = flags.DEFINE_integer("bootstrap", 0, "Resamples for 95 % intervals o
 PER = flags.DEFINE_string(
     "per", "", "Field of the records, such as style, for the FID of each of its values."
 )
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "For --model: measure its tokenizer of this config key, such as superres_tokenizer."
+)
 SAMPLING = flags.DEFINE_string(
     "sampling", "", "For --model: parameters such as guidance_scale=3,num_steps=8."
 )
@@ -67,7 +73,10 @@ def main() -> None:
     if MODEL.value and not OUT.value:
         raise ValueError("Give --out=FILE.json, the file to write.")
     distributed.initialize()
-    result, images = evaluate_workdir() if WORKDIR.value else evaluate_model()
+    if WORKDIR.value:
+        result, images = evaluate_workdir()
+    else:
+        result, images = evaluate_tokenizer() if TOKENIZER.value else evaluate_model()
     if jax.process_index():
         return
     out = Path(OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json")
@@ -111,6 +120,29 @@ def evaluate_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with jax.set_mesh(mesh):
         reports, images = run_evaluators(evaluators, None, None)
     return {"model": MODEL.value, "sampling": sampling, "split": config.data.eval_split, **reports}, images
+
+
+def evaluate_tokenizer() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON and the images of the evaluation of a pretrained model's tokenizer."""
+    from muse_jax.checkpointing.source import open_source
+    from muse_jax.evaluation.evaluators import Context, make_evaluators
+    from muse_jax.evaluation.pipeline_task import TokenizerTask
+    from muse_jax.sharding.partitioning import one_device_mesh, put_tree, replicated
+    from muse_jax.training.evaluate import run_evaluators
+
+    if not flags.FLAGS.config:
+        raise ValueError("Give --config=FILE, the config of the tokenizer's training, for its data.")
+    mesh = apps.parse_mesh(MESH.value) or one_device_mesh()
+    tokenizer = open_source(MODEL.value, "--model").tokenizer(TOKENIZER.value)
+    config = completed(flags.FLAGS.config.to_dict())
+    named = {"model": MODEL.value, "tokenizer": TOKENIZER.value}
+    folder = Path(OUT.value).with_suffix(".partial")
+    context = Context(TokenizerTask(tokenizer.module, config), config, mesh, folder, named)
+    evaluators = make_evaluators(context)
+    with jax.set_mesh(mesh):
+        params = put_tree(tokenizer.params, jax.tree.map(lambda _: replicated(mesh), tokenizer.params))
+        reports, images = run_evaluators(evaluators, params, None)
+    return {**named, "split": config.data.eval_split, **reports}, images
 
 
 def completed(given: dict[str, Any]) -> Any:
