@@ -53,7 +53,9 @@ def test_spatial_features_are_tensorflow_s_mixed_6_conv(state, monkeypatch):
     embedder = EMBEDDERS["inception"]
     found = jax.jit(embedder.embed)(convert_inception(state), images)[2]
     expected = kept[0][:, :7].permute(0, 2, 3, 1).reshape(2, embedder.spatial)
-    assert relative_error(found, expected) < TOLERANCE
+    error = relative_error(found, expected)
+    print(f"spatial features against pytorch-fid: {error:.2e}")
+    assert error < TOLERANCE
 
 
 def test_features_logits_and_resizing_equal_torch_fidelity(state, tmp_path, record_property):

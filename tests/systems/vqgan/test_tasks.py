@@ -299,7 +299,7 @@ def test_decoder_finetuning_trains_the_decoder_alone_and_keeps_the_codes(image_f
     config.loss = {"adversarial": 0.0, "perceptual": 0.0}
     config.tokenizer = tokenizer
     task = make_task(validate_config(config))
-    params, frozen = nn.unbox(jax.jit(task.init)(jax.random.key(0))), task.frozen()
+    params, frozen = random_params(task.init), task.frozen()
     assert set(params["generator"]) == {"decoder"}
     images = jax.random.uniform(jax.random.key(2), (2, 32, 32, 3), minval=-1)
     _, quantized = jax.jit(task.reconstruct)(params, frozen, images)
