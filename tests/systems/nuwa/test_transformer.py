@@ -70,8 +70,11 @@ def test_text_and_condition_matter_and_masked_text_does_not(probed):
     assert (np.abs(other - logits).max(axis=1) > 1e-3).all()
 
 
-def test_a_video_of_fewer_frames_is_the_beginning_of_a_longer_one():
-    network = NuwaTransformer(**{**SMALL, "condition_depth": 0, "depth": 1})
+@pytest.mark.parametrize(
+    "attention", ["nearby", *(pytest.param(x, marks=pytest.mark.slow) for x in ("axial", "full"))]
+)
+def test_a_video_of_fewer_frames_is_the_beginning_of_a_longer_one(attention):
+    network = NuwaTransformer(**{**SMALL, "condition_depth": 0, "depth": 1}, attention=attention)
     params = {"params": random_params(network)}
     tokens, text, mask, _ = inputs()
     short, long = (jax.jit(network.apply)(params, tokens[:, :n], text, mask) for n in (9, 18))
