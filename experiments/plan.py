@@ -52,9 +52,15 @@ PODS = (
 )
 WEAK_PODS = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x8")
 GPU_PODS = ("h100:8x8", "h100:8", "a100:8x8")
-PODS_OF = {"muse": PODS + GPU_PODS, "cogview2": PODS[:2] + GPU_PODS[:2]}  # by folder of configs
+PODS_OF = {  # by folder of configs
+    "muse": PODS + GPU_PODS,
+    "cogview2": PODS[:2] + GPU_PODS[:2],
+    "nuwa": ("v5e:8x8", "v5e:16x16"),
+}
 # Stages of the generate program: the base network, with T5-XXL, and super-resolution.
 PIPELINE = ("configs/muse/base_3b.py", "configs/muse/superres_268m.py")
+# NUWA's network, with T5-base and the tokenizer, fits a chip, which generates one video at a time.
+VIDEO_PIPELINE, VIDEO_PODS = "configs/nuwa/base_870m.py", ("v5e:2x2", "v5e:4x4")
 SCALE, ROWS = Path("docs/scale.md"), Path("docs/scale.jsonl")
 
 
@@ -129,6 +135,12 @@ def all_rows() -> Iterator[tuple[str, str, Job]]:
         if pod == PODS[0]:
             embed = Job("inception", "embed", pod, config, find_config, superres)
             yield _key(base, pod, superres, "embed"), "generate", embed
+    for pod in VIDEO_PODS:
+        config = ml_collections.ConfigDict(configs[Path(VIDEO_PIPELINE)].to_dict())
+        config.data.batch_size = _devices(pod)
+        config.mesh.update(data=-1, fsdp=1, tensor=1)
+        job = Job("base_870m", "generate", pod, config, find_config)
+        yield _key(config, pod, "generate"), "generate", job
 
 
 def _fitted(config: Any, pod: str) -> Any:
