@@ -18,7 +18,7 @@ from experiments.image_grid import captioned_grid, check_output, save_image
 _MODEL = flags.DEFINE_string("model", "motion", "A checkpoint of NUWA that reads sketches, or a run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of built TFDS data.")
 _SPLIT = flags.DEFINE_string("split", "heldout_pairs", "Split of the motion data.")
-_INDICES = flags.DEFINE_list("indices", ["3", "150"], "Two records: a clip, and the caption of edits.")
+_INDICES = flags.DEFINE_list("indices", ["3", "60"], "Two records: a clip, and the caption of edits.")
 _SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
 _OUT = flags.DEFINE_string("out", None, "PNG file to write.", required=True)
 _SHOWN = 4  # frames of a video
