@@ -142,6 +142,23 @@ def test_dropout_draws_from_the_step_s_key_and_without_one_drops_nothing(coglm_c
     jax.eval_shape(lambda: losses(None))  # Flax refuses to drop without a key
 
 
+@pytest.mark.parametrize("name", ["direct", "iterative"])
+def test_a_step_drops_by_its_key_and_refines_in_every_iteration(coglm_config, monkeypatch, name):
+    task, calls = make(coglm_config, name), []
+
+    def losses(params, frozen, batch, *rest):
+        calls.append(rest)
+        return jnp.zeros((400, 64)) if name == "direct" else (jnp.zeros((400, 64)), jnp.ones((400, 64), bool))
+
+    monkeypatch.setattr(task, "losses", losses)
+    task.loss({}, {}, {"caption_ids": np.zeros((400, 8))}, KEY, 0)
+    [(*iteration, key)] = calls
+    assert key is not None
+    if name == "iterative":
+        turns, counts = np.unique(iteration, return_counts=True)
+        assert list(turns) == [1, 2, 3, 4] and counts.min() > 60
+
+
 def test_a_direct_network_s_score_is_the_loss_of_each_image_s_fine_tokens(coglm_config):
     task = make(coglm_config, "direct")
     params, frozen = random_params(task.init), frozen_coglm(task, "direct")

@@ -73,6 +73,10 @@ def test_batches_and_frozen_weights_are_as_described(config, coglm, name):
     }
     features = jax.eval_shape(task.features, frozen, batch["image"])
     assert features["tokens"].shape == (4, 16) and features["superres_tokens"].shape == (4, 64)
+    params = jax.eval_shape(lambda key: nn.unbox(task.init(key)), jax.random.key(0))
+    loss, _ = jax.eval_shape(task.loss, params, frozen, batch, jax.random.key(0), 0)
+    scores = jax.eval_shape(task.evaluate, params, frozen, batch, None)
+    assert loss.shape == () and {sums.shape for sums, _ in scores.values()} == {(4,)}
 
 
 def test_features_are_the_codes_of_the_image_and_of_its_means_over_squares(config):

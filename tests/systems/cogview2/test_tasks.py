@@ -64,6 +64,25 @@ def test_every_batch_has_the_kinds_shares(ready):
         assert kind.count(1) == 6 and kind.count(-1) == 14  # 30 % of 20
 
 
+def test_sequences_of_text_alone_leave_the_other_kinds_their_shares(config):
+    config = config.copy_and_resolve_references()
+    config.loss = {"patch": 2, "text_only": 0.4, "image_to_text": 0.5}
+    task = make_task(validate_config(config))
+    text, mask = np.zeros((20, 11), np.int32), np.ones((20, 11), bool)
+    samples = jax.jit(task.samples)(jax.random.key(0), np.zeros((20, 16), np.int32), text, mask)
+    alone = np.asarray(samples.ranks[:, -1]) < 0  # there is no image
+    caption = np.asarray(samples.tokens[:, 0]) == task.vocabulary.start_of_text
+    assert alone.sum() == 8  # 40 % of 20, and half of the rest each
+    assert (~alone & caption).sum() == (~alone & ~caption).sum() == 6
+
+
+def test_images_are_encoded_for_the_loss_and_for_the_scores(ready):
+    task, params, frozen, batch = ready
+    loss, _ = jax.eval_shape(task.loss, params, frozen, batch, jax.random.key(0), 0)
+    scores = jax.eval_shape(task.evaluate, params, frozen, batch, None)
+    assert loss.shape == () and scores["image_cross_entropy"][0].shape == (4,)
+
+
 def test_stored_features_are_read_in_place_of_images(ready):
     task, _, frozen, batch = ready
     features = jax.jit(task.features)(frozen, batch["image"])

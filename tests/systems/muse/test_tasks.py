@@ -62,6 +62,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_masked_tokens_by_a_loop():
             terms.append(-(goal * log_probs).sum())
         loss = masked_cross_entropy(jnp.asarray(logits), targets, masked, smoothing)
         np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+        masked_cases = [(np.zeros((2, 3), bool), 0), (np.arange(6).reshape(2, 3) == 0, terms[0])]
+        for few, expected in masked_cases:  # nothing masked, or a single token
+            loss = masked_cross_entropy(jnp.asarray(logits), targets, few, smoothing)
+            np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_stored_features_give_the_same_loss_as_images_and_captions(base):
@@ -207,7 +211,7 @@ def test_a_share_of_the_low_tokens_is_wrong_in_training(image_folder, tokenizer)
     low = jnp.full((400, 4), 3)
     (noisy,) = task.corrupt((low,), jax.random.key(0))
     shares = np.mean(np.asarray(noisy) != 3, axis=1)
-    assert ((shares > 0) & (shares < 1)).any()  # each token is wrong or not by itself
+    assert np.mean((shares > 0) & (shares < 1)) > 0.3  # each token is wrong or not by itself
     # The mean share is 0.5 / 2, less the sixteenth of codes that are right by chance.
     np.testing.assert_allclose(shares.mean(), 0.25 * 15 / 16, atol=0.03)
     assert set(np.unique(noisy)) == set(range(16))
