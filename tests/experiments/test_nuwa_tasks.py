@@ -1,8 +1,8 @@
-"""The sheet of NUWA's tasks, on a pipeline that returns what it was given."""
+"""NUWA's tasks, on a pipeline that returns what it was given."""
 
 import numpy as np
 
-from experiments.nuwa_sheet import Task, run_tasks, strip
+from experiments.nuwa_tasks import Task, run_tasks, strip
 
 RNG = np.random.default_rng(0)
 CLIP, SKETCH = RNG.integers(0, 256, (2, 8, 6, 4, 3), np.uint8)
