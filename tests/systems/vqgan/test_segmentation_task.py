@@ -41,16 +41,21 @@ def test_loss_and_scores_are_cross_entropy_and_accuracy_by_hand(task):
     @jax.jit
     def run(params):
         loss, scalars = task.loss(params, {}, batch, KEY, 0)
-        logits, quantized = task.vqgan.apply({"params": params["generator"]}, batch["image"] / 127.5 - 1)
+        variables, images = {"params": params["generator"]}, batch["image"] / 127.5 - 1
+        logits, quantized = task.vqgan.apply(variables, images)
+        vectors = task.vqgan.apply(variables, images, method="encode_vectors")
         scores = task.evaluate(params, {}, batch, jax.random.split(KEY, 4))
-        return loss, scalars, logits, quantized.ids, scores
+        return loss, scalars, logits, quantized.ids, vectors, scores
 
-    loss, scalars, logits, ids, scores = jax.device_get(run(params))
+    loss, scalars, logits, ids, vectors, scores = jax.device_get(run(params))
     classes = (batch["image"][..., 0] > 127).astype(int)
     nats = -np.take_along_axis(log_softmax(logits.astype(float), axis=-1), classes[..., None], -1)[..., 0]
     right = (logits[..., 1] > logits[..., 0]) == classes
     np.testing.assert_allclose(scalars["cross_entropy"], nats.mean(), rtol=1e-4)
     np.testing.assert_allclose(scalars["pixel_accuracy"], right.mean(), rtol=1e-5)
+    nearest = np.asarray(params["generator"]["quantizer"]["codebook"])[ids]
+    for name in ("codebook", "commitment"):
+        np.testing.assert_allclose(scalars[name], np.mean((nearest - vectors) ** 2), rtol=1e-3, err_msg=name)
     expected = sum(weight * scalars[name] for name, weight in WEIGHTS.items())
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(scores["cross_entropy"][0], nats.mean((1, 2)), rtol=1e-4)
