@@ -19,8 +19,8 @@ from muse_jax.media.video import Video, decode_video, split_strip
 MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
-    "emoji, emoji/px192, emoji/px256, icons, icons/xN, motion, motion/xN, motion/images, motion/images/xN, "
-    "motion/sketches, motion/sketches/xN, "
+    "emoji, emoji/px192, emoji/px256, icons, icons/xN, icons/art, icons/art/xN, motion, motion/xN, "
+    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, "
     "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
 )
 
@@ -264,10 +264,11 @@ def _icons_source(name: str, split: str, data_dir: str | Path) -> Any:
     from muse_jax.data.icons.icons_dataset_builder import Builder
     from muse_jax.data.icons.source import IconsSource
 
-    compositions = name.partition("/")[2] or "x1"
-    if not compositions.startswith("x") or not compositions[1:].isdigit() or int(compositions[1:]) < 1:
+    form = re.fullmatch(r"icons(?:/(art))?(?:/x([1-9]\d*))?", name)
+    if form is None:
         raise ValueError(
-            f"{name!r} is not a form of the icons data: use icons, or icons/x8 for 8 images per drawing."
+            f"{name!r} is not a form of the icons data: use icons, or icons/art for coloured drawings alone, "
+            "with /x8 for 8 images per drawing."
         )
     builder = Builder(data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
@@ -275,7 +276,7 @@ def _icons_source(name: str, split: str, data_dir: str | Path) -> Any:
             f"the icons data is not built at {builder.data_dir}: run "
             f"`python -m experiments.prepare_data --data=icons --data_dir={data_dir}`."
         )
-    return IconsSource(builder, split, int(compositions[1:]))
+    return IconsSource(builder, split, int(form[2] or 1), form[1] or "all")
 
 
 def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
@@ -320,11 +321,12 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
     """Opens a data source by name.
 
     Args:
-      name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/xN" for N images composed
-        from each drawing; "motion", clips, or "motion/images" and "motion/sketches", single frames of them,
-        with "/xN" for N of each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of
-        images, videos or audio with `captions.jsonl`, see `FolderSource`; "npz:FILE", images of ADM's
-        evaluator, see `ArraySource`; "precomputed:PATH", features stored in PATH/SPLIT.
+      name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/art", the coloured drawings
+        alone, with "/xN" for N images composed from each drawing; "motion", clips, or "motion/images" and
+        "motion/sketches", single frames of them, with "/xN" for N of each drawing; "tfds:NAME" or
+        "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or audio with `captions.jsonl`, see
+        `FolderSource`; "npz:FILE", images of ADM's evaluator, see `ArraySource`; "precomputed:PATH",
+        features stored in PATH/SPLIT.
       split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
         `muse_jax.data.motion.SPLITS` for motion; otherwise a split of the data.
       data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji,

@@ -1,4 +1,4 @@
-"""Retrieval of concepts and styles from generated emoji images."""
+"""Retrieval of concepts and styles from generated images of emoji and icons."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Gallery(NamedTuple):
 
 
 class Retrieval(Evaluator):
-    """Concept and style of generated images, for data whose records name both (the source `emoji`).
+    """Concept and style of generated images, for data whose records name both (`emoji`, `icons/art`).
 
     Images are generated for `pairs` (concept, style) pairs of each split, from the plain captions. Concepts
     are ranked by the best cosine similarity of EfficientNet-Lite0 features to the real images of all splits;
@@ -112,7 +112,7 @@ def load_gallery(source: str, data_dir: str, size: int) -> Gallery:
             if "concept" not in record or "style" not in record:
                 raise ValueError(
                     f"The evaluator 'retrieval' needs the concept and style of each image, but records of "
-                    f"{source!r} have {', '.join(sorted(record))}: use the data source 'emoji'."
+                    f"{source!r} have {', '.join(sorted(record))}: use 'emoji' or 'icons/art'."
                 )
             rows[split, index] = len(records)
             records.append((split, {**record, "image": resize(record["image"], size)}))

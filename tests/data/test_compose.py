@@ -164,6 +164,15 @@ def test_reading_a_record_again_gives_the_same_one(built_icons):
     assert np.mean(different) > 0.9
 
 
+def test_art_alone_has_a_style_in_every_record(built_icons):
+    one = load_source("icons/art", "heldout_pairs", data_dir=built_icons)
+    source = load_source("icons/art/x2", "heldout_pairs", data_dir=built_icons)
+    records = [source[index] for index in range(len(source))]
+    assert len(records) == 2 * len(one) > 0
+    assert all(record["kind"] == "art" and record["style"] for record in records)
+    assert not np.array_equal(records[0]["image"], records[len(one)]["image"])
+
+
 def test_training_has_no_held_out_combination(built_icons):
     source = load_source("icons/x20", "train", data_dir=built_icons)
     inverse = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -213,7 +222,7 @@ def test_the_loader_draws_one_of_the_captions(built_icons):
 def test_errors_say_what_to_do(built_icons, tmp_path):
     with pytest.raises(ValueError, match=r"run `python -m experiments.prepare_data --data=icons"):
         load_source("icons", "train", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"use icons, or icons/x8"):
+    with pytest.raises(ValueError, match=r"use icons, or icons/art for coloured"):
         load_source("icons/8", "train", data_dir=built_icons)
     with pytest.raises(ValueError, match=r"no split 'test': it has train, heldout_pairs"):
         load_source("icons", "test", data_dir=built_icons)

@@ -43,11 +43,12 @@ class IconsSource:
       builder: the TFDS builder `icons`, already built.
       split: one of `SPLITS`.
       compositions: number of images per drawing, at least 1.
+      form: "all", or "art", the coloured drawings alone, of which each has a style.
     """
 
     fields = ("image",)
 
-    def __init__(self, builder: Any, split: str, compositions: int = 1):
+    def __init__(self, builder: Any, split: str, compositions: int = 1, form: str = "all"):
         import tensorflow_datasets as tfds
 
         if split not in SPLITS:
@@ -60,7 +61,7 @@ class IconsSource:
             return _ParsedOnce(builder.as_data_source(names[split], decoders=decoders))
 
         self.split, self.compositions = split, compositions
-        self._masks, self._art = stored(_MASKS), stored(_ART)
+        self._masks, self._art = () if form == "art" else stored(_MASKS), stored(_ART)
         self._seed = SPLITS.index(split)
 
     def __len__(self) -> int:
