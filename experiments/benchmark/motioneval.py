@@ -1,6 +1,6 @@
 """MotionEval of real clips, as they are and through a tokenizer, which shows how reliable its measures are.
 
-    python -m experiments.benchmark.motioneval --tokenizer=runs/motion/vqgan64_decoder
+    python -m experiments.benchmark.motioneval --tokenizer=runs/motion/vqgan64
 
 The evaluator `motioneval` measures generated clips, see `experiments.evaluate`. Each row has the fraction of
 correct clips for each measure, and the PSNR of the clips that the tokenizer rebuilds.
@@ -34,11 +34,13 @@ def main() -> None:
     source = load_source("motion", _SPLIT.value, _DATA_DIR.value)
     records = [source[index] for index in range(min(_CLIPS.value, len(source)))]
     real = np.stack([record["video"] for record in records])
-    rows = {"real": real}
-    if _TOKENIZER.value:
-        rows["tokenizer"] = rebuild(open_source(_TOKENIZER.value, "--tokenizer").tokenizer(), real)
+    tokenizer = open_source(_TOKENIZER.value, "--tokenizer").tokenizer() if _TOKENIZER.value else None
+    rows = {"real": real} if tokenizer is None else {"real": real, "tokenizer": rebuild(tokenizer, real)}
     trained = load_source("motion", "train", _DATA_DIR.value)
-    probes = Probes([trained[index] for index in range(min(_PROBE_CLIPS.value, len(trained)))])
+    probes = Probes(
+        [trained[index] for index in range(min(_PROBE_CLIPS.value, len(trained)))],
+        lambda clips: None if tokenizer is None else rebuild(tokenizer, clips),
+    )
     columns = ("direction", *ATTRIBUTES, "retrieval", "psnr")
     print("clips".ljust(12), *(name.rjust(13) for name in columns))
     for name, clips in rows.items():

@@ -1,26 +1,28 @@
 """MotionEval: how often a generated clip shows what its caption says.
 
 Directions are measured from pixels. The attributes of weather are told by linear probes on features of
-EfficientNet-Lite0, which are fitted to real clips; their figures on real clips, and on real clips through the
+EfficientNet-Lite0. They are fitted to real clips, as they are and through the tokenizer, so that they tell
+what a clip shows and not how sharp it is. Their figures on other real clips, and on these through the
 tokenizer, stand beside those of generated ones and say how far the probes can be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from muse_jax.data import load_source
-from muse_jax.evaluation.clips import Clips, clip_features, direction_of, generate_clips
+from muse_jax.evaluation.clips import Clips, clip_features, direction_of, generate_clips, rebuild
 from muse_jax.evaluation.concepts import StyleClassifier, concept_ranks, top_k
 from muse_jax.evaluation.evaluators import Context, Evaluator, Report
 from muse_jax.evaluation.features import extract_style_features
 from muse_jax.evaluation.samples import check_generates, jit_sample
 
 ATTRIBUTES = ("style", "time", "thunder", "precipitation")
+_BATCH = 32  # clips that the tokenizer reads at a time
 
 Record = Mapping[str, Any]
 
@@ -30,13 +32,16 @@ class Probes:
 
     Args:
       records: real clips of the source `motion`, those of other kinds are left out.
+      through: gives clips through the tokenizer, which the probes are fitted to as well; None without one.
     """
 
-    def __init__(self, records: Sequence[Record]):
+    def __init__(self, records: Sequence[Record], through: Callable[[Clips], Clips | None]):
         weather = [record for record in records if record["kind"] == "weather" and record["sky"]]
-        features = probe_features(np.stack([record["video"] for record in weather]))
+        real = np.stack([record["video"] for record in weather])
+        forms = [clips for clips in (real, through(real)) if clips is not None]
+        features = np.concatenate([probe_features(clips) for clips in forms])
         self._probes = {
-            name: StyleClassifier.fit(features, [record[name] or "none" for record in weather])
+            name: StyleClassifier.fit(features, [record[name] or "none" for record in weather] * len(forms))
             for name in ATTRIBUTES
         }
 
@@ -115,7 +120,8 @@ class MotionEval(Evaluator):
         )
         if self._probes is None:
             trained = load_source(data.source, data.split, data.data_dir)
-            self._probes = Probes([trained[i] for i in range(min(chosen["probe_clips"], len(trained)))])
+            records = [trained[i] for i in range(min(chosen["probe_clips"], len(trained)))]
+            self._probes = Probes(records, lambda clips: rebuild(self.context, frozen, clips, _BATCH))
         table = {
             name: motion_eval(clips, measured.records, measured.real, self._probes)
             for name, clips in measured.rows().items()

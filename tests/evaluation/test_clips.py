@@ -134,11 +134,21 @@ def cheap_features(monkeypatch):
 @pytest.mark.usefixtures("cheap_features")
 def test_probes_tell_what_the_pixels_tell_and_notice_a_change():
     train, test = weather_records(48), weather_records(12)
-    probes = motioneval.Probes([*train, record("move", video=np.zeros((2, 8, 8, 3), np.uint8))])
+    left_out = record("move", video=np.zeros((2, 8, 8, 3), np.uint8))
+    probes = motioneval.Probes([*train, left_out], lambda clips: None)
     videos = np.stack([r["video"] for r in test])
     right = probes.right(videos, test)
     assert right["time"].all() and right["style"].all()
     assert not probes.right(videos[1::2], test[::2])["time"].any()  # a day's clip for a night's record
+
+
+@pytest.mark.usefixtures("cheap_features")
+def test_probes_also_know_clips_through_the_tokenizer():
+    train, test = weather_records(48), weather_records(12)
+    rebuilt = 255 - np.stack([r["video"] for r in test])  # a tokenizer that inverts what it reads
+    only_real = motioneval.Probes(train, lambda clips: None).right(rebuilt, test)["time"]
+    both = motioneval.Probes(train, lambda clips: 255 - clips).right(rebuilt, test)["time"]
+    assert only_real.mean() < both.mean()
 
 
 @pytest.mark.usefixtures("cheap_features")
