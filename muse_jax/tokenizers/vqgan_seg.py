@@ -17,7 +17,7 @@ class VQGANSeg(VQGAN):
     Like every tokenizer it encodes images in [-1, 1] and decodes to them: the class of a pixel is that of the
     nearest color of the palette.
 
-    Fields: those of `VQGAN`, except for `decoder_linear`, and
+    Fields: those of `VQGAN`, and
       palette: the color of each class, such as "#ff0000"; by default black lines on white.
     """
 
@@ -26,14 +26,6 @@ class VQGANSeg(VQGAN):
     @property
     def channels(self) -> int:
         return len(self.palette)
-
-    def setup(self):
-        if self.decoder_linear:
-            raise ValueError(
-                "decoder_linear is True, but a VQGANSeg decodes to classes and not to squares of pixels: "
-                "leave it out."
-            )
-        super().setup()
 
     def classes(self, images: Float[Array, "b height width 3"]) -> Int[Array, "b height width"]:
         """The class of each pixel of images in [-1, 1]."""

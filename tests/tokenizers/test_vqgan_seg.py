@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import pytest
 
 from muse_jax.tokenizers import Tokenizer, VQGANSeg
 from tests.systems.probing import random_params
@@ -37,8 +36,3 @@ def test_the_class_of_a_pixel_is_that_of_the_nearest_color():
     images = np.random.default_rng(2).uniform(-1, 1, (1, 4, 4, 3))
     distances = ((images[..., None, :] - (COLORS / 127.5 - 1)) ** 2).sum(-1)
     np.testing.assert_array_equal(MODULE.apply({}, images, method="classes"), distances.argmin(-1))
-
-
-def test_a_linear_decoder_of_pixels_is_refused():
-    with pytest.raises(ValueError, match="decoder_linear is True, but a VQGANSeg decodes to classes"):
-        jax.eval_shape(MODULE.clone(decoder_linear=True).init, jax.random.key(0), IMAGES)

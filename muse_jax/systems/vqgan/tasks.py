@@ -106,11 +106,7 @@ class VQGANTask(Task):
         return self.vqgan.init(key, images)["params"]
 
     def initialize_from_data(self, params: Any, key: Array) -> Any:
-        """Initializes the codebook of a local tokenizer by k-means of encoded images.
-
-        With `decoder_linear`, encoder and decoder first become the projection on the principal components of
-        the images' squares, and its inverse.
-        """
+        """Initializes the codebook of a local tokenizer by k-means of encoded images."""
         generator = params["generator"]
         if not self.vqgan.local or "quantizer" not in generator:
             return params
@@ -118,20 +114,8 @@ class VQGANTask(Task):
         batches = itertools.islice(loader, -(-self.config.kmeans_images // self.config.data.batch_size))
         images = np.concatenate([batch["image"] for batch in batches])
         jit = functools.partial(jax.jit, out_shardings=replicated(current_mesh()))
-        if self.vqgan.decoder_linear:
-            kernel = jit(self.principal_components)(images)
-            encoder = {**generator["encoder"], "Dense_0": {"kernel": kernel}}
-            decoder = {**generator["decoder"], "linear": {"kernel": kernel.T}}
-            generator = {**generator, "encoder": encoder, "decoder": decoder}
         codebook = jit(self.codebook_of_images)(generator, images, key)
         return {**params, "generator": {**generator, "quantizer": {"codebook": codebook}}}
-
-    def principal_components(self, images: Array) -> Float[Array, "pixels dim"]:
-        """Orthonormal directions in which the squares of uint8 images are largest, about 0."""
-        side = self.vqgan.downsampling
-        squares = rearrange(to_unit_range(images), "b (h p) (w q) c -> (b h w) (p q c)", p=side, q=side)
-        moment = jnp.matmul(squares.T, squares, precision="highest") / len(squares)
-        return jnp.linalg.eigh(moment)[1][:, : -self.vqgan.embed_dim - 1 : -1]
 
     def codebook_of_images(self, params: Any, images: Array, key: Array) -> Float[Array, "codes dim"]:
         """K-means centres of the encoder's vectors for uint8 images."""

@@ -380,33 +380,6 @@ def test_a_local_codebook_starts_from_as_many_images_as_the_config_says(image_fo
         validate_config(config)
 
 
-def test_a_linear_decoder_starts_as_the_inverse_of_the_principal_components(image_folder, monkeypatch):
-    config = local_config(image_folder)
-    config.model.decoder_linear = True
-    task = make_task(validate_config(config))
-    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    images[:, ::2] = images[:, 1::2]  # squares of 96 dimensions, of which the codes keep four
-    monkeypatch.setattr(task, "read", lambda *_: [{"image": images}])
-    monkeypatch.setattr(task, "codebook_of_images", lambda params, images, key: jnp.zeros((16, 4)))
-    params = nn.unbox(task.init(jax.random.key(0)))
-    with on_mesh(one_device_mesh()):
-        params = task.initialize_from_data(params, jax.random.key(0))["generator"]
-    squares = np.stack(
-        [
-            image[y : y + 8, x : x + 8].ravel()
-            for image in images
-            for y in range(0, 32, 8)
-            for x in range(0, 32, 8)
-        ]
-    )
-    squares = squares / 127.5 - 1
-    kept = np.linalg.svd(squares, full_matrices=False)[2][:4]
-    vectors = task.vqgan.apply({"params": params}, to_unit_range(images), method="encode_vectors")
-    decoded = task.vqgan.apply({"params": params}, vectors, method=lambda vqgan, codes: vqgan.decoder(codes))
-    expected = (squares @ kept.T @ kept).reshape(8, 4, 4, 8, 8, 3).swapaxes(2, 3).reshape(8, 32, 32, 3)
-    np.testing.assert_allclose(decoded, expected, atol=2e-4)
-
-
 def test_the_loss_needs_nothing_but_its_arguments(image_folder):
     config = tiny_config("vqgan", image_folder)
     config.model = MODEL
