@@ -88,6 +88,12 @@ def load_clusters(file: str | Path, codebook: Float[Array, "codes dim"]) -> Clus
 
 
 def codebook_rows(tokenizer: VQGAN, params: Any) -> Float[Array, "codes dim"]:
-    """Codebook of a tokenizer, normalized if the tokenizer compares unit vectors."""
-    rows: Any = tokenizer.apply({"params": params}, method=lambda module: module.quantizer.rows())
+    """Vectors of all codes of a tokenizer, normalized if it compares unit vectors.
+
+    The tokenizer has one code for each position.
+    """
+    ids = jnp.arange(tokenizer.codebook_size)
+    rows: Any = tokenizer.apply(
+        {"params": params}, ids, method=lambda module, ids: module.quantizer.lookup(ids)
+    )
     return rows

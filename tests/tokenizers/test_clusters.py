@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from muse_jax.tokenizers import cluster_codebook, load_clusters
+from muse_jax.tokenizers import VQGAN, cluster_codebook, codebook_rows, load_clusters
+from tests.systems.probing import random_params
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(6, 4)) * 10
@@ -36,3 +37,24 @@ def test_clusters_are_only_read_for_their_own_codebook(tmp_path):
 def test_more_clusters_than_codes_are_refused():
     with pytest.raises(ValueError, match="num_clusters is 60, but 60 codes allow 1 to 59"):
         cluster_codebook(CODEBOOK, 60)
+
+
+@pytest.mark.parametrize("kind", ["vq", "fsq", "lfq"])
+def test_the_rows_of_a_codebook_are_what_the_decoder_reads(kind):
+    sizes = {"vq": (9, 2), "fsq": (9, 2), "lfq": (16, 4)}[kind]
+    tokenizer = VQGAN(
+        filters=8,
+        multipliers=(1,),
+        num_res_blocks=1,
+        patch=4,
+        quantizer_kind=kind,
+        codebook_size=sizes[0],
+        embed_dim=sizes[1],
+        levels=3,
+    )
+    params = random_params(lambda key: tokenizer.init(key, *tokenizer.example_inputs())["params"])
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
+    ids = tokenizer.encode(params, images)
+    read = tokenizer.apply({"params": params}, images)[1].codes
+    assert len(np.unique(ids)) > 2
+    np.testing.assert_allclose(codebook_rows(tokenizer, params)[ids], read, atol=1e-6)
