@@ -58,25 +58,25 @@ def guided_logits_fn(
         return lambda tokens, step_fraction: apply(params, tokens, *cond)
     if isinstance(guidance_scale, int | float) and guidance_scale < 0:
         raise ValueError(f"guidance_scale must be 0 (no guidance) or greater, given {guidance_scale}.")
-    pairs = jax.tree.map(_pair, tuple(cond), tuple(uncond))
+    pairs = jax.tree.map(pair, tuple(cond), tuple(uncond))
 
     def logits_fn(tokens: Int[Array, "batch n"], step_fraction: Array) -> Logits:
         scale = jnp.asarray(guidance_scale, jnp.float32) * step_fraction
-        both = apply(params, _pair(tokens, tokens), *pairs)
+        both = apply(params, pair(tokens, tokens), *pairs)
         if isinstance(both, LinearLogits):
-            return both._replace(hidden=mix_guidance(*_halves(both.hidden), scale))
-        return guided(*_halves(both), scale)
+            return both._replace(hidden=mix_guidance(*halves(both.hidden), scale))
+        return guided(*halves(both), scale)
 
     return logits_fn
 
 
-def _halves(both: Array) -> tuple[Array, Array]:
-    """Inverse of `_pair`."""
+def halves(both: Array) -> tuple[Array, Array]:
+    """Inverse of `pair`."""
     pairs = both.reshape(-1, 2, *both.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
-def _pair(cond: Array, uncond: Array) -> Array:
+def pair(cond: Array, uncond: Array) -> Array:
     """Interleaves the two passes of each sample: (batch, ...) twice -> (2 batch, ...).
 
     Interleaving keeps both passes of a sample on one device when the batch is sharded.

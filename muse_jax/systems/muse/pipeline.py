@@ -93,6 +93,7 @@ class MusePipeline(Pipeline):
         *,
         negative_prompt: str | None = None,
         num_samples: int | None = None,
+        num_candidates: int | None = None,
         seed: int = 0,
         progress: StepCallback | None = None,
         **sampling: Any,
@@ -103,6 +104,8 @@ class MusePipeline(Pipeline):
           prompts: at least one string.
           negative_prompt: text to guide away from. Default: the empty text.
           num_samples: images per prompt, at least 1; None: one, and the result has no axis for samples.
+          num_candidates: base images per prompt, of which the `num_samples` with the most evidence for the
+            prompt (`muse_jax.sampling.caption_evidence`) are kept, best first; None: no others than are kept.
           seed: 0 to 2**32 - 1. Image i depends on its prompt, the seed and i, but not on other prompts.
           progress: called with a `muse_jax.sampling.DecodeStep` after each step; its stage is "base" or
             "superres".
@@ -118,9 +121,13 @@ class MusePipeline(Pipeline):
         """
         texts = validation.check_prompts(prompts)
         validation.check_num_samples(num_samples)
-        repeated = [text for text in texts for _ in range(num_samples or 1)]
+        choice = programs.Choice()
+        if num_candidates is not None:
+            validation.check_num_candidates(num_candidates, num_samples)
+            choice = programs.Choice(int(num_candidates), num_samples or 1)
+        repeated = [text for text in texts for _ in range(num_candidates or num_samples or 1)]
         request = self._request(repeated, [validation.check_negative_prompt(negative_prompt)], sampling)
-        images = self._run(programs.generate, request, seed=seed, progress=progress)
+        images = self._run(programs.generate, request, seed=seed, progress=progress, choice=choice)
         return split_samples(images, num_samples)
 
     def inpaint(

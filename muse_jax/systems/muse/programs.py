@@ -4,7 +4,7 @@ Weights, ids, images, numeric sampling parameters, the seed and the progress cal
 compiled for its modules, the static sampling parameters (number of steps, order) and the batch size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
-from muse_jax.sampling import LogitsFn, Progress, guided_logits_fn, mask_free_edit, masked_decode
+from muse_jax.sampling import (
+    LogitsFn,
+    Progress,
+    caption_evidence,
+    guided_logits_fn,
+    mask_free_edit,
+    masked_decode,
+)
+from muse_jax.sampling.guidance import Logits
 from muse_jax.sampling.params import MaskedSampling
 from muse_jax.systems.base import cells_under
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
@@ -55,17 +63,28 @@ class Request(NamedTuple):
 Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
-@partial(jax.jit, static_argnames=("modules",))
+class Choice(NamedTuple):
+    """Each text is there `candidates` times in succession; its `kept` best images are kept."""
+
+    candidates: int = 1
+    kept: int = 1
+
+
+@partial(jax.jit, static_argnames=("modules", "choice"))
 def generate(
-    modules: Modules, request: Request, seed: Int[Array, ""], progress: Progress
-) -> UInt8[Array, "batch height width 3"]:
+    modules: Modules,
+    request: Request,
+    seed: Int[Array, ""],
+    progress: Progress,
+    choice: Choice = Choice(),  # noqa: B008
+) -> UInt8[Array, "kept height width 3"]:
     """Images for the texts. The random draws of image i depend only on the seed and i."""
     batch = request.texts.ids.shape[0]
     tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
     if modules.superres is not None:
-        superres = modules.superres
-        tokens["superres"] = jnp.full((batch, superres.num_tokens), superres.vocab_size)
-    return _sample(modules, request, seed, progress, tokens)
+        superres, kept = modules.superres, batch // choice.candidates * choice.kept
+        tokens["superres"] = jnp.full((kept, superres.num_tokens), superres.vocab_size)
+    return _sample(modules, request, seed, progress, tokens, choice)
 
 
 @partial(jax.jit, static_argnames=("modules",))
@@ -139,9 +158,8 @@ def _encode_texts(modules: Modules, request: Request) -> Conditions:
 def _logits_fn(
     modules: Modules, request: Request, stage: str, conditions: Conditions, low: tuple[Any, ...] = ()
 ) -> LogitsFn:
-    network = getattr(modules, stage)
     return guided_logits_fn(
-        lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits"),
+        _apply(getattr(modules, stage)),
         request.params[stage],
         (*low, *conditions[0]),
         (*low, *conditions[1]),
@@ -149,8 +167,17 @@ def _logits_fn(
     )
 
 
+def _apply(network: Any) -> Callable[..., Logits]:
+    return lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits")
+
+
 def _sample(
-    modules: Modules, request: Request, seed: Array, progress: Progress, tokens: dict[str, Array]
+    modules: Modules,
+    request: Request,
+    seed: Array,
+    progress: Progress,
+    tokens: dict[str, Array],
+    choice: Choice = Choice(),  # noqa: B008
 ) -> Array:
     """Samples the masked tokens of each stage and decodes those of the last one."""
     conditions = _encode_texts(modules, request)
@@ -158,12 +185,33 @@ def _sample(
     sampled = {
         "base": _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
     }
+    if choice.candidates > 1:
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        best = _best(modules, request, conditions, sampled["base"], key, choice)
+        sampled["base"] = sampled["base"][best]
+        conditions = jax.tree.map(lambda x: x[best], conditions[0]), conditions[1]
     if modules.superres is not None:
         low = (sampled["base"],)
         sampled["superres"] = _sample_stage(
             modules, request, "superres", conditions, superres_key, progress, tokens["superres"], low
         )
     return _pixels(modules, request.params, sampled)
+
+
+def _best(
+    modules: Modules, request: Request, conditions: Conditions, tokens: Array, key: Array, choice: Choice
+) -> Int[Array, " kept"]:
+    """Rows of the base tokens with the most evidence for their text, the best of each text first."""
+    evidence = caption_evidence(
+        _apply(modules.base),
+        request.params["base"],
+        tokens,
+        *conditions,
+        key,
+        mask_id=modules.base.vocab_size,
+    ).reshape(-1, choice.candidates)
+    places = jnp.argsort(-evidence, axis=1)[:, : choice.kept]
+    return (places + choice.candidates * jnp.arange(len(evidence))[:, None]).ravel()
 
 
 def _sample_stage(
