@@ -71,7 +71,7 @@ def guided_logits_fn(
 
 
 def halves(both: Array) -> tuple[Array, Array]:
-    """Inverse of `pair`."""
+    """The conditional and the unconditional pass of each sample, the inverse of `pair`."""
     pairs = both.reshape(-1, 2, *both.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.clip import CLIPText
 from muse_jax.sampling import Progress
-from muse_jax.sampling.guidance import LogitsFn
+from muse_jax.sampling.guidance import LogitsFn, halves, pair
 from muse_jax.systems.amused.sampling import AmusedSampling, amused_decode, mask_ratios, mask_tokens
 from muse_jax.systems.amused.text import encode_prompts
 from muse_jax.systems.amused.uvit import UVit2D
@@ -187,23 +187,18 @@ def guided_logits(
       size: height and width of the images in pixels.
     """
     variables, batch = {"params": params}, len(given[0])
-    states, pooled = (_pairs(jnp.broadcast_to(n, g.shape), g) for g, n in zip(given, null, strict=True))
+    states, pooled = (pair(g, n) for g, n in zip(given, null, strict=True))
     micro = micro_conditions(sampling, size, 2 * batch)
     condition = network.apply(variables, states, pooled, micro, method="condition")
 
     def logits_fn(tokens: Int[Array, "batch n"], _: Array) -> Float[Array, "batch n codes"]:
-        hidden = network.apply(variables, _pairs(tokens, tokens), condition, method="hidden")
-        halves = hidden.reshape(batch, 2, *hidden.shape[1:]).astype(jnp.float32)
+        hidden = network.apply(variables, pair(tokens, tokens), condition, method="hidden")
+        with_text, without = halves(hidden.astype(jnp.float32))
         # Logits are linear in the hidden states, so that the mixture of these is enough.
-        mixed = halves[:, 0] + sampling.guidance_scale * (halves[:, 1] - halves[:, 0])
+        mixed = without + sampling.guidance_scale * (with_text - without)
         return network.apply(variables, mixed.astype(hidden.dtype), method="logits")
 
     return logits_fn
-
-
-def _pairs(null: Array, given: Array) -> Array:
-    """Both passes of a sample side by side, (2 batch, ...), so that they stay on one device."""
-    return jnp.stack([null, given], axis=1).reshape(-1, *given.shape[1:])
 
 
 def _tokenize(modules: Modules, params: Mapping[str, Any], images: Array) -> Int[Array, "batch n"]:

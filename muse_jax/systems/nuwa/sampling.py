@@ -17,6 +17,7 @@ from muse_jax.nn.heads import LinearLogits, unembed
 from muse_jax.nn.nearby import Context, neighbors, sees
 from muse_jax.sampling import guided_logits_fn, masked_decode
 from muse_jax.sampling.autoregressive import Sampling
+from muse_jax.sampling.guidance import halves, pair
 from muse_jax.sampling.params import SamplingParams, check_not_negative, check_steps, check_whole, static
 from muse_jax.sampling.progress import Progress
 from muse_jax.sampling.wavefront import decode_places, raster_schedule, wavefront_schedule
@@ -131,7 +132,7 @@ def draw_tokens(
         )
     grid = network.grid_of(draw.tokens.shape[1])
     schedule = schedule_of(network, order, grid[0])
-    condition = draw.cond if uncond is None else jax.tree.map(_pair, tuple(draw.cond), tuple(uncond))
+    condition = draw.cond if uncond is None else jax.tree.map(pair, tuple(draw.cond), tuple(uncond))
     scale = None if uncond is None else sampling.guidance_scale
     return decode_places(
         _places_fn(network, params, condition, grid, scale),
@@ -159,12 +160,6 @@ class Cache:
     places: Int[Array, " slots"]
     key: Float[Array, "layers batch heads slots dim"]
     value: Float[Array, "layers batch heads slots dim"]
-
-
-def _pair(cond: Array, uncond: Array) -> Array:
-    """Both conditions of a sample side by side, (2 batch, ...)."""
-    both = jnp.stack([cond, jnp.broadcast_to(uncond, cond.shape).astype(cond.dtype)], axis=1)
-    return both.reshape(-1, *cond.shape[1:])
 
 
 def _empty_cache(
@@ -213,8 +208,7 @@ def _places_fn(
         )
         held = jax.lax.dynamic_update_slice_in_dim(cache.places, places, first, axis=0)
         if guidance_scale is not None:
-            both = hidden.reshape(-1, 2, *hidden.shape[1:])
-            hidden = mix_guidance(both[:, 0], both[:, 1], guidance_scale)
+            hidden = mix_guidance(*halves(hidden), guidance_scale)
         logits = unembed(hidden, *network.apply(variables, method="output"))
         return logits, Cache(cache.step + 1, held, key, value)
 
