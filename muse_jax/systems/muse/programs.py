@@ -64,7 +64,7 @@ Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
 class Choice(NamedTuple):
-    """Each text is there `candidates` times in succession; its `kept` best images are kept."""
+    """How many base images are generated for each text, and how many of them, the best, are kept."""
 
     candidates: int = 1
     kept: int = 1
@@ -72,18 +72,15 @@ class Choice(NamedTuple):
 
 @partial(jax.jit, static_argnames=("modules", "choice"))
 def generate(
-    modules: Modules,
-    request: Request,
-    seed: Int[Array, ""],
-    progress: Progress,
-    choice: Choice = Choice(),  # noqa: B008
-) -> UInt8[Array, "kept height width 3"]:
-    """Images for the texts. The random draws of image i depend only on the seed and i."""
+    modules: Modules, request: Request, choice: Choice, seed: Int[Array, ""], progress: Progress
+) -> UInt8[Array, "images height width 3"]:
+    """Images for the texts, best first. The random draws of candidate i depend only on the seed and i."""
     batch = request.texts.ids.shape[0]
-    tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
+    base = jnp.full((batch * choice.candidates, modules.base.num_tokens), modules.base.vocab_size)
+    tokens = {"base": base}
     if modules.superres is not None:
-        superres, kept = modules.superres, batch // choice.candidates * choice.kept
-        tokens["superres"] = jnp.full((kept, superres.num_tokens), superres.vocab_size)
+        superres = modules.superres
+        tokens["superres"] = jnp.full((batch * choice.kept, superres.num_tokens), superres.vocab_size)
     return _sample(modules, request, seed, progress, tokens, choice)
 
 
@@ -180,22 +177,26 @@ def _sample(
     choice: Choice = Choice(),  # noqa: B008
 ) -> Array:
     """Samples the masked tokens of each stage and decodes those of the last one."""
-    conditions = _encode_texts(modules, request)
+    texts, negatives = _encode_texts(modules, request)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
-    sampled = {
-        "base": _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
-    }
+    conditions = _repeat(texts, choice.candidates), negatives
+    base = _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
     if choice.candidates > 1:
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        best = _best(modules, request, conditions, sampled["base"], key, choice)
-        sampled["base"] = sampled["base"][best]
-        conditions = jax.tree.map(lambda x: x[best], conditions[0]), conditions[1]
-    if modules.superres is not None:
-        low = (sampled["base"],)
-        sampled["superres"] = _sample_stage(
-            modules, request, "superres", conditions, superres_key, progress, tokens["superres"], low
-        )
-    return _pixels(modules, request.params, sampled)
+        base = base[_best(modules, request, conditions, base, key, choice)]
+    if modules.superres is None:
+        return _pixels(modules, request.params, {"base": base})
+    conditions = _repeat(texts, choice.kept), negatives
+    superres = _sample_stage(
+        modules, request, "superres", conditions, superres_key, progress, tokens["superres"], (base,)
+    )
+    return _pixels(modules, request.params, {"base": base, "superres": superres})
+
+
+def _repeat(texts: tuple[Any, Any], count: int) -> tuple[Any, Any]:
+    """States and masks of each text, `count` times in succession."""
+    states, mask = (jnp.repeat(x, count, axis=0) for x in texts)
+    return states, mask
 
 
 def _best(
