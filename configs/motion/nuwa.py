@@ -54,7 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
         "b1": 0.9,
         "b2": 0.98,
         "weight_decay": 0.03,
-        "warmup_steps": 100,
+        "warmup_steps": 60,
         "ema": 0.98,
     }
     config.sampling = {
@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
         "temperature": 0.9,
         "top_k": 256,
     }
-    config.total_steps = 2000
+    config.total_steps = 4000
     config.log_every = 20
     config.eval_every = 250
     config.eval_batches = 4
