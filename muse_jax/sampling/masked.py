@@ -1,4 +1,4 @@
-"""Parallel decoding of masked tokens by confidence (MaskGIT, Muse) or in Halton order; mask-free editing.
+"""Parallel decoding of masked tokens in confidence order (MaskGIT, Muse) or Halton order; mask-free editing.
 
 The functions are pure and meant to run under `jax.jit`: shapes, `num_steps`, `order` and `grid` are static;
 temperatures, tokens and keys are traced. Step t = 0 .. num_steps-1 draws its noise from
@@ -21,7 +21,7 @@ from muse_jax.sampling.logits import sample_with_log_prob, top_k_filter
 from muse_jax.sampling.progress import Progress, StepCallback, report_step
 from muse_jax.sampling.schedules import ranks, remask_counts, reveal_counts
 
-ORDERS = ("confidence", "remask", "halton")
+ORDERS = ("confidence", "halton")
 
 
 @struct.dataclass
@@ -31,9 +31,7 @@ class DecodeState:
     tokens: Int[Array, "batch n"]
     """Codes, and `mask_id` where no code is sampled yet."""
     masked: Bool[Array, "batch n"]
-    """True where a token is still to be sampled; with "remask" only, a position can become masked again."""
-    log_prob: Float[Array, "batch n"]
-    """Log-probability of each token in the step that sampled it."""
+    """True where a token is still to be sampled; no position becomes masked again."""
 
 
 def masked_decode(
@@ -52,15 +50,12 @@ def masked_decode(
 ) -> Int[Array, "batch n"]:
     """Samples the tokens that are `mask_id`, in parallel, with `num_steps` passes of the network.
 
-    Every step samples all masked tokens from softmax(logits / temperature) and keeps some of them. With N0
-    tokens of a sample masked at the start and T = `num_steps`:
+    Every step samples all masked tokens from softmax(logits / temperature) and keeps some of them for good.
+    With N0 tokens of a sample masked at the start and T = `num_steps`:
 
     * "confidence" (MaskGIT, section 3.2): confidence = log p(token) + choice_temperature (1 - (t+1)/T)
       Gumbel noise. The floor(N0 cos(pi/2 (t+1)/T)) least confident tokens are masked again, at most one fewer
       than were masked and at least 1; the last step masks none.
-    * "remask" (in the manner of ReMDM, Wang et al., 2025): the same, but the tokens of earlier steps compete
-      by the confidence they were sampled with, and the least confident of all are masked again, so that early
-      mistakes can be corrected.
     * "halton" (Besnier et al., 2025): the masked positions are revealed along the Halton sequence on `grid`,
       the first max(t+1, floor(N0 (1 - arccos((t+1)/T) / (pi/2)))) of them by step t. Confidence and choice
       noise are not used. With `roll`, the sequence starts at a random place for each sample.
@@ -74,7 +69,7 @@ def masked_decode(
       num_steps: T, static, at least 1.
       temperature: 0 or greater; 0 is greedy. Traced.
       choice_temperature: scale of the confidence noise at the start, 0 or greater. Traced.
-      order: "confidence", "remask" or "halton".
+      order: "confidence" or "halton".
       grid: sizes of one to three axes whose product is n; required by the Halton order.
       roll: see "halton".
       on_step: None, the ticket from `listening(callback)` (another callback needs no recompilation), or a
@@ -102,30 +97,26 @@ def masked_decode(
             return masked & (reveal_rank >= revealed[t][num_masked])
     else:
         remasked = jnp.asarray(remask_counts(num_steps, tokens.shape[1]))
-        at_start = masked
 
         def still_masked(t: Array, masked: Array, log_prob: Array, choice_key: Array) -> Array:
             noise = (
                 choice_temperature * (1 - (t + 1) / num_steps) * jax.random.gumbel(choice_key, log_prob.shape)
             )
-            candidates = at_start if order == "remask" else masked
-            confidence = jnp.where(candidates, log_prob + noise, jnp.inf)
+            confidence = jnp.where(masked, log_prob + noise, jnp.inf)
             most = jnp.sum(masked, axis=-1, keepdims=True) - 1
             count = jnp.maximum(1, jnp.minimum(remasked[t][num_masked], most))
-            return candidates & (ranks(confidence) < count) & (t + 1 < num_steps)
+            return masked & (ranks(confidence) < count) & (t + 1 < num_steps)
 
     def step(t: Array, state: DecodeState) -> DecodeState:
         sample_key, choice_key = jax.random.split(jax.random.fold_in(key, t))
         logits = _checked_logits(logits_fn(state.tokens, _fraction(t, num_steps)), state.tokens, mask_id)
         sampled, log_prob = sample_with_log_prob(sample_key, logits, temperature)
-        log_prob = jnp.where(state.masked, log_prob, state.log_prob)
         masked = still_masked(t, state.masked, log_prob, choice_key)
         filled = jnp.where(state.masked, sampled, state.tokens)
         report_step(on_step, t + 1, num_steps, jnp.sum(masked))
-        return DecodeState(jnp.where(masked, mask_id, filled), masked, log_prob)
+        return DecodeState(tokens=jnp.where(masked, mask_id, filled), masked=masked)
 
-    start = DecodeState(tokens, masked, jnp.zeros(tokens.shape, jnp.float32))
-    return jax.lax.fori_loop(0, num_steps, step, start).tokens
+    return jax.lax.fori_loop(0, num_steps, step, DecodeState(tokens=tokens, masked=masked)).tokens
 
 
 def mask_free_edit(

@@ -84,8 +84,8 @@ class MaskedSampling(SamplingParams):
     num_steps: passes of the network, at least 1.
     guidance_scale: strength of classifier-free guidance, 0 or greater.
     temperature: of the draw of a token, 0 or greater; 0 takes the most probable one.
-    choice_temperature: of the noise on which tokens are kept first, 0 or greater; not for "halton".
-    order: "confidence", "remask" or "halton".
+    choice_temperature: of the noise on which tokens are kept first, 0 or greater; for "confidence" only.
+    order: "confidence" or "halton".
     """
 
     num_steps: int = static(12)

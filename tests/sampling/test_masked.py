@@ -76,7 +76,6 @@ def by_hand(tokens, key, temperature, choice_temperature, num_steps, order, roll
     history = [tokens.copy()]
     batch = len(tokens)
     at_start = [[p for p in range(N) if tokens[b, p] == MASK] for b in range(batch)]
-    log_probs: list[dict[int, float]] = [{} for _ in range(batch)]
     offsets = [[0]] * batch
     if roll:
         offsets = np.array(jax.random.randint(jax.random.fold_in(key, num_steps), (batch, 1), 0, N))
@@ -89,17 +88,17 @@ def by_hand(tokens, key, temperature, choice_temperature, num_steps, order, roll
         logits = np.array(network_once(tokens, jnp.float32((t + 1) / num_steps)))
         for b in range(batch):
             masked = [p for p in range(N) if tokens[b, p] == MASK]
+            scored = []
             for p in masked:
                 scaled = [float(x) / temperature for x in logits[b, p]]
                 code = max(range(VOCAB), key=lambda v: scaled[v] + sample_noise[b, p, v])
-                log_probs[b][p] = scaled[code] - math.log(sum(math.exp(x) for x in scaled))
+                log_prob = scaled[code] - math.log(sum(math.exp(x) for x in scaled))
+                noise = choice_temperature * (1 - (t + 1) / num_steps) * choice_noise[b, p]
+                scored.append((log_prob + noise, p))
                 tokens[b, p] = code
             if t == num_steps - 1:
                 continue
-            if order in ("confidence", "remask"):
-                scale = choice_temperature * (1 - (t + 1) / num_steps)
-                candidates = masked if order == "confidence" else at_start[b]
-                scored = [(log_probs[b][p] + scale * choice_noise[b, p], p) for p in candidates]
+            if order == "confidence":
                 count = floor(len(at_start[b]) * math.cos(math.pi / 2 * (t + 1) / num_steps))
                 count = max(1, min(count, len(masked) - 1))
                 for _, p in sorted(scored)[:count]:
@@ -123,8 +122,6 @@ def by_hand(tokens, key, temperature, choice_temperature, num_steps, order, roll
         ("confidence", False, 6, 0.7, 4.5),
         ("confidence", False, 6, 1.0, 1.0),
         ("confidence", False, 20, 1.3, 0.0),
-        ("remask", False, 6, 1.0, 1.0),
-        ("remask", False, 20, 1.3, 0.0),
         ("halton", False, 1, 1.0, 4.5),
         ("halton", False, 6, 0.7, 0.0),
         ("halton", True, 6, 1.0, 0.0),
@@ -149,20 +146,7 @@ def test_equals_brute_force(order, roll, num_steps, temperature, choice_temperat
     assert drawn.dtype == np.int32 and drawn.min() >= 0 and drawn.max() < VOCAB
 
 
-def test_only_remask_masks_kept_tokens_again():
-    """Those that were masked at the start, and no others."""
-    tokens, key = start_tokens(), random_key(0)
-    for order in ("confidence", "remask"):
-        SEEN.clear()
-        decode(tokens, key, 1.0, 1.0, 6, order)
-        jax.effects_barrier()
-        masked = np.array([seen == MASK for seen, _ in SEEN])
-        again = masked[1:] & ~masked[:-1]
-        assert again.any() == (order == "remask")
-        assert not again[:, tokens != MASK].any()
-
-
-@pytest.mark.parametrize("order", ["confidence", "remask", "halton"])
+@pytest.mark.parametrize("order", ["confidence", "halton"])
 def test_masked_counts_obey_the_formula(order):
     """Numbers of masked tokens that the network gets, written out by hand."""
     num_steps, tokens = 6, start_tokens()
@@ -170,7 +154,7 @@ def test_masked_counts_obey_the_formula(order):
     decode(tokens, random_key(5), 0.7, 4.5, num_steps, order)
     jax.effects_barrier()
     counts = np.array([(seen == MASK).sum(axis=1) for seen, _ in SEEN])
-    if order in ("confidence", "remask"):
+    if order == "confidence":
         # 16 cos(15, 30, 45, 60, 75 degrees) = 15.45, 13.86, 11.31, 8, 4.14; 10 and 3 alike, falling by >= 1
         expected = {0: [16, 15, 13, 11, 8, 4], 1: [10, 9, 8, 7, 5, 2], 2: [3, 2, 1, 1, 1, 1]}
     else:
@@ -288,7 +272,7 @@ def test_mask_free_edit_changes_few_tokens_and_only_to_the_top_codes():
         ({"num_steps": 2.0}, "num_steps must be a whole number"),
         ({"temperature": -1.0}, "temperature must be 0 or greater, given -1.0"),
         ({"choice_temperature": float("nan")}, "choice_temperature must be 0 or greater"),
-        ({"order": "raster"}, "order must be one of confidence, remask, halton, given 'raster'"),
+        ({"order": "raster"}, "order must be one of confidence, halton, given 'raster'"),
         ({"order": "halton"}, "needs the grid of the 16 tokens, .*, given None"),
         ({"order": "halton", "grid": (4, 5)}, r"given \(4, 5\)"),
         ({"mask_id": 3}, "mask_id 3 could be sampled"),

@@ -36,7 +36,7 @@ def no_program(monkeypatch):
         ([["a"]], {"guidance_scale": float("nan")}, "guidance_scale must be a number .* given nan"),
         ([["a"]], {"temperature": -0.5}, "temperature must be a number of 0 or greater, given -0.5"),
         ([["a"]], {"choice_temperature": "hot"}, "choice_temperature must be a number .* given 'hot'"),
-        ([["a"]], {"order": "spiral"}, "order must be one of confidence, remask, halton, given 'spiral'"),
+        ([["a"]], {"order": "spiral"}, "order must be one of confidence, halton, given 'spiral'"),
         ([["a"]], {"num_samples": 0}, "num_samples must be a whole number of at least 1, given 0"),
         ([["a"]], {"num_candidates": 0}, "num_candidates must be a whole number of at least 1, given 0"),
         ([["a"]], {"num_candidates": 2, "num_samples": 3}, "num_samples is 3, but only 2 candidates"),

@@ -46,7 +46,7 @@ def test_missing_keys_get_their_defaults_and_given_ones_stay():
         ({"profile_steps": ("a", 2)}, "--config.profile_steps=10,15, for instance."),
         ({"profile_steps": 10}, "'profile_steps' is 10 (int), but it must be of type tuple"),
         ({"optim": {"rollback_after": -1}}, "'optim.rollback_after' is -1, but it must be at least 0."),
-        ({"sampling": {"order": "haltn"}}, "order must be one of confidence, remask, halton, given 'haltn'."),
+        ({"sampling": {"order": "haltn"}}, "order must be one of confidence, halton, given 'haltn'."),
         (
             {"sampling": {"num_steps": 0}},
             "section 'sampling', num_steps must be a whole number of at least 1",
