@@ -2,7 +2,6 @@
 
 from muse_jax.sampling.autoregressive import AutoregressiveState, Sampling, autoregressive_decode
 from muse_jax.sampling.clusters import sample_by_cluster
-from muse_jax.sampling.evidence import caption_evidence
 from muse_jax.sampling.guidance import LogitsFn, guided, guided_logits_fn
 from muse_jax.sampling.halton import halton_order
 from muse_jax.sampling.logits import sample_with_log_prob, top_k_filter, top_p_filter
@@ -19,7 +18,6 @@ __all__ = [
     "Progress",
     "Sampling",
     "autoregressive_decode",
-    "caption_evidence",
     "cosine_mask_ratio",
     "guided",
     "guided_logits_fn",

@@ -15,16 +15,6 @@ def check_num_samples(num_samples: Any) -> None:
         check_steps("num_samples", num_samples)
 
 
-def check_num_candidates(num_candidates: Any, num_samples: int | None) -> None:
-    """Checks that `num_candidates` is a whole number of at least 1, and of at least `num_samples`."""
-    check_steps("num_candidates", num_candidates)
-    if (num_samples or 1) > num_candidates:
-        raise ValueError(
-            f"num_samples is {num_samples}, but only {num_candidates} candidates of each prompt are "
-            "generated: raise num_candidates, or lower num_samples."
-        )
-
-
 def check_seed(seed: Any) -> None:
     """Checks that `seed` is a whole number from 0 to 2**32 - 1."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:

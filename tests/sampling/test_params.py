@@ -6,7 +6,6 @@ import pytest
 
 from muse_jax.sampling.params import LoparSampling, MaskedSampling, TokenSampling, check_fraction, static
 from muse_jax.systems.cogview2.sampling_params import CogLMSampling
-from muse_jax.systems.muse.sampling_params import BaseSampling
 
 NOT_STEPS = (0, -1, 1.0, True, "3", None)
 NOT_WHOLE = (-1, 1.0, True, "3", None)
@@ -27,7 +26,6 @@ OUT_OF_RANGE = {
     (CogLMSampling, "text_weight"): NOT_NUMBERS,
     (CogLMSampling, "infill_text_weight"): NOT_NUMBERS,
     (CogLMSampling, "num_candidates"): NOT_STEPS,
-    (BaseSampling, "num_candidates"): NOT_STEPS,
     (LoparSampling, "temperature"): NOT_NUMBERS,
 }
 

@@ -38,8 +38,6 @@ def no_program(monkeypatch):
         ([["a"]], {"choice_temperature": "hot"}, "choice_temperature must be a number .* given 'hot'"),
         ([["a"]], {"order": "spiral"}, "order must be one of confidence, halton, given 'spiral'"),
         ([["a"]], {"num_samples": 0}, "num_samples must be a whole number of at least 1, given 0"),
-        ([["a"]], {"num_candidates": 0}, "num_candidates must be a whole number of at least 1, given 0"),
-        ([["a"]], {"num_candidates": 2, "num_samples": 3}, "num_samples is 3, but only 2 candidates"),
         ([["a"]], {"steps": 3}, "steps is 3, but this MusePipeline has no such sampling parameter"),
         ([["a"]], {"seed": -1}, r"seed must be a whole number from 0 to 2\*\*32 - 1, given -1"),
     ],

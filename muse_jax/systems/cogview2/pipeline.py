@@ -137,7 +137,11 @@ class CogView2Pipeline(Pipeline):
         validation.check_num_samples(num_samples)
         params = self.sampling(**sampling)
         coarse: Any = params["coarse"]
-        validation.check_num_candidates(coarse.num_candidates, num_samples)
+        if (num_samples or 1) > coarse.num_candidates:
+            raise ValueError(
+                f"num_samples is {num_samples}, but only {coarse.num_candidates} candidates of each prompt "
+                "are generated: raise num_candidates, or lower num_samples."
+            )
         counts = (int(coarse.num_candidates), num_samples or 1)
         inputs = (*counts, self.params, self._encode(texts), self._stage_sampling(params, coarse.text_weight))
         images = self._run(programs.generate, *inputs, seed=seed, progress=progress)

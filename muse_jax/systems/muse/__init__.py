@@ -4,7 +4,6 @@ from muse_jax.sampling.params import MaskedSampling
 from muse_jax.system import Stage, System
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.pipeline import MusePipeline
-from muse_jax.systems.muse.sampling_params import BaseSampling
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.systems.muse.tasks import BaseTask, SuperResTask
 
@@ -16,7 +15,7 @@ SYSTEM = System(
             MaskedTransformer,
             ("base",),
             file="base",
-            sampling=BaseSampling,
+            sampling=MaskedSampling,
             tokenizer="tokenizer",
             tokenizer_file="vqgan",
         ),

@@ -106,10 +106,9 @@ class MusePipeline(Pipeline):
           seed: 0 to 2**32 - 1. Image i depends on its prompt, the seed and i, but not on other prompts.
           progress: called with a `muse_jax.sampling.DecodeStep` after each step; its stage is "base" or
             "superres".
-          sampling: fields of `BaseSampling` for the base stage (`num_steps`, `guidance_scale`, `temperature`,
-            `choice_temperature`, `order`, `num_candidates`), and with the prefix "superres_" those of
-            `MaskedSampling` for the super-resolution stage. Default: the values of the checkpoint. Of
-            several candidates the best are returned, best first.
+          sampling: fields of `MaskedSampling` for the base stage (`num_steps`, `guidance_scale`,
+            `temperature`, `choice_temperature`, `order`), and with the prefix "superres_" for the
+            super-resolution stage. Default: the values of the checkpoint.
 
         Returns:
           uint8 (batch, height, width, 3), or (batch, num_samples, height, width, 3).
@@ -119,11 +118,9 @@ class MusePipeline(Pipeline):
         """
         texts = validation.check_prompts(prompts)
         validation.check_num_samples(num_samples)
-        choice = self._choice(num_samples, sampling)
-        if choice.candidates == 1:
-            texts = [text for text in texts for _ in range(num_samples or 1)]
-        request = self._request(texts, [validation.check_negative_prompt(negative_prompt)], sampling)
-        images = self._run(programs.generate, request, choice, seed=seed, progress=progress)
+        repeated = [text for text in texts for _ in range(num_samples or 1)]
+        request = self._request(repeated, [validation.check_negative_prompt(negative_prompt)], sampling)
+        images = self._run(programs.generate, request, seed=seed, progress=progress)
         return split_samples(images, num_samples)
 
     def inpaint(
@@ -252,19 +249,10 @@ class MusePipeline(Pipeline):
             return jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
 
         tokenized = self._rows(programs.Texts(*texts(batch_size), *texts(1)))
-        request = programs.Request(self.params, tokenized, self._traced_sampling({}))
-        return programs.generate, (request, self._choice(None, {}))
+        return programs.generate, (programs.Request(self.params, tokenized, self._traced_sampling({})),)
 
     def vocabulary(self) -> dict[str, bytes]:
         return self.text_encoder.vocabulary()
-
-    def _choice(self, num_samples: int | None, sampling: Mapping[str, Any]) -> programs.Choice:
-        """What is kept of how many candidates; with one, `num_samples` are generated and kept."""
-        base: Any = self.sampling(**sampling)["base"]
-        if base.num_candidates == 1:
-            return programs.Choice()
-        validation.check_num_candidates(base.num_candidates, num_samples)
-        return programs.Choice(int(base.num_candidates), num_samples or 1)
 
     def _request(
         self, texts: Sequence[str], negatives: Sequence[str], sampling: Mapping[str, Any]

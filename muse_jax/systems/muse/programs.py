@@ -4,7 +4,7 @@ Weights, ids, images, numeric sampling parameters, the seed and the progress cal
 compiled for its modules, the static sampling parameters (number of steps, order) and the batch size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,15 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.nn.positions import entry_grid
-from muse_jax.sampling import (
-    LogitsFn,
-    Progress,
-    caption_evidence,
-    guided_logits_fn,
-    mask_free_edit,
-    masked_decode,
-)
-from muse_jax.sampling.guidance import Logits
+from muse_jax.sampling import LogitsFn, Progress, guided_logits_fn, mask_free_edit, masked_decode
 from muse_jax.sampling.params import MaskedSampling
 from muse_jax.systems.base import cells_under
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
@@ -63,25 +55,17 @@ class Request(NamedTuple):
 Conditions = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
-class Choice(NamedTuple):
-    """How many base images are generated for each text, and how many of them, the best, are kept."""
-
-    candidates: int = 1
-    kept: int = 1
-
-
-@partial(jax.jit, static_argnames=("modules", "choice"))
+@partial(jax.jit, static_argnames=("modules",))
 def generate(
-    modules: Modules, request: Request, choice: Choice, seed: Int[Array, ""], progress: Progress
-) -> UInt8[Array, "images height width 3"]:
-    """Images for the texts, best first. The random draws of candidate i depend only on the seed and i."""
+    modules: Modules, request: Request, seed: Int[Array, ""], progress: Progress
+) -> UInt8[Array, "batch height width 3"]:
+    """Images for the texts. The random draws of image i depend only on the seed and i."""
     batch = request.texts.ids.shape[0]
-    base = jnp.full((batch * choice.candidates, modules.base.num_tokens), modules.base.vocab_size)
-    tokens = {"base": base}
+    tokens = {"base": jnp.full((batch, modules.base.num_tokens), modules.base.vocab_size)}
     if modules.superres is not None:
         superres = modules.superres
-        tokens["superres"] = jnp.full((batch * choice.kept, superres.num_tokens), superres.vocab_size)
-    return _sample(modules, request, seed, progress, tokens, choice)
+        tokens["superres"] = jnp.full((batch, superres.num_tokens), superres.vocab_size)
+    return _sample(modules, request, seed, progress, tokens)
 
 
 @partial(jax.jit, static_argnames=("modules",))
@@ -155,8 +139,9 @@ def _encode_texts(modules: Modules, request: Request) -> Conditions:
 def _logits_fn(
     modules: Modules, request: Request, stage: str, conditions: Conditions, low: tuple[Any, ...] = ()
 ) -> LogitsFn:
+    network = getattr(modules, stage)
     return guided_logits_fn(
-        _apply(getattr(modules, stage)),
+        lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits"),
         request.params[stage],
         (*low, *conditions[0]),
         (*low, *conditions[1]),
@@ -164,55 +149,21 @@ def _logits_fn(
     )
 
 
-def _apply(network: Any) -> Callable[..., Logits]:
-    return lambda params, *arguments: network.apply({"params": params}, *arguments, method="linear_logits")
-
-
 def _sample(
-    modules: Modules,
-    request: Request,
-    seed: Array,
-    progress: Progress,
-    tokens: dict[str, Array],
-    choice: Choice = Choice(),  # noqa: B008
+    modules: Modules, request: Request, seed: Array, progress: Progress, tokens: dict[str, Array]
 ) -> Array:
     """Samples the masked tokens of each stage and decodes those of the last one."""
-    texts, negatives = _encode_texts(modules, request)
+    conditions = _encode_texts(modules, request)
     base_key, superres_key = jax.random.split(jax.random.key(seed))
-    conditions = _repeat(texts, choice.candidates), negatives
-    base = _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
-    if choice.candidates > 1:
-        key = jax.random.fold_in(jax.random.key(seed), 2)
-        base = base[_best(modules, request, conditions, base, key, choice)]
-    if modules.superres is None:
-        return _pixels(modules, request.params, {"base": base})
-    conditions = _repeat(texts, choice.kept), negatives
-    superres = _sample_stage(
-        modules, request, "superres", conditions, superres_key, progress, tokens["superres"], (base,)
-    )
-    return _pixels(modules, request.params, {"base": base, "superres": superres})
-
-
-def _repeat(texts: tuple[Any, Any], count: int) -> tuple[Any, Any]:
-    """States and masks of each text, `count` times in succession."""
-    states, mask = (jnp.repeat(x, count, axis=0) for x in texts)
-    return states, mask
-
-
-def _best(
-    modules: Modules, request: Request, conditions: Conditions, tokens: Array, key: Array, choice: Choice
-) -> Int[Array, " kept"]:
-    """Rows of the base tokens with the most evidence for their text, the best of each text first."""
-    evidence = caption_evidence(
-        _apply(modules.base),
-        request.params["base"],
-        tokens,
-        *conditions,
-        key,
-        mask_id=modules.base.vocab_size,
-    ).reshape(-1, choice.candidates)
-    places = jnp.argsort(-evidence, axis=1)[:, : choice.kept]
-    return (places + choice.candidates * jnp.arange(len(evidence))[:, None]).ravel()
+    sampled = {
+        "base": _sample_stage(modules, request, "base", conditions, base_key, progress, tokens["base"])
+    }
+    if modules.superres is not None:
+        low = (sampled["base"],)
+        sampled["superres"] = _sample_stage(
+            modules, request, "superres", conditions, superres_key, progress, tokens["superres"], low
+        )
+    return _pixels(modules, request.params, sampled)
 
 
 def _sample_stage(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.sampling import caption_evidence, mask_free_edit, masked_decode
+from muse_jax.sampling import mask_free_edit, masked_decode
 from tests.systems.muse.tiny import tiny_pipeline
 
 PROMPTS = ["a red heart", "a dog"]
@@ -80,29 +80,6 @@ def by_hand(pipe):
     return lambda *arguments: decode(superres, np.asarray(tokens_of(*arguments)[1]))
 
 
-def candidates_by_hand(pipe, seed):
-    """Base tokens of four candidates for each prompt, and the evidence for its text, (prompts, four)."""
-    conditions = text_states(pipe, np.repeat(PROMPTS, 4).tolist()), text_states(pipe, [""] * 8)
-    params = jax.tree.map(jnp.asarray, pipe.base.params)
-    key = jax.random.key(seed)
-    tokens = masked_decode(
-        logits_fn(pipe.base, conditions, 2.0),
-        jnp.full((8, BASE_CELLS), 16),
-        jax.random.split(key)[0],
-        mask_id=16,
-        num_steps=3,
-    )
-    evidence = caption_evidence(
-        lambda params, *inputs: pipe.base.network.apply({"params": params}, *inputs),
-        params,
-        tokens,
-        *conditions,
-        jax.random.fold_in(key, 2),
-        mask_id=16,
-    )
-    return np.asarray(tokens), np.asarray(evidence).reshape(2, 4)
-
-
 HAND = {"negative_prompt": "blue", "guidance_scale": 1.5, "temperature": 0.9, "choice_temperature": 2.0}
 HAND |= {"order": "confidence"}
 HAND |= {f"superres_{name}": value for name, value in HAND.items() if name != "negative_prompt"}
@@ -121,30 +98,6 @@ class TestGenerate:
     def test_equals_its_parts_put_together_by_hand(self, pipe, by_hand):
         tokens, high = np.full((2, BASE_CELLS), 16), np.full((2, HIGH_CELLS), 24)
         assert_same_images(pipe.generate(PROMPTS, seed=5, **HAND), by_hand(5, tokens, high))
-
-    def test_keeps_the_candidates_with_the_most_evidence_for_their_text(self, pipe):
-        tokens, evidence = candidates_by_hand(pipe, seed=3)
-        best = np.argsort(-evidence, axis=1)[:, :2] + [[0], [4]]
-        base = dataclasses.replace(pipe, superres=None)
-        kept = base.generate(PROMPTS, num_candidates=4, num_samples=2, seed=3)
-        assert_same_images(kept, decode(pipe.base, tokens)[best])
-        np.testing.assert_array_equal(base.generate(PROMPTS, num_candidates=4, seed=3), kept[:, 0])
-
-    def test_super_resolution_enlarges_the_candidates_that_were_kept(self, pipe):
-        tokens, evidence = candidates_by_hand(pipe, seed=3)
-        best = np.argmax(evidence, axis=1) + [0, 4]
-        conditions = text_states(pipe, PROMPTS), text_states(pipe, ["", ""])
-        high = masked_decode(
-            logits_fn(pipe.superres, conditions, pipe.superres.sampling.guidance_scale, (tokens[best],)),
-            jnp.full((2, HIGH_CELLS), 24),
-            jax.random.split(jax.random.key(3))[1],
-            mask_id=24,
-            num_steps=2,
-            order="halton",
-            grid=(8, 8),
-        )
-        images = pipe.generate(PROMPTS, num_candidates=4, seed=3)
-        assert_same_images(images, decode(pipe.superres, np.asarray(high)))
 
     def test_same_seed_same_images_other_seed_others(self, pipe, generated):
         np.testing.assert_array_equal(pipe.generate(PROMPTS, seed=0), generated)

@@ -4,12 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muse_jax.sampling.params import MaskedSampling
 from muse_jax.systems.base import load_pipeline
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.pipeline import MusePipeline
 from muse_jax.systems.muse.programs import _entries
-from muse_jax.systems.muse.sampling_params import BaseSampling
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.tokenizers import VQGAN, flat_tokens, token_grid
 from tests.systems.muse.tiny import TEXT, stage, text_encoder
@@ -32,13 +30,8 @@ def pipe():
     )
     return MusePipeline(
         text_encoder(),
-        stage(base, VQGAN(codebook_size=9, embed_dim=4, groups=2, **FSQ), 0, BaseSampling(num_steps=2)),
-        stage(
-            superres,
-            VQGAN(codebook_size=9, embed_dim=6, groups=3, **FSQ),
-            2,
-            MaskedSampling(num_steps=2, order="halton"),
-        ),
+        stage(base, VQGAN(codebook_size=9, embed_dim=4, groups=2, **FSQ), 0, num_steps=2),
+        stage(superres, VQGAN(codebook_size=9, embed_dim=6, groups=3, **FSQ), 2, num_steps=2, order="halton"),
     )
 
 
@@ -73,6 +66,6 @@ def test_a_checkpoint_draws_the_same_images(pipe, tmp_path):
 
 
 def test_a_tokenizer_of_other_groups_is_refused(pipe):
-    other = stage(pipe.base.network, VQGAN(codebook_size=9, embed_dim=2, **FSQ), 0, BaseSampling())
+    other = stage(pipe.base.network, VQGAN(codebook_size=9, embed_dim=2, **FSQ), 0)
     with pytest.raises(ValueError, match="generates 2 groups of 9 codes, but its tokenizer has 9 codes"):
         MusePipeline(text_encoder(), other)

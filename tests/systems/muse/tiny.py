@@ -10,7 +10,6 @@ from muse_jax.sampling.params import MaskedSampling
 from muse_jax.systems.base import LoadedStage
 from muse_jax.systems.muse.masked_transformer import MaskedTransformer
 from muse_jax.systems.muse.pipeline import MusePipeline
-from muse_jax.systems.muse.sampling_params import BaseSampling
 from muse_jax.systems.muse.superres_transformer import SuperResTransformer
 from muse_jax.text import load_text_encoder
 from muse_jax.tokenizers import VQGAN
@@ -28,11 +27,11 @@ def random_params(module, seed, scale=0.3):
     )
 
 
-def stage(network, tokenizer, seed, sampling):
+def stage(network, tokenizer, seed, **sampling):
     return LoadedStage(
         network,
         random_params(network, seed),
-        sampling,
+        MaskedSampling(**sampling),
         tokenizer,
         random_params(tokenizer, seed + 1),
     )
@@ -52,6 +51,6 @@ def tiny_pipeline():
     )
     return MusePipeline(
         text_encoder(),
-        stage(base, VQGAN(codebook_size=16, **TOKENIZER), 0, BaseSampling(num_steps=3, guidance_scale=2.0)),
-        stage(superres, VQGAN(codebook_size=24, **TOKENIZER), 2, MaskedSampling(num_steps=2, order="halton")),
+        stage(base, VQGAN(codebook_size=16, **TOKENIZER), 0, num_steps=3, guidance_scale=2.0),
+        stage(superres, VQGAN(codebook_size=24, **TOKENIZER), 2, num_steps=2, order="halton"),
     )
