@@ -165,12 +165,18 @@ def test_reading_a_record_again_gives_the_same_one(built_icons):
 
 
 def test_art_alone_has_a_style_in_every_record(built_icons):
-    one = load_source("icons/art", "heldout_pairs", data_dir=built_icons)
-    source = load_source("icons/art/x2", "heldout_pairs", data_dir=built_icons)
+    one, everything = (load_source(name, "train", data_dir=built_icons) for name in ("icons/art", "icons"))
+    source = load_source("icons/art/x2", "train", data_dir=built_icons)
     records = [source[index] for index in range(len(source))]
-    assert len(records) == 2 * len(one) > 0
+    assert len(everything) > len(one) > 0 and len(records) == 2 * len(one)
     assert all(record["kind"] == "art" and record["style"] for record in records)
-    assert not np.array_equal(records[0]["image"], records[len(one)]["image"])
+    names = {
+        everything[index]["name"] for index in range(len(everything)) if everything[index]["kind"] == "art"
+    }
+    assert {record["name"] for record in records} == names
+    assert any(
+        not np.array_equal(a["image"], b["image"]) for a, b in zip(records, records[len(one) :], strict=False)
+    )
 
 
 def test_training_has_no_held_out_combination(built_icons):

@@ -49,6 +49,33 @@ def test_prompt_seed_and_guidance_matter(pipe, images):
     assert (pipe.generate(["red car", "blue"], negative_prompt="red car") != images).any()
 
 
+def test_guidance_mixes_two_passes_of_the_whole_network(pipe):
+    """In diffusers' convention: without + scale (with - without)."""
+    rng, sampling = np.random.default_rng(0), AmusedSampling(guidance_scale=3.0)
+    given, null = (
+        tuple(rng.normal(size=(rows, *shape)).astype(np.float32) for shape in ((5, 16), (16,)))
+        for rows in (2, 1)
+    )
+    tokens = rng.integers(0, 20, (2, NETWORK.num_tokens))
+    params = pipe.transformer.params
+
+    @jax.jit
+    def both(params):
+        mixed = programs.guided_logits(NETWORK, params, given, null, sampling, (8, 8))(tokens, 1.0)
+        micro = programs.micro_conditions(sampling, (8, 8), 2)
+        passes = [
+            NETWORK.apply(
+                {"params": params}, tokens, *(np.resize(part, (2, *part.shape[1:])) for part in text), micro
+            )
+            for text in (given, null)
+        ]
+        return mixed, passes
+
+    mixed, (with_text, without) = both(params)
+    np.testing.assert_allclose(mixed, without + 3 * (with_text - without), rtol=1e-4, atol=1e-4)
+    assert np.abs(with_text - without).max() > 0.1
+
+
 @pytest.mark.slow
 def test_inpainting_keeps_the_other_pixels(pipe):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
