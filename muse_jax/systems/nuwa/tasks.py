@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from muse_jax.media import Modality, Video
-from muse_jax.media.image import from_unit_range, to_unit_range
+from muse_jax.media.image import ImageModality, from_unit_range, to_unit_range
 from muse_jax.media.video import VideoModality
 from muse_jax.sampling.schedules import sample_mask
 from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
@@ -30,6 +30,7 @@ LOSS = {
     "sketch_to_video": 1.0,  # from the sketch and the caption; for networks that read sketches
     "text_dropout": 0.1,  # share of the captions left out, for guidance
 }
+CLIP_OBJECTIVES = ("text_to_video", "prediction", "sketch_to_video")
 
 
 class Pass(NamedTuple):
@@ -47,8 +48,9 @@ class NuwaTask(TextStatesTask):
     """The objectives of `config.loss`, each a mean cross-entropy over its tokens, summed by their weights.
 
     Objectives on whole clips share a batch: each takes an equal part of its rows. A batch comes as
-    videos, sketches of them if the network reads any, and captions; or with tokens and text states that were
-    computed before (`config.data.features`).
+    videos, sketches of them if an objective reads any, and captions; or with tokens and text states that were
+    computed before (`config.data.features`). With `config.data.frames=1` it comes as images, and text to
+    image, for which they suffice, is the only objective.
     """
 
     sampling_params = NuwaSampling
@@ -61,25 +63,29 @@ class NuwaTask(TextStatesTask):
     def __init__(self, config: Any):
         super().__init__(config)
         self.network: NuwaTransformer = build(NuwaTransformer, "model", config.model)
-        self.weights = check_loss_keys(config, LOSS)
+        self.weights, data = check_loss_keys(config, LOSS), config.data
         if not self.network.condition_depth:
             self.weights["sketch_to_video"] = 0.0
+        if data.frames == 1:
+            self.weights.update(dict.fromkeys(CLIP_OBJECTIVES, 0.0))
         self.check_text_dim()
         self.tokenizer: Any = self.tokenizers["tokenizer"].module
-        data, side = config.data, config.data.image_size // self.tokenizer.downsampling
+        side = data.image_size // self.tokenizer.downsampling
         given = (self.network.vocab_size, tuple(self.network.grid), 1)
-        made = (self.tokenizer.codebook_size, (data.frames, side, side), self.tokenizer.groups)
+        frames = self.network.grid[0] if data.frames == 1 else data.frames
+        made = (self.tokenizer.codebook_size, (frames, side, side), self.tokenizer.groups)
         if given != made:
             raise ValueError(
                 f"config.model.vocab_size and grid are {given[0]} and {given[1]}, but the tokenizer of "
                 f"config.tokenizer gives {made[0]} codes in {made[2]} groups on {made[1]} for {data.frames} "
                 f"frames of {data.image_size} px: set them to that."
             )
-        if not self.clip_objectives:
+        if not self.clip_objectives and not self.weights["text_to_image"]:
             raise ValueError(
-                "config.loss gives no objective on clips a weight: set text_to_video or prediction above 0."
+                f"config.loss gives no objective on {data.frames} frames a weight: set text_to_image above 0"
+                + (", or text_to_video or prediction." if data.frames > 1 else ".")
             )
-        if data.batch_size % len(self.clip_objectives):
+        if data.batch_size % max(len(self.clip_objectives), 1):
             raise ValueError(
                 f"config.data.batch_size is {data.batch_size}, but {len(self.clip_objectives)} objectives "
                 "share the clips of a batch: make it a multiple of them."
@@ -93,16 +99,19 @@ class NuwaTask(TextStatesTask):
     @property
     def clip_objectives(self) -> list[str]:
         """The objectives on whole clips, by turns over the rows of a batch."""
-        names = ("text_to_video", "prediction", "sketch_to_video")
-        return [name for name in names if self.weights[name]]
+        return [name for name in CLIP_OBJECTIVES if self.weights[name]]
 
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         """The fields of a batch that become tokens."""
-        return ("video", "sketch") if self.network.condition_depth else ("video",)
+        if self.config.data.frames == 1:
+            return ("image",)
+        return ("video", "sketch") if self.weights["sketch_to_video"] else ("video",)
 
     def modalities(self, augment: str) -> Mapping[str, Modality]:
         data = self.config.data
+        if data.frames == 1:
+            return {"image": ImageModality(data.image_size, augment)}
         return {
             field: VideoModality(data.image_size, data.frames, data.fps, augment, field)
             for field in self.fields
@@ -110,17 +119,18 @@ class NuwaTask(TextStatesTask):
 
     def media_shapes(self) -> Batch:
         data = self.config.data
-        shape = (data.batch_size, data.frames, data.image_size, data.image_size, 3)
+        frames = () if data.frames == 1 else (data.frames,)
+        shape = (data.batch_size, *frames, data.image_size, data.image_size, 3)
         return dict.fromkeys(self.fields, jax.ShapeDtypeStruct(shape, jnp.uint8))
 
-    def features(self, frozen: Any, *media: UInt8[Array, "b s h w 3"]) -> dict[str, Array]:
-        """Flat tokens of videos, and of sketches, frame by frame."""
+    def features(self, frozen: Any, *media: UInt8[Array, "b *frames h w 3"]) -> dict[str, Array]:
+        """Flat tokens of images, or of videos and sketches, frame by frame."""
         names = ("tokens", "sketch_tokens")
         return {name: self.encode(frozen, clips) for name, clips in zip(names, media, strict=False)}
 
-    def encode(self, frozen: Any, clips: UInt8[Array, "b s h w 3"]) -> Int[Array, "b n"]:
-        """Flat tokens of clips, frame by frame."""
-        frames = to_unit_range(rearrange(clips, "b s h w c -> (b s) h w c"))
+    def encode(self, frozen: Any, clips: UInt8[Array, "b *frames h w 3"]) -> Int[Array, "b n"]:
+        """Flat tokens of images or clips, frame by frame."""
+        frames = to_unit_range(clips.reshape(-1, *clips.shape[-3:]))
         ids = self.tokenizer.encode(frozen["tokenizers"]["tokenizer"], frames)
         return ids.reshape(len(clips), -1)
 
@@ -169,6 +179,8 @@ class NuwaTask(TextStatesTask):
         if self.weights["text_to_image"]:
             image = self.random_frame(clips, frame_key)
             found.append(Pass(image, text, {"text_to_image": jnp.ones(image.shape, bool)}))
+        if not names:
+            return found
         turn = jnp.broadcast_to(jnp.arange(len(clips))[:, None] % count, clips.shape)
         targets = {name: turn == number for number, name in enumerate(names)}
         if "prediction" in names:
@@ -231,12 +243,11 @@ class NuwaTask(TextStatesTask):
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
         """Cross-entropy of a video's tokens given its caption, and of its later frames given the first."""
         clips = self.tokens(frozen, batch)["tokens"]
-        everything = jnp.ones(clips.shape, bool)
+        passes = [("cross_entropy", jnp.ones(clips.shape, bool), self.text(frozen, batch))]
+        if self.config.data.frames > 1:
+            passes.append(("prediction_cross_entropy", self.later(clips), self.null(frozen, len(clips))))
         scores = {}
-        for name, targets, condition in (
-            ("cross_entropy", everything, self.text(frozen, batch)),
-            ("prediction_cross_entropy", self.later(clips), self.null(frozen, len(clips))),
-        ):
+        for name, targets, condition in passes:
             hidden = None
             if self.network.shift == "none":
                 masked = jax.vmap(lambda key: sample_mask(key, 1, clips.shape[1])[0])(keys)
@@ -252,7 +263,7 @@ class NuwaTask(TextStatesTask):
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
         """Flat tokens generated for the captions of a batch."""
         text = self.text(frozen, batch)
-        tokens = jnp.zeros((len(text[0]), self.network.grid[0] * self.network.frame_tokens), jnp.int32)
+        tokens = jnp.zeros((len(text[0]), self.config.data.frames * self.network.frame_tokens), jnp.int32)
         null = (jnp.asarray(frozen["null_text"]), jnp.asarray(frozen["null_mask"]))
         draw = Draw(tokens, jnp.ones(tokens.shape, bool), text, null)
         return draw_tokens(self.network, params, draw, key, NuwaSampling(**self.config.sampling))

@@ -140,6 +140,40 @@ def test_evaluation_scores_the_clip_from_its_text_and_later_frames_from_the_firs
         np.testing.assert_array_equal(scores[name][1], [len(places)] * 6)
 
 
+@pytest.fixture(scope="module")
+def on_images(tokenizer):
+    """The task on images, of a network for clips of two frames, and weights."""
+    config = make_config(tokenizer, {"condition_depth": 1}, text_dropout=0.0)
+    config.data.frames = 1
+    task = make_task(validate_config(config))
+    return task, random_params(task.init)
+
+
+def test_images_train_text_to_image_alone(on_images):
+    task, params = on_images
+    batch = {"tokens": TOKENS[:, :FRAME], "text_states": STATES, "text_mask": MASK}
+    loss = recorded(task.network, lambda batch: task.loss(params, NULL, batch, KEY, 0))
+    (total, scalars), [(arguments, logits)] = loss(batch)
+    np.testing.assert_array_equal(arguments[0], TOKENS[:, :FRAME])
+    np.testing.assert_array_equal(arguments[1], STATES)
+    expected = [cross_entropy(logits[b][n], TOKENS[b][n]) for b in range(6) for n in range(FRAME)]
+    assert list(scalars) == ["text_to_image"]
+    np.testing.assert_allclose(total, np.mean(expected), rtol=1e-4)
+    scores = jax.jit(task.evaluate)(params, NULL, batch, jax.random.split(KEY, 6))
+    assert list(scores) == ["cross_entropy"]
+    np.testing.assert_allclose(np.sum(scores["cross_entropy"][0]), np.sum(expected), rtol=1e-4)
+
+
+def test_images_are_encoded_as_the_frames_of_videos_are(on_images, tokenizer):
+    task, _ = on_images
+    frozen = {"tokenizers": task.frozen_tokenizers()}
+    images = RNG.integers(0, 256, (2, 16, 16, 3), np.uint8)
+    assert task.fields == ("image",)
+    assert {name: shape.shape for name, shape in task.media_shapes().items()} == {"image": (6, 16, 16, 3)}
+    [video] = make(tokenizer).features(frozen, images[None]).values()
+    np.testing.assert_array_equal(task.features(frozen, images)["tokens"].reshape(video.shape), video)
+
+
 @pytest.mark.slow
 def test_a_short_run_learns_clips_by_heart(tokenizer):
     """Random tokens, so that only the caption, or the first frame, can tell them."""
@@ -195,7 +229,7 @@ def test_a_network_that_does_not_fit_is_refused(tokenizer, change, message):
     "loss, batch_size, message",
     [
         ({}, 5, "batch_size is 5, but 2 objectives share the clips"),
-        ({"text_to_video": 0.0, "prediction": 0.0}, 6, "no objective on clips"),
+        ({"text_to_image": 0.0, "text_to_video": 0.0, "prediction": 0.0}, 6, "no objective on 2 frames"),
     ],
 )
 def test_objectives_that_do_not_share_a_batch_are_refused(tokenizer, loss, batch_size, message):
