@@ -30,6 +30,7 @@ LOSS = {
     "sketch_to_video": 1.0,  # from the sketch and the caption; for networks that read sketches
     "text_dropout": 0.1,  # share of the captions left out, for guidance
 }
+FEATURES = {"image": "tokens", "video": "tokens", "sketch": "sketch_tokens"}  # of each field of a batch
 CLIP_OBJECTIVES = ("text_to_video", "prediction", "sketch_to_video")
 
 
@@ -125,8 +126,8 @@ class NuwaTask(TextStatesTask):
 
     def features(self, frozen: Any, *media: UInt8[Array, "b *frames h w 3"]) -> dict[str, Array]:
         """Flat tokens of images, or of videos and sketches, frame by frame."""
-        names = ("tokens", "sketch_tokens")
-        return {name: self.encode(frozen, clips) for name, clips in zip(names, media, strict=False)}
+        fields = zip(self.fields, media, strict=True)
+        return {FEATURES[field]: self.encode(frozen, values) for field, values in fields}
 
     def encode(self, frozen: Any, clips: UInt8[Array, "b *frames h w 3"]) -> Int[Array, "b n"]:
         """Flat tokens of images or clips, frame by frame."""
@@ -147,11 +148,11 @@ class NuwaTask(TextStatesTask):
         codebook = params["codebook"]
         return {**params, "codebook": codebook.at[: len(rows), : rows.shape[1]].set(rows)}
 
-    def tokens(self, frozen: Any, batch: Batch) -> dict[str, Array]:
-        """`tokens` and, if the network reads sketches, `sketch_tokens` of a batch."""
-        if "tokens" in batch:
-            return {name: batch[name] for name in ("tokens", "sketch_tokens") if name in batch}
-        return self.features(frozen, *(batch[field] for field in self.fields))
+    def tokens(self, frozen: Any, batch: Batch, field: str = "") -> Int[Array, "b n"]:
+        """Flat tokens of the images or videos of a batch, or of its `field`."""
+        field = field or self.fields[0]
+        stored = FEATURES[field]
+        return batch[stored] if stored in batch else self.encode(frozen, batch[field])
 
     def null(self, frozen: Any, rows: int) -> tuple[Array, Array]:
         """States and mask of the empty text."""
@@ -170,8 +171,8 @@ class NuwaTask(TextStatesTask):
     def passes(self, frozen: Any, batch: Batch, key: Array) -> list[Pass]:
         """The predictions of a training step: frames, clips, and clips from sketches."""
         drop_key, frame_key = jax.random.split(key)
-        tokens, names = self.tokens(frozen, batch), self.clip_objectives
-        clips, count = tokens["tokens"], len(names)
+        clips, names = self.tokens(frozen, batch), self.clip_objectives
+        count = len(names)
         null, text = self.null(frozen, len(clips)), self.text(frozen, batch)
         drop = jax.random.bernoulli(drop_key, self.weights["text_dropout"], (len(clips), 1))
         text = _choose(drop, null, text)
@@ -190,7 +191,8 @@ class NuwaTask(TextStatesTask):
         if "sketch_to_video" in names:
             rest, last = slice(count - 1), slice(count - 1, None)
             clips, text, targets = jax.tree.map(lambda x: _rows(x, count, last), whole)
-            sketch = self.grid(_rows(tokens["sketch_tokens"], count, last))
+            sketches = {name: _rows(x, count, last) for name, x in batch.items() if "sketch" in name}
+            sketch = self.grid(self.tokens(frozen, sketches, "sketch"))
             own = {"sketch_to_video": targets["sketch_to_video"]}
             found.append(Pass(clips, (*text, sketch), own))
             clips, text, targets = jax.tree.map(lambda x: _rows(x, count, rest), whole)
@@ -242,7 +244,7 @@ class NuwaTask(TextStatesTask):
 
     def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: Array) -> dict[str, Sums]:
         """Cross-entropy of a video's tokens given its caption, and of its later frames given the first."""
-        clips = self.tokens(frozen, batch)["tokens"]
+        clips = self.tokens(frozen, batch)
         passes = [("cross_entropy", jnp.ones(clips.shape, bool), self.text(frozen, batch))]
         if self.config.data.frames > 1:
             passes.append(("prediction_cross_entropy", self.later(clips), self.null(frozen, len(clips))))
@@ -270,7 +272,7 @@ class NuwaTask(TextStatesTask):
 
     def predict(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b s h w 3"]:
         """The videos of a batch, their later frames generated from the first one, without text."""
-        clips = self.tokens(frozen, batch)["tokens"]
+        clips = self.tokens(frozen, batch)
         draw = Draw(clips, self.later(clips), self.null(frozen, len(clips)))
         sampling = NuwaSampling(**self.config.sampling)
         return self.decode(frozen, draw_tokens(self.network, params, draw, key, sampling))
@@ -284,7 +286,7 @@ class NuwaTask(TextStatesTask):
     def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Video]:
         """Reconstructions of the batch's videos, followed by samples for the same captions."""
         batch = {name: value[:PREVIEW_VIDEOS] for name, value in batch.items()}
-        clips = self.tokens(frozen, batch)["tokens"]
+        clips = self.tokens(frozen, batch)
         generated = self.sample_tokens(params, frozen, batch, key)
         frames = self.decode(frozen, jnp.concatenate([clips, generated]))
         return {"samples": Video(frames, self.config.data.fps)}

@@ -174,6 +174,19 @@ def test_images_are_encoded_as_the_frames_of_videos_are(on_images, tokenizer):
     np.testing.assert_array_equal(task.features(frozen, images)["tokens"].reshape(video.shape), video)
 
 
+def test_sketches_are_encoded_in_the_step_as_stored_tokens_are(tokenizer):
+    task = make(tokenizer, {"condition_depth": 1}, text_dropout=0.0)
+    frozen = {**NULL, "tokenizers": task.frozen_tokenizers()}
+    video, sketch = RNG.integers(0, 256, (2, 6, 2, 16, 16, 3), np.uint8)
+    text = {"text_states": STATES, "text_mask": MASK}
+    stored = {**text, **task.features(frozen, video, sketch)}
+    first = task.passes(frozen, {**text, "video": video, "sketch": sketch}, KEY)
+    for mine, other in zip(
+        jax.tree.leaves(first), jax.tree.leaves(task.passes(frozen, stored, KEY)), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other)
+
+
 @pytest.mark.slow
 def test_a_short_run_learns_clips_by_heart(tokenizer):
     """Random tokens, so that only the caption, or the first frame, can tell them."""
