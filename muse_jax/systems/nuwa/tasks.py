@@ -11,7 +11,7 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from muse_jax.media import Modality, Video
+from muse_jax.media import Images, Medium, Modality, Video
 from muse_jax.media.image import ImageModality, from_unit_range, to_unit_range
 from muse_jax.media.video import VideoModality
 from muse_jax.sampling.schedules import sample_mask
@@ -258,8 +258,8 @@ class NuwaTask(TextStatesTask):
             scores[name] = jnp.sum(losses * targets, axis=1), jnp.sum(targets, axis=1)
         return scores
 
-    def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b s h w 3"]:
-        """Videos generated for the captions of a batch, by `config.sampling`."""
+    def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b *frames h w 3"]:
+        """Images or videos generated for the captions of a batch, by `config.sampling`."""
         return self.decode(frozen, self.sample_tokens(params, frozen, batch, key))
 
     def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
@@ -277,19 +277,22 @@ class NuwaTask(TextStatesTask):
         sampling = NuwaSampling(**self.config.sampling)
         return self.decode(frozen, draw_tokens(self.network, params, draw, key, sampling))
 
-    def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b s h w 3"]:
-        """Videos of flat tokens, frame by frame."""
+    def decode(self, frozen: Any, tokens: Int[Array, "b n"]) -> UInt8[Array, "b *frames h w 3"]:
+        """Images or videos of flat tokens, frame by frame."""
         ids = rearrange(self.grid(tokens), "b s h w -> (b s) h w")
         frames = self.tokenizer.decode(frozen["tokenizers"]["tokenizer"], ids)
-        return from_unit_range(rearrange(frames, "(b s) h w c -> b s h w c", b=len(tokens)))
+        if self.config.data.frames > 1:
+            frames = rearrange(frames, "(b s) h w c -> b s h w c", b=len(tokens))
+        return from_unit_range(frames)
 
-    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Video]:
-        """Reconstructions of the batch's videos, followed by samples for the same captions."""
+    def preview(self, params: Any, frozen: Any, batch: Batch, key: Array) -> dict[str, Medium]:
+        """Reconstructions of the batch's images or videos, followed by samples for the same captions."""
         batch = {name: value[:PREVIEW_VIDEOS] for name, value in batch.items()}
         clips = self.tokens(frozen, batch)
         generated = self.sample_tokens(params, frozen, batch, key)
-        frames = self.decode(frozen, jnp.concatenate([clips, generated]))
-        return {"samples": Video(frames, self.config.data.fps)}
+        media = self.decode(frozen, jnp.concatenate([clips, generated]))
+        still = self.config.data.frames == 1
+        return {"samples": Images(media) if still else Video(media, self.config.data.fps)}
 
 
 def _choose(where: Bool[Array, "b 1"], first: Any, second: Any) -> tuple[Array, Array]:

@@ -171,7 +171,20 @@ def test_images_are_encoded_as_the_frames_of_videos_are(on_images, tokenizer):
     assert task.fields == ("image",)
     assert {name: shape.shape for name, shape in task.media_shapes().items()} == {"image": (6, 16, 16, 3)}
     [video] = make(tokenizer).features(frozen, images[None]).values()
-    np.testing.assert_array_equal(task.features(frozen, images)["tokens"].reshape(video.shape), video)
+    tokens = task.features(frozen, images)["tokens"]
+    np.testing.assert_array_equal(tokens.reshape(video.shape), video)
+    [frames] = make(tokenizer).decode(frozen, video)
+    np.testing.assert_array_equal(task.decode(frozen, tokens), frames)
+
+
+@pytest.mark.slow
+def test_images_are_previewed_as_images(on_images):
+    task, params = on_images
+    frozen = {**NULL, "tokenizers": task.frozen_tokenizers()}
+    batch = {"tokens": TOKENS[:4, :FRAME], "text_states": STATES[:4], "text_mask": MASK[:4]}
+    samples = jax.jit(task.preview)(nn.unbox(params), frozen, batch, KEY)["samples"]
+    assert samples.pixels.shape == (8, 16, 16, 3)
+    np.testing.assert_array_equal(samples.pixels[:4], task.decode(frozen, batch["tokens"]))
 
 
 def test_sketches_are_encoded_in_the_step_as_stored_tokens_are(tokenizer):
