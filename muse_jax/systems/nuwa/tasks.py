@@ -50,7 +50,8 @@ class NuwaTask(TextStatesTask):
 
     Objectives on whole clips share a batch: each takes an equal part of its rows. A batch comes as
     videos, sketches of them if an objective reads any, and captions; or with tokens and text states that were
-    computed before (`config.data.features`). With `config.data.frames=1` it comes as images, and text to
+    computed before (`config.data.features`). `config.data.frames` may be fewer than those of the network's
+    grid, for their beginning is predicted without the rest; with 1 a batch comes as images, and text to
     image, for which they suffice, is the only objective.
     """
 
@@ -73,7 +74,7 @@ class NuwaTask(TextStatesTask):
         self.tokenizer: Any = self.tokenizers["tokenizer"].module
         side = data.image_size // self.tokenizer.downsampling
         given = (self.network.vocab_size, tuple(self.network.grid), 1)
-        frames = self.network.grid[0] if data.frames == 1 else data.frames
+        frames = max(data.frames, self.network.grid[0])
         made = (self.tokenizer.codebook_size, (frames, side, side), self.tokenizer.groups)
         if given != made:
             raise ValueError(

@@ -140,6 +140,20 @@ def test_evaluation_scores_the_clip_from_its_text_and_later_frames_from_the_firs
         np.testing.assert_array_equal(scores[name][1], [len(places)] * 6)
 
 
+def test_beginnings_of_clips_are_predicted_as_in_whole_clips(probed, tokenizer):
+    """With a grid of one frame more than the data, whose positions are not read."""
+    task, params, _ = probed
+    longer = make(tokenizer, {"grid": (3, 2, 2), "condition_depth": 1})
+    weights = random_params(longer.init)
+    shapes = jax.tree.map(jnp.shape, longer.passes(NULL, BATCH, KEY))
+    assert shapes == jax.tree.map(jnp.shape, task.passes(NULL, BATCH, KEY))
+    clips = RNG.integers(0, CODES, (2, 3 * FRAME))
+    text = STATES[:2].astype(np.float32), MASK[:2]
+    whole = longer.losses(weights, clips, None, text)
+    beginning = longer.losses(weights, clips[:, : 2 * FRAME], None, text)
+    np.testing.assert_allclose(beginning, whole[:, : 2 * FRAME], rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def on_images(tokenizer):
     """The task on images, of a network for clips of two frames, and weights."""
@@ -242,7 +256,10 @@ def test_videos_are_read_and_previewed(tokenizer, videos):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"grid": (3, 2, 2)}, "grid are 16 and .3, 2, 2., but the tokenizer"),
+        (
+            {"grid": (1, 2, 2)},
+            "grid are 16 and .1, 2, 2., but the tokenizer .* on .2, 2, 2. for 2 frames",
+        ),
         ({"text_dim": 8}, "text_dim is 8, but the text encoder's states are 384 wide"),
     ],
 )
