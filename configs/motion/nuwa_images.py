@@ -1,7 +1,7 @@
-"""The network of configs/motion/nuwa.py on single frames: text to image, an eighth of a clip's work each.
+"""The network of configs/motion/nuwa.py trained on single images, each an eighth of a clip's tokens.
 
-Training on images first teaches what a caption looks like for little; configs/motion/nuwa.py then starts
-from it with --config.init_from=runs/motion/nuwa_images.
+The network learns what captions look like before it learns motion: configs/motion/nuwa.py then starts from
+its weights with --config.init_from=runs/motion/nuwa_images.
 
 First train configs/motion/vqgan64.py in runs/motion/vqgan64, then
 `python -m experiments.prepare_features --config=configs/motion/nuwa_images.py --splits=train,validation

@@ -48,11 +48,11 @@ class Pass(NamedTuple):
 class NuwaTask(TextStatesTask):
     """The objectives of `config.loss`, each a mean cross-entropy over its tokens, summed by their weights.
 
-    Objectives on whole clips share a batch: each takes an equal part of its rows. A batch comes as
-    videos, sketches of them if an objective reads any, and captions; or with tokens and text states that were
-    computed before (`config.data.features`). `config.data.frames` may be fewer than those of the network's
-    grid, for their beginning is predicted without the rest; with 1 a batch comes as images, and text to
-    image, for which they suffice, is the only objective.
+    Objectives on whole clips share a batch: each takes an equal part of its rows. A batch comes as videos,
+    sketches of them if an objective reads any, and captions; or with tokens and text states that were
+    computed before (`config.data.features`). `config.data.frames` may be smaller than the number of frames
+    in the network's grid: it then trains on the first frames of clips. With 1 a batch comes as images, and
+    text to image is the only objective; the weights of the others have no effect.
     """
 
     sampling_params = NuwaSampling
