@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
         "text_dropout": 0.1,
     }
     config.data = {
-        "source": "motion/x6",
+        "source": "motion/common/x6",  # "motion/x6" has all emoji: for larger networks or longer training
         "split": "train",
         "eval_split": "validation",
         "features": "runs/features/motion",  # "" computes tokens and text states in every step
@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.sampling = {
         "guidance_scale": 1.0,
-        "temperature": 0.9,
+        "temperature": 0.5,
         "top_k": 256,
     }
     config.total_steps = 4000

@@ -20,7 +20,7 @@ MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
     "emoji, emoji/px192, emoji/px256, icons, icons/xN, icons/art, icons/art/xN, motion, motion/xN, "
-    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, "
+    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, the same with motion/common, "
     "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
 )
 
@@ -283,11 +283,11 @@ def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
     from muse_jax.data.motion.motion_dataset_builder import Builder
     from muse_jax.data.motion.source import MotionSource
 
-    form = re.fullmatch(r"motion(?:/(images|sketches))?(?:/x([1-9]\d*))?", name)
+    form = re.fullmatch(r"motion(/common)?(?:/(images|sketches))?(?:/x([1-9]\d*))?", name)
     if form is None:
         raise ValueError(
             f"{name!r} is not a form of the motion data: use motion, motion/images or motion/sketches, with "
-            "/x8 for 8 clips or images per drawing."
+            "/common after motion for few emoji and /x8 at the end for 8 clips or images per drawing."
         )
     builder = Builder(data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
@@ -295,7 +295,7 @@ def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
             f"the motion data is not built at {builder.data_dir}: run "
             f"`python -m experiments.prepare_data --data=motion --data_dir={data_dir}`."
         )
-    return MotionSource(builder, split, int(form[2] or 1), form[1] or "clips")
+    return MotionSource(builder, split, int(form[3] or 1), form[2] or "clips", common=bool(form[1]))
 
 
 def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
@@ -323,10 +323,10 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
     Args:
       name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/art", the coloured drawings
         alone, with "/xN" for N images composed from each drawing; "motion", clips, or "motion/images" and
-        "motion/sketches", single frames of them, with "/xN" for N of each drawing; "tfds:NAME" or
-        "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or audio with `captions.jsonl`, see
-        `FolderSource`; "npz:FILE", images of ADM's evaluator, see `ArraySource`; "precomputed:PATH",
-        features stored in PATH/SPLIT.
+        "motion/sketches", single frames of them, with "/common" after "motion" for few emoji and "/xN" for N
+        of each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
+        audio with `captions.jsonl`, see `FolderSource`; "npz:FILE", images of ADM's evaluator, see
+        `ArraySource`; "precomputed:PATH", features stored in PATH/SPLIT.
       split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
         `muse_jax.data.motion.SPLITS` for motion; otherwise a split of the data.
       data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji,

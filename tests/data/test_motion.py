@@ -9,7 +9,7 @@ from muse_jax.data import load_source, make_loader
 from muse_jax.data.motion import DIRECTIONS, MOTIONS, moves, phrases
 from muse_jax.data.motion.attribution import attribution
 from muse_jax.data.motion.drawings import load_sprites, load_weather
-from muse_jax.data.motion.source import outlines
+from muse_jax.data.motion.source import COMMON_REPEATS, outlines
 from muse_jax.data.motion.splits import heldout_motion, weather_split
 from muse_jax.data.motion.weather import PRECIPITATION, Weather, parse_weather, thing
 from muse_jax.media import VideoModality
@@ -195,6 +195,20 @@ def test_images_are_single_frames_and_their_captions_name_no_motion(built_motion
     for record in records(source):
         assert record["image"].shape == (64, 64, 3) and "video" not in record
         assert not any("ing" in caption for caption in record["captions"])
+
+
+def test_few_common_concepts_move_beside_all_weather_icons(built_motion):
+    whole, common = (load_source(f"{name}/x4", "train", built_motion) for name in ("motion", "motion/common"))
+    found = {}
+    for name, source in (("whole", whole), ("common", common)):
+        for record in records(source):
+            kind = "weather" if record["kind"] == "weather" else "emoji"
+            found.setdefault((name, kind), []).append(record["name"])
+    assert set(found["common", "weather"]) == set(found["whole", "weather"])
+    moved = {name for name in found["whole", "emoji"] if "red-heart" in name and " and " not in name}
+    assert moved and {part for name in found["common", "emoji"] for part in name.split(" and ")} == moved
+    assert len(found["common", "emoji"]) == 4 * COMMON_REPEATS * len(moved)
+    assert len(found["common", "weather"]) == len(found["whole", "weather"])
 
 
 def test_sketches_are_single_frames_of_lines(built_motion):

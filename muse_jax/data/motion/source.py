@@ -11,6 +11,7 @@ from PIL import Image
 
 from muse_jax.data.captions import emoji_prompt
 from muse_jax.data.motion import moves, phrases
+from muse_jax.data.motion.common import COMMON_CONCEPTS
 from muse_jax.data.motion.rendering import FPS, STORED_FRAMES
 from muse_jax.data.motion.splits import SPLITS, heldout_motion
 from muse_jax.data.motion.weather import SKETCH_STYLE, parse_weather, thing
@@ -18,6 +19,7 @@ from muse_jax.media.image import decode_image
 from muse_jax.media.video import split_strip
 
 PAIR_SHARE = 0.2
+COMMON_REPEATS = 4  # of each emoji among the common concepts, which makes them two fifths of the clips
 SKETCH_SHARE = 0.1  # of single frames of emoji in training
 DIRECTION_SHARE = 0.65  # of single drawings, as far as a direction is not the one held out
 _EDGE = 40  # levels of 255 between neighbouring pixels that an outline separates
@@ -48,9 +50,13 @@ class MotionSource:
       split: one of `SPLITS`.
       compositions: number of clips per drawing, at least 1.
       form: "clips"; "images", single frames; or "sketches", single frames of sketches.
+      common: only emoji of `COMMON_CONCEPTS`, each of their drawings as `COMMON_REPEATS` of the n, beside all
+        weather icons: a vocabulary that a small network learns. The split "validation" has none of them.
     """
 
-    def __init__(self, builder: Any, split: str, compositions: int = 1, form: str = "clips"):
+    def __init__(
+        self, builder: Any, split: str, compositions: int = 1, form: str = "clips", common: bool = False
+    ):
         import tensorflow_datasets as tfds
 
         if split not in SPLITS:
@@ -69,6 +75,9 @@ class MotionSource:
         self.fields = ("video", "sketch") if form == "clips" else ("image",)
         self._weather = stored(f"weather_{split}")
         self._sprites = stored("sprites_validation" if split == "validation" else "sprites_train")
+        if common:
+            chosen = [record for record in self._sprites if record["concept"] in COMMON_CONCEPTS]
+            self._sprites = chosen * COMMON_REPEATS
         self._sketches = {
             record["concept"]: record for record in self._weather if record["style"] == SKETCH_STYLE
         }
