@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 
 from muse_jax.checkpointing.pretrained import pretrained_directory
+from muse_jax.evaluation.clips import direction_of
 from muse_jax.systems.base import load_pipeline
 
 
 @pytest.mark.parametrize(
-    "name, size", [("icons", (128, 128)), ("emoji", (128, 128)), ("emoji-cogview2", (192, 192))]
+    "name, size",
+    [("icons", (128, 128)), ("emoji", (128, 128)), ("emoji-cogview2", (192, 192)), ("motion", (64, 64))],
 )
 def test_a_shipped_checkpoint_loads_with_all_stages_from_at_most_48_mb(name, size):
     assert load_pipeline(name).image_size == size
@@ -29,3 +31,24 @@ def test_the_shipped_weights_draw_the_colour_of_the_prompt():
     ]
     images = pipeline.generate(prompts, seed=0)
     assert images.mean((1, 2)).argmax(axis=1).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_move_what_the_prompt_names_as_it_says():
+    """At least half of twelve clips, of eight directions that are told apart."""
+    things = ("noto emoji of a grinning face", "noto emoji of a red apple", "twemoji emoji of a yellow heart")
+    wanted = ["left", "right", "up", "down"] * len(things)
+    prompts = [f"a {thing} moving {direction}" for thing in things for direction in wanted[:4]]
+    clips = load_pipeline("motion").generate_video(prompts, seed=0)
+    right = [direction_of(clip) == direction for clip, direction in zip(clips, wanted, strict=True)]
+    assert sum(right) >= 6
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_draw_weather_in_the_style_of_the_prompt():
+    """Flat icons are on a dark background, those of one color on white."""
+    prompts = ["a flat weather icon of an overcast night", "a monochrome weather icon of an overcast night"]
+    flat, monochrome = (
+        load_pipeline("motion").generate_video(prompts, seed=0)[:, :, :8, :8].mean((1, 2, 3, 4))
+    )
+    assert flat < 80 and monochrome > 220
