@@ -182,8 +182,8 @@ def parse_mesh(text: str) -> Any:
     return make_mesh(shape)
 
 
-def parse_sampling(text: str) -> dict[str, Any]:
-    """Parses sampling parameters such as "num_steps=24,order=halton"; Python literals are evaluated.
+def parse_options(text: str, flag: str = "sampling") -> dict[str, Any]:
+    """Parses the value of a flag such as "num_steps=24,order=halton"; Python literals are evaluated.
 
     Raises:
       ValueError: a part has no "=".
@@ -192,9 +192,7 @@ def parse_sampling(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         name, separator, value = part.partition("=")
         if not separator:
-            raise ValueError(
-                f"--sampling={text} has the part {part!r}: write NAME=VALUE, such as --sampling=num_steps=24."
-            )
+            raise ValueError(f"--{flag}={text} has the part {part!r}: write --{flag}=NAME=VALUE,NAME=VALUE.")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -8,8 +8,8 @@
 
 The first form runs the evaluators of the run's config on its averaged weights. --metrics measures generated
 images against statistics that experiments.prepare_reference wrote; a stopped command resumes when it is run
-again. --evaluators runs evaluators by name, with the keys that the config gives them. --tokenizer measures
-one of the model's tokenizers instead, on images of config.data.image_size.
+again. --evaluators runs evaluators by name, with the keys of --options and of the config. --tokenizer
+measures one of the model's tokenizers instead, on images of config.data.image_size.
 """
 
 import json
@@ -37,6 +37,7 @@ BATCHES = flags.DEFINE_integer("batches", 0, "Maximum number of batches for the 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Instead of config.data.batch_size.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
 EVALUATORS = flags.DEFINE_list("evaluators", [], "Names of evaluators; by default all of the config.")
+OPTIONS = flags.DEFINE_string("options", "", "Keys of the --evaluators, such as clips=98,seed=1.")
 METRICS = flags.DEFINE_list("metrics", [], "Any of fid, sfid, kid, mind, prdc, inception_score, cmmd.")
 SAMPLES = flags.DEFINE_integer("samples", 30_000, "Images generated for --metrics.", lower_bound=2)
 REFERENCE = flags.DEFINE_string("reference", "", "Statistics of real images for --metrics.")
@@ -113,7 +114,7 @@ def evaluate_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     config = completed(given)
     if not config.evaluators:
         raise ValueError("Give --metrics or --evaluators, the measures to compute for --model.")
-    sampling = apps.parse_sampling(SAMPLING.value)
+    sampling = apps.parse_options(SAMPLING.value)
     task = PipelineTask(pipeline, config, **sampling)
     folder = Path(OUT.value).with_suffix(".partial")
     evaluators = make_evaluators(Context(task, config, mesh, folder, {"model": MODEL.value, **sampling}))
@@ -151,8 +152,11 @@ def completed(given: dict[str, Any]) -> Any:
     data["source"] = SOURCE.value or data["source"]
     data["eval_split"] = SPLIT.value or data["eval_split"]
     data["batch_size"] = BATCH_SIZE.value or data["batch_size"]
+    options = apps.parse_options(OPTIONS.value, "options")
+    if options and not EVALUATORS.value:
+        raise ValueError(f"--options={OPTIONS.value} belongs to --evaluators: name the evaluators too.")
     if EVALUATORS.value:
-        named = {name: named.get(name, {}) for name in EVALUATORS.value}
+        named = {name: {**named.get(name, {}), **options} for name in EVALUATORS.value}
     if METRICS.value:
         flag_values = {"samples": SAMPLES, "reference": REFERENCE, "network": NETWORK, "weights": WEIGHTS}
         flag_values |= {"resize": RESIZE, "blur": BLUR, "bootstrap": BOOTSTRAP, "per": PER}

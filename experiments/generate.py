@@ -80,7 +80,7 @@ def main() -> None:
                 "not use one: leave it out."
             )
         options["negative_prompt"] = NEGATIVE_PROMPT.value
-    sampling = apps.parse_sampling(SAMPLING.value)
+    sampling = apps.parse_options(SAMPLING.value)
     total = pipe.count_steps(**sampling) if task == "generate" else 1
     bar_format = "{desc}{bar} {n}/{total} steps, {elapsed}"
     with tqdm(desc="compiling", total=total, bar_format=bar_format, disable=not main_process) as bar:

@@ -28,6 +28,7 @@ TYPES: dict[str, str] = {
     "reconstruction": "muse_jax.evaluation.reconstruction.Reconstruction",
     "retrieval": "muse_jax.evaluation.retrieval.Retrieval",
     "iconeval": "muse_jax.evaluation.iconeval.IconEval",
+    "fvd": "muse_jax.evaluation.clip_distance.FVD",
     "fvd_efficientnet_lite0": "muse_jax.evaluation.clip_distance.ClipDistance",
     "motioneval": "muse_jax.evaluation.motioneval.MotionEval",
     "prediction": "muse_jax.evaluation.prediction.Prediction",

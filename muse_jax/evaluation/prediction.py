@@ -29,16 +29,18 @@ def copy_last(clips: UInt8[Array, "b frames h w 3"], given: int) -> UInt8[Array,
 
 
 class Prediction(Evaluator):
-    """PSNR of the frames that a task predicts from the first one, in dB, over a split's clips.
+    """PSNR of the frames that a task predicts from the first ones, in dB, over a split's clips.
 
-    Scores: psnr, of the predicted frames; copy_psnr, of the first frame repeated; gain, their difference. The
-    task has `predict(params, frozen, batch, key)`, which returns uint8 clips, and its batches have "video".
+    Scores: psnr, of the predicted frames; copy_psnr, of the last given frame repeated; gain, the difference.
+    The task has `predict(params, frozen, batch, key, given)`, which returns uint8 clips, and its batches have
+    "video". One frame does not show where a thing moves: two do.
 
     Keys:
-      split: clips; "": config.data.eval_split. clips: their number, at most. seed: of the samples.
+      split: clips; "": config.data.eval_split. clips: their number, at most. given: number of frames that are
+      given. seed: of the samples.
     """
 
-    defaults = {"split": "", "clips": 256, "seed": 0}
+    defaults = {"split": "", "clips": 256, "given": 1, "seed": 0}
 
     def __init__(self, name: str, options: Mapping[str, Any], context: Context):
         super().__init__(name, options, context)
@@ -54,14 +56,17 @@ class Prediction(Evaluator):
             )
         if self.options["clips"] < 1:
             raise self.refuse("clips", "at least 1")
+        most = context.config.data.frames - 1
+        if not 1 <= self.options["given"] <= most:
+            raise self.refuse("given", f"from 1 to {most}, so that a frame of config.data.frames remains")
         self._scores = jax.jit(self._scores_of_batch, out_shardings=replicated(context.mesh))
 
     def _scores_of_batch(self, params: Any, frozen: Any, batch: Any, key: Array) -> dict[str, Array]:
-        clips = batch["video"]
-        predicted = self.context.task.predict(params, frozen, batch, key)
+        clips, given = batch["video"], self.options["given"]
+        predicted = self.context.task.predict(params, frozen, batch, key, given)
         return {
-            "psnr": frame_psnr(predicted, clips, 1),
-            "copy_psnr": frame_psnr(copy_last(clips, 1), clips, 1),
+            "psnr": frame_psnr(predicted, clips, given),
+            "copy_psnr": frame_psnr(copy_last(clips, given), clips, given),
         }
 
     def __call__(self, params: Any, frozen: Any) -> Report:
@@ -78,4 +83,5 @@ class Prediction(Evaluator):
                 break
         means = {name: float(np.mean(values[: self.options["clips"]])) for name, values in found.items()}
         scores = {**means, "gain": means["psnr"] - means["copy_psnr"]}
-        return Report(scores, {"split": split, "clips": min(len(found["psnr"]), self.options["clips"])})
+        measured = min(len(found["psnr"]), self.options["clips"])
+        return Report(scores, {"split": split, "clips": measured, "given": self.options["given"]})

@@ -11,7 +11,8 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -124,6 +125,25 @@ def _rebuild_tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, 
 
 def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
     return data
+
+
+def find_torch(path: str | os.PathLike, names: Collection[str], missing: str) -> Path:
+    """Finds a published file of weights.
+
+    Args:
+      path: the file, or a folder with it; "" looks in PyTorch's cache of downloads.
+      names: the file's usual names.
+      missing: message of the error, in which "{place}" stands for where the file was looked for.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    home = os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch"
+    place = Path(path) if path else Path(home) / "hub" / "checkpoints"
+    for file in (place, *(place / name for name in names)):
+        if file.is_file():
+            return file
+    raise ValueError(missing.format(place=place))
 
 
 def load_torch(path: str | os.PathLike) -> Any:

@@ -165,10 +165,11 @@ def test_shares_count_only_the_records_that_have_an_attribute():
     assert motioneval.motion_eval(swapped, moving, real, None)["direction"] == 7 / 8
 
 
-def context(task, source="motion", features=""):
+def context(task, source="motion", features="", frames=8):
     from ml_collections import ConfigDict
 
     data = {"source": source, "split": "train", "eval_split": "test", "data_dir": "", "features": features}
+    data["frames"] = frames
     config = ConfigDict({"task": "nuwa", "eval_every": 1, "seed": 0, "data": data})
     return Context(task, config, one_device_mesh())
 
@@ -217,15 +218,56 @@ def test_the_distance_of_clips_that_equal_the_reference_is_zero(monkeypatch):
     assert report.scores == {"fvd_efficientnet_lite0": pytest.approx(0, abs=1e-6)}
 
 
+def test_the_fvd_compares_the_logits_of_i3d(monkeypatch):
+    records = [
+        {"video": np.random.default_rng(i).integers(0, 256, (9, 8, 8, 3), np.uint8)} for i in range(20)
+    ]
+    videos = np.stack([r["video"] for r in records])
+    task = SimpleNamespace(
+        traced=False,
+        sample=lambda params, frozen, batch, key: 255 - batch["video"],
+        eval_loader=lambda split: batches(videos),
+    )
+    monkeypatch.setattr(clip_distance, "load_source", lambda *_: records)
+    monkeypatch.setattr(clip_distance, "load_i3d", lambda path: {"from": path})
+    seen = []
+
+    def logits(params, clips, resize):
+        seen.append((params, len(clips), resize))
+        return clips.mean((1, 2, 3))
+
+    monkeypatch.setattr(clip_distance, "i3d_logits", logits)
+    options = {"num_samples": 20, "weights": "file.pt", "resize": "clean"}
+    report = make_evaluator("fvd", options, context(task, frames=9))({}, {})
+    features = videos.mean((1, 2, 3))
+    expected = clip_distance.clip_distance(255 - features, features)
+    assert report.scores == {"fvd_clean": pytest.approx(expected)} and expected > 0
+    assert seen[:3] == [({"from": "file.pt"}, count, "clean") for count in (8, 8, 4)]
+
+
 def test_prediction_reports_its_gain_over_copying():
     videos = np.stack([block_clip((1, 0), frames=3), block_clip((0, 1), frames=3)] * 2)
     task = SimpleNamespace(
-        predict=lambda params, frozen, batch, key: batch["video"],
+        predict=lambda params, frozen, batch, key, given: batch["video"],
         eval_loader=lambda split: batches(videos),
     )
-    scores = make_evaluator("prediction", {"clips": 3}, context(task))({}, {}).scores
+    scores = make_evaluator("prediction", {"clips": 3}, context(task, frames=3))({}, {}).scores
     assert scores["psnr"] == pytest.approx(100.0)
     assert scores["gain"] == pytest.approx(100.0 - scores["copy_psnr"])
+
+
+def test_prediction_gives_the_task_the_frames_that_it_copies():
+    videos = np.stack([block_clip((3, 0), frames=4)] * 2)
+    task = SimpleNamespace(
+        predict=lambda params, frozen, batch, key, given: prediction.copy_last(batch["video"], given),
+        eval_loader=lambda split: batches(videos),
+    )
+    found = {}
+    for given in (1, 2, 3):
+        report = make_evaluator("prediction", {"given": given}, context(task, frames=4))({}, {})
+        assert report.scores["gain"] == 0 and report.details["given"] == given
+        found[given] = report.scores["psnr"]
+    assert found[1] < found[2] < found[3]  # the later the frame that is copied, the nearer are those after it
 
 
 @pytest.mark.parametrize(
@@ -234,9 +276,19 @@ def test_prediction_reports_its_gain_over_copying():
         ("prediction", {}, {}, {}, "predicts none"),
         ("prediction", {}, {"predict": 1}, {"features": "f"}, "set it to ''"),
         ("prediction", {"clips": 0}, {"predict": 1}, {}, "clips' is 0"),
+        ("prediction", {"given": 3}, {"predict": 1}, {"frames": 3}, "given' is 3, .* from 1 to 2"),
         ("motioneval", {}, {}, {}, "generates none"),
         ("motioneval", {}, {"sample": 1}, {"source": "emoji"}, "measures the data source 'motion'"),
         ("motioneval", {"clips": 0}, {"sample": 1}, {}, "at least 1"),
+        (
+            "fvd",
+            {},
+            {"sample": 1},
+            {"frames": 8},
+            "needs clips of 9 frames or more, but config.data.frames is 8",
+        ),
+        ("fvd", {"resize": "none"}, {"sample": 1}, {"frames": 9}, "must be one of tf1, clean"),
+        ("fvd", {"weights": "no"}, {"sample": 1}, {"frames": 9}, "no I3D weights at no: put i3d_pretrained"),
         ("fvd_efficientnet_lite0", {"num_samples": 1}, {"sample": 1}, {}, "at least 2"),
     ],
 )

@@ -56,10 +56,15 @@ def test_it_trains_goes_on_traces_steps_and_scores(image_folder, tmp_path):
     assert second.returncode == 0, second.stderr
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert "resuming from step 2" in second.stderr and "step 4/4  loss" in second.stderr
-    scored = command("evaluate", f"--workdir={workdir}")
+    out = tmp_path / "scores.json"
+    options = ["--evaluators=loss", "--options=split=train", f"--out={out}"]
+    scored = command("evaluate", f"--workdir={workdir}", *options)
     assert scored.returncode == 0, scored.stderr
-    result = json.loads((workdir / "scores_test.json").read_text())
+    result = json.loads(out.read_text())
     assert result["step"] == 4 and 0 < result["scores"]["psnr"] < 60
+    assert result["examples"] == 8  # of the split that --options names; the config's has four
+    refused = command("evaluate", f"--workdir={workdir}", "--options=split=train")
+    assert "belongs to --evaluators" in refused.stderr.splitlines()[-1]
     other = command("train", *arguments, "--config.model.filters=16")
     assert other.returncode == 1
     assert "holds a run with model.filters = 8, but this config has 16" in other.stderr.splitlines()[-1]
@@ -129,3 +134,10 @@ def test_config_files_take_an_argument_and_must_be_there(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="has no function get_config"):
         apps.load_config_file(str(path))
+
+
+def test_options_are_python_literals_or_words():
+    assert apps.parse_options("clips=98,order=halton,lr=1e-3") == {"clips": 98, "order": "halton", "lr": 1e-3}
+    assert apps.parse_options("") == {}
+    with pytest.raises(ValueError, match="--options=clips has the part 'clips': write --options=NAME=VALUE"):
+        apps.parse_options("clips", "options")

@@ -160,9 +160,9 @@ class NuwaTask(TextStatesTask):
         text, mask = jnp.asarray(frozen["null_text"]), jnp.asarray(frozen["null_mask"])
         return jnp.broadcast_to(text, (rows, *text.shape[1:])), jnp.broadcast_to(mask, (rows, mask.shape[1]))
 
-    def later(self, tokens: Int[Array, "b n"]) -> Bool[Array, "b n"]:
-        """True in the frames after the first."""
-        after = jnp.arange(tokens.shape[1]) >= self.network.frame_tokens
+    def later(self, tokens: Int[Array, "b n"], given: int = 1) -> Bool[Array, "b n"]:
+        """True in the frames after the first `given`."""
+        after = jnp.arange(tokens.shape[1]) >= given * self.network.frame_tokens
         return jnp.broadcast_to(after, tokens.shape)
 
     def grid(self, tokens: Int[Array, "b n"]) -> Int[Array, "b s h w"]:
@@ -271,10 +271,12 @@ class NuwaTask(TextStatesTask):
         draw = Draw(tokens, jnp.ones(tokens.shape, bool), text, null)
         return draw_tokens(self.network, params, draw, key, NuwaSampling(**self.config.sampling))
 
-    def predict(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b s h w 3"]:
-        """The videos of a batch, their later frames generated from the first one, without text."""
+    def predict(
+        self, params: Any, frozen: Any, batch: Batch, key: Array, given: int = 1
+    ) -> UInt8[Array, "b s h w 3"]:
+        """The videos of a batch, their later frames generated from the first `given` ones, without text."""
         clips = self.tokens(frozen, batch)
-        draw = Draw(clips, self.later(clips), self.null(frozen, len(clips)))
+        draw = Draw(clips, self.later(clips, given), self.null(frozen, len(clips)))
         sampling = NuwaSampling(**self.config.sampling)
         return self.decode(frozen, draw_tokens(self.network, params, draw, key, sampling))
 

@@ -154,6 +154,16 @@ def test_beginnings_of_clips_are_predicted_as_in_whole_clips(probed, tokenizer):
     np.testing.assert_allclose(beginning, whole[:, : 2 * FRAME], rtol=1e-4)
 
 
+def test_prediction_draws_the_frames_after_the_given_ones(tokenizer):
+    task = make(tokenizer)
+    frozen = {**NULL, "tokenizers": task.frozen_tokenizers()}
+    params, decoded = nn.unbox(random_params(task.init)), task.decode(frozen, TOKENS)
+    for given in (1, 2):
+        clips = jax.jit(task.predict, static_argnums=4)(params, frozen, BATCH, KEY, given)
+        np.testing.assert_array_equal(clips[:, :given], decoded[:, :given])
+        assert (clips[:, given:] != decoded[:, given:]).any() == (given < 2)
+
+
 @pytest.fixture(scope="module")
 def on_images(tokenizer):
     """The task on images, of a network for clips of two frames, and weights."""
