@@ -19,7 +19,8 @@ python=${PYTHON:-.venv/bin/python}
 data=${DATA_DIR:-data}
 out=${OUT:-$runs/motion}
 
-frames=motion/images/x6 images=motion/common/images/x6 tokenizer=() stills=() four=() nuwa=()
+frames=motion/images/x6 images=motion/common/images/x6 tokenizer=() stills=() four=()
+nuwa=(--config.optim.lr=1e-3 --config.total_steps=1000) # as configs/motion/nuwa_four_frames.py
 case $device in
   cpu) ;;
   gpu)

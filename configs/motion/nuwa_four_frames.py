@@ -17,4 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = nuwa.get_config()
     config.data.frames = 4
     config.data.batch_size = 24
+    config.optim.lr = 1e-3  # of weights already trained: 3e-3 would undo the decay of the run before
+    config.total_steps = 1000
     return config

@@ -20,7 +20,8 @@ MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
     "emoji, emoji/px192, emoji/px256, icons, icons/xN, icons/art, icons/art/xN, motion, motion/xN, "
-    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, the same with motion/common, "
+    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, the same with motion/common "
+    "or motion/weather, "
     "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
 )
 
@@ -283,11 +284,12 @@ def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
     from muse_jax.data.motion.motion_dataset_builder import Builder
     from muse_jax.data.motion.source import MotionSource
 
-    form = re.fullmatch(r"motion(/common)?(?:/(images|sketches))?(?:/x([1-9]\d*))?", name)
+    form = re.fullmatch(r"motion(?:/(common|weather))?(?:/(images|sketches))?(?:/x([1-9]\d*))?", name)
     if form is None:
         raise ValueError(
             f"{name!r} is not a form of the motion data: use motion, motion/images or motion/sketches, with "
-            "/common after motion for few emoji and /x8 at the end for 8 clips or images per drawing."
+            "/common after motion for few emoji, /weather for none, and /x8 at the end for 8 clips or images "
+            "per drawing."
         )
     builder = Builder(data_dir=str(data_dir), file_format="array_record")
     if not Path(builder.data_dir).is_dir():
@@ -295,7 +297,7 @@ def _motion_source(name: str, split: str, data_dir: str | Path) -> Any:
             f"the motion data is not built at {builder.data_dir}: run "
             f"`python -m experiments.prepare_data --data=motion --data_dir={data_dir}`."
         )
-    return MotionSource(builder, split, int(form[3] or 1), form[2] or "clips", common=bool(form[1]))
+    return MotionSource(builder, split, int(form[3] or 1), form[2] or "clips", form[1] or "all")
 
 
 def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:

@@ -197,6 +197,14 @@ def test_images_are_single_frames_and_their_captions_name_no_motion(built_motion
         assert not any("ing" in caption for caption in record["captions"])
 
 
+def test_the_form_weather_has_the_weather_icons_alone(built_motion):
+    whole, weather = (load_source(name, "train", built_motion) for name in ("motion", "motion/weather"))
+    icons = [record for record in records(whole) if record["kind"] == "weather"]
+    alone = list(records(weather))
+    assert {record["kind"] for record in alone} == {"weather"} and len(alone) == len(icons)
+    assert sorted(record["name"] for record in alone) == sorted(record["name"] for record in icons)
+
+
 def test_few_common_concepts_move_beside_all_weather_icons(built_motion):
     whole, common = (load_source(f"{name}/x4", "train", built_motion) for name in ("motion", "motion/common"))
     found = {}

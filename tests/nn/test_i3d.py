@@ -7,6 +7,7 @@ from scipy.signal import correlate
 
 from muse_jax.interop.i3d import FILE, load_i3d
 from muse_jax.nn.i3d import I3D, MIN_FRAMES, Convolution
+from muse_jax.nn.shapes import abstract_params
 from tests.nn.i3d_state import random_state
 
 
@@ -29,6 +30,26 @@ def test_strided_convolutions_pad_as_tensorflow_does():
 def test_the_network_has_the_published_number_of_parameters(state):
     trained = [name for name in state if "conv3d" in name or name.endswith(("bn.weight", "bn.bias"))]
     assert sum(state[name].size for name in trained) == 12_697_264
+
+
+def test_pools_stand_where_the_paper_s_figure_3_has_them():
+    """The pools of the blocks' branches, 3x3x3 with stride 1, are left out."""
+    clips = jax.ShapeDtypeStruct((1, MIN_FRAMES, 224, 224, 3), np.float32)
+    params = abstract_params(I3D(), np.zeros(clips.shape, np.float32))
+    jaxpr = jax.make_jaxpr(lambda params, x: I3D().apply({"params": params}, x))(params, clips)
+    pools = [
+        (equation.params["window_dimensions"][1:4], equation.params["window_strides"][1:4])
+        for equation in jaxpr.eqns
+        if "window_dimensions" in equation.params
+    ]
+    assert [pool for pool in pools if pool != ((3, 3, 3), (1, 1, 1))] == [
+        ((1, 3, 3), (1, 2, 2)),
+        ((1, 3, 3), (1, 2, 2)),
+        ((3, 3, 3), (2, 2, 2)),
+        ((2, 2, 2), (2, 2, 2)),
+        ((2, 7, 7), (1, 1, 1)),
+    ]
+    assert len(pools) == 5 + 9
 
 
 @pytest.mark.slow

@@ -50,12 +50,13 @@ class MotionSource:
       split: one of `SPLITS`.
       compositions: number of clips per drawing, at least 1.
       form: "clips"; "images", single frames; or "sketches", single frames of sketches.
-      common: only emoji of `COMMON_CONCEPTS`, each of their drawings as `COMMON_REPEATS` of the n, beside all
-        weather icons: a vocabulary that a small network learns. The split "validation" has none of them.
+      drawings: "all"; "weather", only weather icons; or "common", weather icons and the emoji of
+        `COMMON_CONCEPTS`, each of their drawings as `COMMON_REPEATS` of the n: a vocabulary that a small
+        network learns. The split "validation" has no emoji of it.
     """
 
     def __init__(
-        self, builder: Any, split: str, compositions: int = 1, form: str = "clips", common: bool = False
+        self, builder: Any, split: str, compositions: int = 1, form: str = "clips", drawings: str = "all"
     ):
         import tensorflow_datasets as tfds
 
@@ -74,8 +75,10 @@ class MotionSource:
         self.split, self.compositions, self.form = split, compositions, form
         self.fields = ("video", "sketch") if form == "clips" else ("image",)
         self._weather = stored(f"weather_{split}")
-        self._sprites = stored("sprites_validation" if split == "validation" else "sprites_train")
-        if common:
+        self._sprites = []
+        if drawings != "weather":
+            self._sprites = stored("sprites_validation" if split == "validation" else "sprites_train")
+        if drawings == "common":
             chosen = [record for record in self._sprites if record["concept"] in COMMON_CONCEPTS]
             self._sprites = chosen * COMMON_REPEATS
         self._sketches = {
