@@ -20,9 +20,8 @@ MEDIA = ("image", "video", "audio")
 DEFAULT_DATA_DIR = "data"
 NAMES = (
     "emoji, emoji/px192, emoji/px256, icons, icons/xN, icons/art, icons/art/xN, motion, motion/xN, "
-    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, the same with motion/common "
-    "or motion/weather, "
-    "tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
+    "motion/images, motion/images/xN, motion/sketches, motion/sketches/xN, the same with motion/common or "
+    "motion/weather, tfds:NAME, tfds:NAME/CONFIG, folder:PATH, npz:FILE, precomputed:PATH"
 )
 
 
@@ -325,10 +324,10 @@ def load_source(name: str, split: str, data_dir: str | Path | None = None) -> An
     Args:
       name: "emoji" (128 px), "emoji/px192" or "emoji/px256"; "icons", or "icons/art", the coloured drawings
         alone, with "/xN" for N images composed from each drawing; "motion", clips, or "motion/images" and
-        "motion/sketches", single frames of them, with "/common" after "motion" for few emoji and "/xN" for N
-        of each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of images, videos or
-        audio with `captions.jsonl`, see `FolderSource`; "npz:FILE", images of ADM's evaluator, see
-        `ArraySource`; "precomputed:PATH", features stored in PATH/SPLIT.
+        "motion/sketches", single frames of them, with "/common" after "motion" for few emoji, "/weather" for
+        none, and "/xN" for N of each drawing; "tfds:NAME" or "tfds:NAME/CONFIG"; "folder:PATH", a folder of
+        images, videos or audio with `captions.jsonl`, see `FolderSource`; "npz:FILE", images of ADM's
+        evaluator, see `ArraySource`; "precomputed:PATH", features stored in PATH/SPLIT.
       split: "train", "heldout_pairs" or "heldout_concepts" for emoji; `muse_jax.data.icons.SPLITS` for icons;
         `muse_jax.data.motion.SPLITS` for motion; otherwise a split of the data.
       data_dir: folder of built TFDS data. Default ("" or None): `data` in the current folder for emoji,

@@ -10,7 +10,10 @@ from muse_jax.data.motion import DIRECTIONS, moves
 from muse_jax.evaluation import clip_distance, clips, motioneval, prediction
 from muse_jax.evaluation.evaluators import Context, make_evaluator
 from muse_jax.evaluation.frechet import frechet_distance
+from muse_jax.interop.i3d import convert_i3d
+from muse_jax.nn.i3d import I3D
 from muse_jax.sharding.partitioning import one_device_mesh
+from tests.nn.i3d_state import random_state
 
 
 def block_clip(step, frames=8, background=255):
@@ -243,6 +246,25 @@ def test_the_fvd_compares_the_logits_of_i3d(monkeypatch):
     expected = clip_distance.clip_distance(255 - features, features)
     assert report.scores == {"fvd_clean": pytest.approx(expected)} and expected > 0
     assert seen[:3] == [({"from": "file.pt"}, count, "clean") for count in (8, 8, 4)]
+
+
+@pytest.mark.slow
+def test_the_fvd_reads_clips_in_the_range_of_i3d(monkeypatch):
+    """With random weights: zero for equal clips, and the logits of pixels from -1 to 1."""
+    params = convert_i3d(random_state())
+    videos = np.random.default_rng(0).integers(0, 256, (2, 9, 224, 224, 3), np.uint8)
+    expected = I3D().apply({"params": params}, jnp.asarray(videos, jnp.float32) * (2 / 255) - 1)
+    logits = clip_distance.i3d_logits(params, videos)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    task = SimpleNamespace(
+        traced=False,
+        sample=lambda params, frozen, batch, key: batch["video"],
+        eval_loader=lambda split: batches(videos),
+    )
+    monkeypatch.setattr(clip_distance, "load_source", lambda *_: [{"video": video} for video in videos])
+    monkeypatch.setattr(clip_distance, "load_i3d", lambda path: params)
+    report = make_evaluator("fvd", {"num_samples": 2}, context(task, frames=9))({}, {})
+    assert report.scores == {"fvd_tf1": pytest.approx(0, abs=1e-3)}
 
 
 def test_prediction_reports_its_gain_over_copying():
