@@ -5,11 +5,14 @@
     python -m experiments.evaluate --model=emoji --source=emoji --evaluators=retrieval --split=heldout_pairs
     python -m experiments.evaluate --model=emoji --tokenizer=tokenizer --config=configs/emoji/vqgan64.py \
         --evaluators=reconstruction
+    python -m experiments.evaluate --model=motion --stage=base --config=configs/motion/nuwa.py \
+        --evaluators=motioneval,prediction
 
 The first form runs the evaluators of the run's config on its averaged weights. --metrics measures generated
 images against statistics that experiments.prepare_reference wrote; a stopped command resumes when it is run
 again. --evaluators runs evaluators by name, with the keys of --options and of the config. --tokenizer
-measures one of the model's tokenizers instead, on images of config.data.image_size.
+measures one of the model's tokenizers instead, on images of config.data.image_size, and --stage one of its
+networks, by the evaluators that its training has.
 """
 
 import json
@@ -23,7 +26,14 @@ from PIL import Image
 
 from experiments import apps
 from muse_jax.sharding import distributed
-from muse_jax.training import default_config, evaluate_run, load_config, validate_config
+from muse_jax.training import (
+    default_config,
+    evaluate_params,
+    evaluate_run,
+    load_config,
+    stage_config,
+    validate_config,
+)
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "The workdir of a run; its config is used unless --config is given."
@@ -60,6 +70,9 @@ PER = flags.DEFINE_string(
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", "", "For --model: measure its tokenizer of this config key, such as superres_tokenizer."
 )
+STAGE = flags.DEFINE_string(
+    "stage", "", "For --model: measure its network of this stage, such as base, as the task of --config does."
+)
 SAMPLING = flags.DEFINE_string(
     "sampling", "", "For --model: parameters such as guidance_scale=3,num_steps=8."
 )
@@ -76,8 +89,10 @@ def main() -> None:
     distributed.initialize()
     if WORKDIR.value:
         result, images = evaluate_workdir()
+    elif TOKENIZER.value:
+        result, images = evaluate_tokenizer()
     else:
-        result, images = evaluate_tokenizer() if TOKENIZER.value else evaluate_model()
+        result, images = evaluate_stage() if STAGE.value else evaluate_model()
     if jax.process_index():
         return
     out = Path(OUT.value or Path(WORKDIR.value) / f"scores_{result['split']}.json")
@@ -143,6 +158,24 @@ def evaluate_tokenizer() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with jax.set_mesh(mesh):
         params = put_tree(tokenizer.params, jax.tree.map(lambda _: replicated(mesh), tokenizer.params))
         reports, images = run_evaluators(evaluators, params, None)
+    return {**named, "split": config.data.eval_split, **reports}, images
+
+
+def evaluate_stage() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON and the images of the evaluation of a pretrained model's network."""
+    from muse_jax.checkpointing.source import open_source
+    from muse_jax.system import make_task
+
+    if not flags.FLAGS.config:
+        raise ValueError("Give --config=FILE, the config of the network's training, for its task and data.")
+    source = open_source(MODEL.value, "--model")
+    given = stage_config(source, STAGE.value, flags.FLAGS.config.to_dict())
+    given["sampling"] |= apps.parse_options(SAMPLING.value)
+    config, named = completed(given), {"model": MODEL.value, "stage": STAGE.value}
+    folder = Path(OUT.value).with_suffix(".partial")
+    reports, images = evaluate_params(
+        config, make_task(config), lambda: source.network(STAGE.value).params, folder, named
+    )
     return {**named, "split": config.data.eval_split, **reports}, images
 
 

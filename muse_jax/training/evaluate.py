@@ -1,6 +1,7 @@
 """Evaluation of a trained run with the evaluators that its config names."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from muse_jax.checkpointing.pretrained import fields_of
 from muse_jax.checkpointing.run import latest_step, restore_params
 from muse_jax.evaluation.evaluators import Context, Evaluator, Report, make_evaluators
 from muse_jax.sharding.partitioning import (
@@ -40,17 +42,82 @@ def evaluate_run(
     Raises:
       ValueError: there is no such checkpoint, or an evaluator cannot run.
     """
+    step = latest_step(workdir) if step is None else step
+    params = functools.partial(restore_params, workdir, step=step)
+    reports, images = evaluate_params(config, task, params, Path(workdir) / "evaluation", {"step": step})
+    return {"task": config.task, "step": step, "split": config.data.eval_split, **reports}, images
+
+
+def evaluate_params(
+    config: Any, task: Task, read_params: Callable[[], Any], folder: Path, weights: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Runs the evaluators of `config` on parameters of a task.
+
+    Args:
+      config: of the task.
+      read_params: returns the parameters; called when the evaluators have been checked.
+      folder: where evaluators keep their progress.
+      weights: identification of the parameters, such as {"step": 100}.
+
+    Returns:
+      the reports and images of `run_evaluators`.
+
+    Raises:
+      ValueError: an evaluator cannot run, or the parameters are not those of the task.
+    """
     mesh = make_mesh(config.mesh)
     check_batch_size(config.data.batch_size, mesh)
-    step = latest_step(workdir) if step is None else step
-    context = Context(task, config, mesh, Path(workdir) / "evaluation", {"step": step})
-    evaluators = make_evaluators(context)
-    params = restore_params(workdir, step=step)
+    evaluators = make_evaluators(Context(task, config, mesh, folder, weights))
+    params = read_params()
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        check_params(params, task, config.task)
         shardings = tree_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         frozen = put_frozen(task, mesh)
-        reports, images = run_evaluators(evaluators, put_tree(params, shardings), frozen)
-    return {"task": config.task, "step": step, "split": config.data.eval_split, **reports}, images
+        return run_evaluators(evaluators, put_tree(params, shardings), frozen)
+
+
+def stage_config(source: Any, stage: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The config `given` with the network, tokenizers and sampling parameters of a source's stage.
+
+    Args:
+      source: from `open_source`.
+      stage: name of one of its networks.
+      given: config of a task that trains the stage, as a dict.
+
+    Raises:
+      ValueError: the source has no such stage, or the task of the config trains another one.
+    """
+    if stage not in source.stages or given["task"] not in source.system.stages[stage].tasks:
+        raise ValueError(
+            f"--stage={stage} is not a network of {source.name} that the task {given['task']!r} of --config "
+            f"trains: give one of {', '.join(source.stages)}, and the config of its training."
+        )
+    tokenizers: dict[str, Any] = {
+        key: source.name for key in ("tokenizer", "superres_tokenizer") if key in given
+    }
+    model = {**given["model"], **fields_of(source.network(stage).module)}
+    sampling, data = source.sampling(stage).to_dict(), {**given["data"], "features": ""}
+    return {**given, **tokenizers, "model": model, "sampling": sampling, "data": data}
+
+
+def check_params(params: Any, task: Task, name: str) -> None:
+    """Checks that parameters have the paths and shapes of those of the task `name`.
+
+    Raises:
+      ValueError: they do not.
+    """
+    init = lambda: nn.meta.unbox(task.init(jax.random.key(0)))  # noqa: E731
+
+    def shapes_of(tree: Any) -> dict[str, Any]:
+        return {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+    found, expected = shapes_of(params), shapes_of(jax.eval_shape(init))
+    if found != expected:
+        differing = {name for name, _ in found.items() ^ expected.items()}
+        raise ValueError(
+            f"{len(differing)} parameters, such as {min(differing)}, are not those of the task {name!r} with "
+            "this config: evaluate with the config that they were trained with."
+        )
 
 
 def run_evaluators(

@@ -14,7 +14,14 @@ from muse_jax import load_pipeline
 from muse_jax.checkpointing.source import open_source
 from muse_jax.sharding.partitioning import one_device_mesh
 from muse_jax.system import make_task
-from muse_jax.training import default_config, evaluate_run, train, validate_config
+from muse_jax.training import (
+    default_config,
+    evaluate_params,
+    evaluate_run,
+    stage_config,
+    train,
+    validate_config,
+)
 from tests.toy.pipeline import ToyPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +65,29 @@ def test_it_is_exported_loaded_and_generates(run, tmp_path):
     np.testing.assert_array_equal(images, same)
 
 
+def test_the_network_of_a_pretrained_directory_scores_like_its_run(config, run, tmp_path):
+    ToyPipeline.from_sources({"base": open_source(run)}).save_pretrained(tmp_path / "toy", "float32")
+    given = {**config.to_dict(), "model": {}, "tokenizer": "runs/gone"}
+    chosen = validate_config(stage_config(open_source(tmp_path / "toy"), "base", given))
+    params = open_source(tmp_path / "toy").network("base").params
+    found, _ = evaluate_params(chosen, make_task(chosen), lambda: params, tmp_path / "partial", {})
+    expected, _ = evaluate_run(config, make_task(config), run)
+    assert found["scores"] == pytest.approx(expected["scores"], rel=1e-6)
+
+
+@pytest.mark.parametrize("stage, task", [("superres", "bag_of_words"), ("base", "vqgan")])
+def test_a_stage_that_the_config_does_not_train_is_refused(config, run, stage, task):
+    with pytest.raises(ValueError, match=f"--stage={stage} is not a network of .* give one of base, and"):
+        stage_config(open_source(run), stage, {**config.to_dict(), "task": task})
+
+
+def test_parameters_of_another_network_are_refused(config, run, tmp_path):
+    other = validate_config({**config.to_dict(), "model": {"vocab_size": 16, "grid": (4, 4), "width": 8}})
+    params = open_source(run).trained_params()
+    with pytest.raises(ValueError, match="parameters, such as .* are not those of the task"):
+        evaluate_params(other, make_task(other), lambda: params, tmp_path, {})
+
+
 def test_it_is_planned(config):
     with planned(config, lambda name: None) as described:
         step = trace_train(described, one_device_mesh())
@@ -82,6 +112,9 @@ def test_every_command_takes_it(image_folder, tmp_path):
     command("prepare_features", *config, f"--out={tmp_path}/features", "--splits=train")
     command("train", *config, f"--workdir={tmp_path}/again", f"--config.data.features={tmp_path}/features")
     command("export", f"--run={tmp_path}/run", f"--out={tmp_path}/model")
+    measured = ["--stage=base", "--evaluators=loss", f"--out={tmp_path}/scores.json"]
+    command("evaluate", f"--model={tmp_path}/model", *measured, *config)
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"]
     command("generate", f"--model={tmp_path}/model", "--prompt=color", f"--out={tmp_path}/image.png")
     assert Image.open(tmp_path / "image.png").size == (64, 64)
     command("plan", *config, "--topology=v5e:2x2", f"--out={tmp_path}/plans.jsonl")
