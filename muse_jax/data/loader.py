@@ -164,7 +164,7 @@ def make_loader(
         batch with repeated records, and its batches have `example_mask`.
       rows: rows of a batch, from 0 to batch_size - 1, that this process reads; by default all.
       workers: number of threads that read and decode ahead; 0 reads in the caller's thread.
-      cache_bytes: memory for decoded records.
+      cache_bytes: memory for decoded records; one pass over the source keeps none.
 
     Returns:
       An iterator of batches with an array for each of the source's fields, such as "image": uint8 (batch,
@@ -189,6 +189,7 @@ def make_loader(
     modalities = _modalities(source, modalities, image_size, augment)
     import grain
 
+    cache_bytes = 0 if num_epochs == 1 else cache_bytes  # nothing is read twice
     reader = _Reader(source, modalities, caption or CaptionTemplate(), cache_bytes)
     records = grain.MapDataset.range(len(source))
     if shuffle:

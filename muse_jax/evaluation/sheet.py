@@ -22,7 +22,7 @@ class Sheet:
 
     def add(self, images: UInt8[np.ndarray, "n h w 3"], features: Float[np.ndarray, "n dim"]) -> None:
         """Considers images with their features."""
-        self._random += list(images[: IMAGES - len(self._random)])
+        self._random += [_own(image) for image in images[: IMAGES - len(self._random)]]
         if not len(self._real) or not len(images):
             return
         products = features @ self._real.T
@@ -31,7 +31,8 @@ class Sheet:
             self._ranked.append((float(distance), self._count, image))
             self._count += 1
         self._ranked.sort(key=lambda entry: entry[:2])
-        self._ranked = self._ranked[:IMAGES] + self._ranked[max(IMAGES, len(self._ranked) - IMAGES) :]
+        kept = self._ranked[:IMAGES] + self._ranked[max(IMAGES, len(self._ranked) - IMAGES) :]
+        self._ranked = [(distance, number, _own(image)) for distance, number, image in kept]
 
     def images(self) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
         """`random`, the first images; `best` and `worst`, by the distance to the nearest real image."""
@@ -41,3 +42,8 @@ class Sheet:
             "worst": [image for *_, image in self._ranked[::-1][:IMAGES]],
         }
         return {name: np.stack(images) for name, images in kept.items() if images}
+
+
+def _own(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image in memory of its own: a view would keep its whole batch."""
+    return image if image.base is None else image.copy()

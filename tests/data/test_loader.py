@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from muse_jax.data import PLAIN_CAPTIONS, CaptionTemplate, emoji_prompt, load_source, make_loader
 from muse_jax.data.sources import CorruptRecordError
-from muse_jax.media import AudioModality, VideoModality
+from muse_jax.media import AudioModality, ImageModality, VideoModality
 
 
 class ShadeSource:
@@ -87,6 +88,22 @@ def test_the_last_batch_of_a_finite_loader_is_padded_and_masked(rows):
         indices(batches).reshape(3, -1)[real], np.arange(12).reshape(3, 4)[:, rows][real]
     )
     assert "example_mask" not in next(make_loader(ShadeSource(10), batch_size=4, image_size=8))
+
+
+@pytest.mark.parametrize("epochs, kept", [(1, 0), (2, 20)])
+def test_decoded_records_are_kept_if_they_are_read_again(epochs, kept):
+    decoded = []
+
+    class Watched(ImageModality):
+        def fit(self, record):
+            image = super().fit(record).copy()
+            decoded.append(weakref.ref(image))
+            return image
+
+    modalities = {"image": Watched(8, "none")}
+    loader = make_loader(ShadeSource(20), batch_size=5, modalities=modalities, num_epochs=epochs, workers=0)
+    assert len(take(loader)) == 4 * epochs
+    assert len(decoded) == 20 and sum(image() is not None for image in decoded) == kept
 
 
 @pytest.mark.parametrize("workers", [0, 3])

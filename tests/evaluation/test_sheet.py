@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 
 from muse_jax.evaluation.sheet import IMAGES, Sheet
@@ -24,3 +26,12 @@ def test_fewer_images_are_all_kept():
     sheet = Sheet(np.zeros((0, 4)))
     sheet.add(np.zeros((2, 2, 2, 3), np.uint8), np.ones((2, 4)))
     assert set(sheet.images()) == {"random"}
+
+
+def test_no_batch_stays_in_memory_for_the_sake_of_an_image():
+    sheet = Sheet(np.zeros((3, 4)))
+    batch = np.zeros((40, 2, 2, 3), np.uint8)
+    kept = weakref.ref(batch)
+    sheet.add(batch, np.ones((40, 4)))
+    del batch
+    assert kept() is None and len(sheet.images()["best"]) == IMAGES
