@@ -70,6 +70,23 @@ def test_text_and_condition_matter_and_masked_text_does_not(probed):
     assert (np.abs(other - logits).max(axis=1) > 1e-3).all()
 
 
+@pytest.mark.parametrize("shift", ["raster", "3d"])
+@pytest.mark.parametrize("extent, unseen", [(3, [(1, 1)]), (5, [])])
+def test_which_tokens_of_the_previous_frame_reach_a_place(shift, extent, unseen):
+    sizes = {**SMALL, "grid": (2, 6, 6), "depth": 4, "condition_depth": 0}
+    network = NuwaTransformer(**sizes, shift=shift, window=(3, extent, extent))
+    apply = jax.jit(lambda *inputs: network.apply({"params": random_params(network)}, *inputs))
+    row = column = 3
+    offsets = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    tokens = np.zeros((10, 72), int)
+    for number, (down, right) in enumerate(offsets):
+        tokens[number, 6 * (row + down) + column + right] = 1
+    _, text, mask, _ = inputs()
+    logits = apply(tokens, np.repeat(text, 10, axis=0), np.repeat(mask, 10, axis=0))[:, 36 + 6 * row + column]
+    change = np.abs(logits[:9] - logits[9]).max(axis=1)
+    assert [offset for offset, value in zip(offsets, change, strict=True) if value == 0] == unseen
+
+
 @pytest.mark.parametrize(
     "attention", ["nearby", *(pytest.param(x, marks=pytest.mark.slow) for x in ("axial", "full"))]
 )
