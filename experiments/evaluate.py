@@ -168,6 +168,11 @@ def evaluate_stage() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     if not flags.FLAGS.config:
         raise ValueError("Give --config=FILE, the config of the network's training, for its task and data.")
+    if MESH.value:
+        raise ValueError(
+            f"--mesh={MESH.value} has no effect on --stage, whose mesh is that of the config: give "
+            "--config.mesh.data=4 and the like."
+        )
     source = open_source(MODEL.value, "--model")
     given = stage_config(source, STAGE.value, flags.FLAGS.config.to_dict())
     given["sampling"] |= apps.parse_options(SAMPLING.value)

@@ -77,7 +77,7 @@ def evaluate_params(
 
 
 def stage_config(source: Any, stage: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The config `given` with the network, tokenizers and sampling parameters of a source's stage.
+    """The config `given` with the network, sampling parameters and frozen networks of a source's stage.
 
     Args:
       source: from `open_source`.
@@ -85,19 +85,24 @@ def stage_config(source: Any, stage: str, given: dict[str, Any]) -> dict[str, An
       given: config of a task that trains the stage, as a dict.
 
     Raises:
-      ValueError: the source has no such stage, or the task of the config trains another one.
+      ValueError: the source has no such stage, it is a tokenizer, or the task of the config trains another
+        one.
     """
+    if stage in source.stages and source.system.stages[stage].is_tokenizer:
+        raise ValueError(
+            f"--stage={stage} is the tokenizer of {source.name}, from which nothing is sampled: measure it "
+            "with --tokenizer=tokenizer."
+        )
     if stage not in source.stages or given["task"] not in source.system.stages[stage].tasks:
         raise ValueError(
             f"--stage={stage} is not a network of {source.name} that the task {given['task']!r} of --config "
             f"trains: give one of {', '.join(source.stages)}, and the config of its training."
         )
-    tokenizers: dict[str, Any] = {
-        key: source.name for key in ("tokenizer", "superres_tokenizer") if key in given
-    }
+    others = {"tokenizer", "superres_tokenizer", *source.stages}  # of them the config names what it reads
+    frozen: dict[str, Any] = {key: source.name for key in others if key in given}
     model = {**given["model"], **fields_of(source.network(stage).module)}
     sampling, data = source.sampling(stage).to_dict(), {**given["data"], "features": ""}
-    return {**given, **tokenizers, "model": model, "sampling": sampling, "data": data}
+    return {**given, **frozen, "model": model, "sampling": sampling, "data": data}
 
 
 def check_params(params: Any, task: Task, name: str) -> None:

@@ -1,6 +1,7 @@
 """A system of another package goes through every command, and nothing here knows it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,12 @@ def test_a_stage_that_the_config_does_not_train_is_refused(config, run, stage, t
         stage_config(open_source(run), stage, {**config.to_dict(), "task": task})
 
 
+def test_a_tokenizer_is_not_measured_as_a_stage(config, tokenizer):
+    given = {**config.to_dict(), "system": "vqgan", "task": "vqgan"}
+    with pytest.raises(ValueError, match="--stage=vqgan is the tokenizer of .* with --tokenizer=tokenizer"):
+        stage_config(open_source(tokenizer), "vqgan", given)
+
+
 def test_parameters_of_another_network_are_refused(config, run, tmp_path):
     other = validate_config({**config.to_dict(), "model": {"vocab_size": 16, "grid": (4, 4), "width": 8}})
     params = open_source(run).trained_params()
@@ -100,9 +107,10 @@ def test_it_is_planned(config):
 def test_every_command_takes_it(image_folder, tmp_path):
     """The real commands on the config file, from training to an image."""
 
-    def command(program, *arguments):
+    def command(program, *arguments, devices=1):
         line = [sys.executable, "-m", f"experiments.{program}", *arguments]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
 
     data = [f"--config.data.source=folder:{image_folder}", "--config.data.eval_split=train"]
@@ -114,7 +122,9 @@ def test_every_command_takes_it(image_folder, tmp_path):
     command("export", f"--run={tmp_path}/run", f"--out={tmp_path}/model")
     measured = ["--stage=base", "--evaluators=loss", f"--out={tmp_path}/scores.json"]
     command("evaluate", f"--model={tmp_path}/model", *measured, *config)
-    assert json.loads((tmp_path / "scores.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    command("evaluate", f"--model={tmp_path}/model", *measured, *config, "--config.mesh.data=2", devices=2)
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"] == pytest.approx(scores, rel=1e-5)
     command("generate", f"--model={tmp_path}/model", "--prompt=color", f"--out={tmp_path}/image.png")
     assert Image.open(tmp_path / "image.png").size == (64, 64)
     command("plan", *config, "--topology=v5e:2x2", f"--out={tmp_path}/plans.jsonl")
