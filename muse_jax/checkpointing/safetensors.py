@@ -30,7 +30,7 @@ def weights_to_bytes(params: Mapping[str, Any], dtype: str = "float16") -> bytes
     for name, leaf in traverse_util.flatten_dict(meta.unbox(dict(params)), sep="/").items():
         exact = np.asarray(leaf, np.float32)
         with np.errstate(over="ignore"):
-            stored[name] = np.ascontiguousarray(exact.astype(DTYPES[dtype]))
+            stored[name] = np.asarray(exact.astype(DTYPES[dtype]), order="C")
         if not np.all(np.isfinite(stored[name].astype(np.float32))):
             raise ValueError(
                 f"The weights {name!r} reach {np.abs(exact).max():g}, which {dtype} cannot hold: "

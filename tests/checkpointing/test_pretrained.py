@@ -117,6 +117,10 @@ class TestRoundTrip:
         with pytest.raises(ValueError, match="stored as float16, bfloat16, float32, not as 'int8'"):
             weights_to_bytes({"a": np.float32([1])}, "int8")
 
+    def test_a_scalar_keeps_its_shape(self, tmp_path):
+        (tmp_path / "a.safetensors").write_bytes(weights_to_bytes({"a": np.float32(3)}))
+        assert read_weights(tmp_path / "a.safetensors", {"a": np.float32(0)})["a"].shape == ()
+
     def test_a_full_disk_leaves_the_checkpoint_that_was_there(self, copy, monkeypatch):
         calls = []
 
