@@ -2,6 +2,8 @@
 
 from muse_jax.system import Stage, System
 from muse_jax.systems.nuwa.pipeline import NuwaPipeline
+from muse_jax.systems.nuwa.ranker import RankerSampling, VideoRanker
+from muse_jax.systems.nuwa.ranker_task import VideoRankerTask
 from muse_jax.systems.nuwa.sampling import NuwaSampling
 from muse_jax.systems.nuwa.tasks import NuwaTask
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
@@ -9,7 +11,7 @@ from muse_jax.systems.nuwa.video_tokenizer_task import VideoVQVAETask
 
 SYSTEM = System(
     name="nuwa",
-    tasks={"nuwa": NuwaTask, "video_vqvae": VideoVQVAETask},
+    tasks={"nuwa": NuwaTask, "video_vqvae": VideoVQVAETask, "video_ranker": VideoRankerTask},
     stages={
         "base": Stage(
             NuwaTransformer,
@@ -18,7 +20,10 @@ SYSTEM = System(
             sampling=NuwaSampling,
             tokenizer="tokenizer",
             tokenizer_file="vqgan",
-        )
+        ),
+        "ranker": Stage(
+            VideoRanker, ("video_ranker",), file="ranker", sampling=RankerSampling, optional=True
+        ),
     },
     pipeline=NuwaPipeline,
 )

@@ -6,21 +6,32 @@ import numpy as np
 
 from muse_jax.sampling.params import check_steps
 from muse_jax.systems.base import LoadedStage
+from muse_jax.systems.nuwa.sampling import NuwaSampling
 from muse_jax.text import TextEncoder
 
 
-def check_stage(encoder: TextEncoder, base: LoadedStage) -> None:
-    """Refuses a network that does not fit the text encoder or the tokenizer."""
+def check_stages(encoder: TextEncoder, base: LoadedStage, ranker: LoadedStage | None) -> None:
+    """Refuses networks that do not fit the text encoder or the tokenizer."""
     network, tokenizer = base.network, base.tokenizer
-    if network.text_dim != encoder.dim:
-        raise ValueError(
-            f"The network reads text states of width {network.text_dim}, but the text encoder "
-            f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
-        )
+    for name, stage in (("network", base), ("ranker", ranker)):
+        if stage is not None and stage.network.text_dim != encoder.dim:
+            raise ValueError(
+                f"The {name} reads text states of width {stage.network.text_dim}, but the text encoder "
+                f"{encoder.name!r} gives {encoder.dim}: take the one it was trained with."
+            )
     if (network.vocab_size, 1) != (tokenizer.codebook_size, tokenizer.groups):
         raise ValueError(
             f"The network draws {network.vocab_size} codes, but its tokenizer has {tokenizer.codebook_size} "
             f"in {tokenizer.groups} groups: take the tokenizer it was trained with."
+        )
+
+
+def check_candidates(sampling: NuwaSampling, ranker: Any) -> None:
+    """Refuses several candidates where nothing ranks them."""
+    if sampling.num_candidates > 1 and ranker is None:
+        raise ValueError(
+            f"num_candidates is {sampling.num_candidates}, but this checkpoint has no ranker to choose among "
+            "them: generate 1, or take a checkpoint with a run of the task 'video_ranker'."
         )
 
 

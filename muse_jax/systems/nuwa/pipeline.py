@@ -17,7 +17,13 @@ from muse_jax.sharding.partitioning import put_tree, tree_shardings
 from muse_jax.systems import validation
 from muse_jax.systems.base import LoadedStage, Pipeline, split_samples
 from muse_jax.systems.nuwa import programs
-from muse_jax.systems.nuwa.checks import check_clip_mask, check_clips, check_frames, check_stage
+from muse_jax.systems.nuwa.checks import (
+    check_candidates,
+    check_clip_mask,
+    check_clips,
+    check_frames,
+    check_stages,
+)
 from muse_jax.systems.nuwa.sampling import count_steps
 from muse_jax.text import TextEncoder, load_text_encoder
 
@@ -31,23 +37,26 @@ class NuwaPipeline(Pipeline):
 
     All calls take `seed` (0 to 2**32 - 1), `progress` (called with a `muse_jax.sampling.DecodeStep` after
     each step) and the fields of `NuwaSampling`, such as `order` ("raster", "wavefront" or "masked"),
-    `guidance_scale`, `temperature` and `top_k`; those left out are the checkpoint's. They raise ValueError,
-    one sentence, before any device work, for an argument out of range. A program is compiled at the first
-    call for a number of prompts and of frames; other prompts, seeds and scales compile nothing.
+    `guidance_scale`, `temperature`, `top_k` and `num_candidates`; those left out are the checkpoint's. They
+    raise ValueError, one sentence, before any device work, for an argument out of range. A program is
+    compiled at the first call for a number of prompts, of frames and of candidates, and another one for a
+    guidance scale of 0, which needs half of the work; other prompts, seeds and scales compile nothing.
 
     Attributes:
       text_encoder: frozen.
       base: the stage of the network, a `NuwaTransformer`.
+      ranker: the stage of the network that chooses among candidates, a `VideoRanker`; None: without.
       fps: frames per second of the videos.
     """
 
     system_name: ClassVar[str] = "nuwa"
     text_encoder: TextEncoder
     base: LoadedStage
+    ranker: LoadedStage | None = None
     fps: float = DEFAULT_FPS
 
     def __post_init__(self) -> None:
-        check_stage(self.text_encoder, self.base)
+        check_stages(self.text_encoder, self.base, self.ranker)
 
     @classmethod
     def load_components(
@@ -233,16 +242,21 @@ class NuwaPipeline(Pipeline):
     ) -> Any:
         params: Any = self.sampling(**sampling)["base"]
         count_steps(self.base.network, params, frames)  # refuses an order that the network does not have
+        check_candidates(params, self.ranker)
+        if negative is None:  # no text to rank by
+            params = params.override(num_candidates=1)
         tokenize: Any = self.text_encoder.tokenize
         prompts = programs.Texts(*tokenize(texts))
-        away = None if negative is None else programs.Texts(*tokenize([negative]))
+        unguided = negative is None or params.guidance_scale == 0
+        away = None if unguided else programs.Texts(*tokenize([negative]))
         rows = self._rows((prompts, sketches, given))
         request = programs.Request(self.params, params.traced(), rows[0], away, *rows[1:])
         return self._run(programs.draw_clips, request, frames, seed=seed, progress=progress)
 
     @cached_property
     def modules(self) -> programs.Modules:
-        return programs.Modules(self.text_encoder.module, self.base.network, self.base.tokenizer)
+        ranker = None if self.ranker is None else self.ranker.network
+        return programs.Modules(self.text_encoder.module, self.base.network, self.base.tokenizer, ranker)
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -260,7 +274,8 @@ class NuwaPipeline(Pipeline):
             return self._rows(programs.Texts(*of))
 
         sampling: Any = self.sampling()["base"]
-        request = programs.Request(self.params, sampling.traced(), texts(batch_size), texts(1))
+        away = None if sampling.guidance_scale == 0 else texts(1)
+        request = programs.Request(self.params, sampling.traced(), texts(batch_size), away)
         return programs.draw_clips, (request, self.max_frames)
 
     def vocabulary(self) -> dict[str, bytes]:

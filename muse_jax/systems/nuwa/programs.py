@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 from muse_jax.media.image import from_unit_range, to_unit_range
 from muse_jax.sampling import Progress
 from muse_jax.systems.base import cells_under
+from muse_jax.systems.nuwa.ranker import VideoRanker, best_clips, repeat_rows
 from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.tokenizers import VQGAN
@@ -24,6 +25,7 @@ class Modules(NamedTuple):
     text: nn.Module
     base: NuwaTransformer
     base_tokenizer: VQGAN
+    ranker: VideoRanker | None = None
 
 
 class Texts(NamedTuple):
@@ -62,9 +64,15 @@ class Request(NamedTuple):
 def draw_clips(
     modules: Modules, request: Request, frames: int, seed: Int[Array, ""], progress: Progress
 ) -> UInt8[Array, "batch frames height width 3"]:
-    """Clips of `frames` frames. The draws of clip i depend on the seed and on i only."""
-    base, params, given = modules.base, request.params, request.given
-    batch = len(request.prompts.ids)
+    """Clips of `frames` frames, for each prompt the best of `request.sampling.num_candidates`.
+
+    The draws of clip i depend on the seed, the number of candidates and on i only.
+    """
+    base, params = modules.base, request.params
+    candidates = request.sampling.num_candidates
+    text = _text_states(modules, params, request.prompts)
+    states, given, sketches = repeat_rows((text, request.given, request.sketches), candidates)
+    batch = len(states[1])
     if given is None:
         tokens = jnp.zeros((batch, frames * base.frame_tokens), jnp.int32)
         drawn = jnp.ones(tokens.shape, bool)
@@ -72,18 +80,22 @@ def draw_clips(
         tokens = _encode(modules, params, given.clips).reshape(batch, -1)
         mask = rearrange(given.mask, "b s h w -> (b s) h w")
         drawn = cells_under(mask, base.grid[1:]).reshape(batch, -1)
-    sketches = () if request.sketches is None else (_encode(modules, params, request.sketches),)
-    cond = (*_text_states(modules, params, request.prompts), *sketches)
+    grids = () if sketches is None else (_encode(modules, params, sketches),)
+    cond = (*states, *grids)
     uncond = None
     if request.negative is not None:
-        uncond = (*_text_states(modules, params, request.negative), *sketches)
+        uncond = (*_text_states(modules, params, request.negative), *grids)
     key = jax.random.key(seed)
     draw = Draw(tokens, drawn, cond, uncond)
     tokens = draw_tokens(base, params["base"], draw, key, request.sampling, progress.at("base"))
     ids = rearrange(tokens, "b (s h w) -> (b s) h w", h=base.grid[1], w=base.grid[2])
     pixels = from_unit_range(modules.base_tokenizer.decode(params["base_tokenizer"], ids))
     clips = rearrange(pixels, "(b s) h w c -> b s h w c", b=batch)
-    return clips if given is None else jnp.where(given.mask[..., None], clips, given.clips)
+    if given is not None:
+        clips = jnp.where(given.mask[..., None], clips, given.clips)
+    if modules.ranker is None or candidates == 1:
+        return clips
+    return best_clips(modules.ranker, params["ranker"], clips, text)
 
 
 def _encode(modules: Modules, params: Any, clips: Array) -> Int[Array, "b s h w"]:

@@ -43,6 +43,8 @@ class NuwaSampling(SamplingParams):
     top_k: keep the k most probable codes; 0: all. Not for "masked".
     num_steps: passes of the network, at least 1; for "masked" only.
     choice_temperature: of the noise on which tokens are kept first, 0 or greater; for "masked" only.
+    num_candidates: generated per text, of which the one that the checkpoint's ranker finds most similar to
+      the text is kept, at least 1; tasks without a text generate one.
     """
 
     order: str = static("")
@@ -51,9 +53,11 @@ class NuwaSampling(SamplingParams):
     top_k: int = static(0)
     num_steps: int = static(24)
     choice_temperature: float = 4.5
+    num_candidates: int = static(1)
 
     def check(self) -> None:
         check_steps("num_steps", self.num_steps)
+        check_steps("num_candidates", self.num_candidates)
         check_whole("top_k", self.top_k, 0)
         for name in ("guidance_scale", "temperature", "choice_temperature"):
             check_not_negative(name, getattr(self, name))

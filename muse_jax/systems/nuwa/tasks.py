@@ -11,10 +11,14 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from muse_jax.checkpointing.source import Weights, open_source
 from muse_jax.media import Images, Medium, Modality, Video
 from muse_jax.media.image import ImageModality, from_unit_range, to_unit_range
 from muse_jax.media.video import VideoModality
+from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.sampling.schedules import sample_mask
+from muse_jax.systems.nuwa.checks import check_candidates
+from muse_jax.systems.nuwa.ranker import best_clips, repeat_rows
 from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.systems.text_states_task import TextStatesTask
@@ -53,6 +57,8 @@ class NuwaTask(TextStatesTask):
     computed before (`config.data.features`). `config.data.frames` may be smaller than the number of frames
     in the network's grid: it then trains on the first frames of clips. With 1 a batch comes as images, and
     text to image is the only objective; the weights of the others have no effect.
+
+    `config.ranker`, a run or a checkpoint, chooses among `config.sampling.num_candidates` in evaluations.
     """
 
     sampling_params = NuwaSampling
@@ -60,6 +66,7 @@ class NuwaTask(TextStatesTask):
         **TextStatesTask.config_defaults,
         "data": {**TextStatesTask.config_defaults["data"], "frames": 8, "fps": 8.0},
         "sampling": NuwaSampling().to_dict(),
+        "ranker": "",
     }
 
     def __init__(self, config: Any):
@@ -71,6 +78,9 @@ class NuwaTask(TextStatesTask):
         if data.frames == 1:
             self.weights.update(dict.fromkeys(CLIP_OBJECTIVES, 0.0))
         self.check_text_dim()
+        ranker = config.ranker and open_source(config.ranker, "config.ranker").network("ranker")
+        self.ranker: Weights | None = ranker or None
+        check_candidates(NuwaSampling(**config.sampling), self.ranker)
         self.tokenizer: Any = self.tokenizers["tokenizer"].module
         side = data.image_size // self.tokenizer.downsampling
         given = (self.network.vocab_size, tuple(self.network.grid), 1)
@@ -97,6 +107,13 @@ class NuwaTask(TextStatesTask):
     def check_config(cls, config: Mapping[str, Any]) -> None:
         """Refuses numbers that are out of range."""
         check_limits(config, {"data.frames": (1, float("inf"))})
+
+    def frozen(self) -> Any:
+        return {**super().frozen(), "ranker": {} if self.ranker is None else self.ranker.params}
+
+    def frozen_shapes(self) -> Any:
+        ranker = {} if self.ranker is None else parameter_shapes(self.ranker.module)
+        return {**super().frozen_shapes(), "ranker": ranker}
 
     @property
     def clip_objectives(self) -> list[str]:
@@ -261,15 +278,24 @@ class NuwaTask(TextStatesTask):
 
     def sample(self, params: Any, frozen: Any, batch: Batch, key: Array) -> UInt8[Array, "b *frames h w 3"]:
         """Images or videos generated for the captions of a batch, by `config.sampling`."""
-        return self.decode(frozen, self.sample_tokens(params, frozen, batch, key))
+        text, count = self.text(frozen, batch), self.config.sampling.num_candidates
+        media = self.decode(frozen, self.sample_tokens(params, frozen, repeat_rows(text, count), key))
+        if self.ranker is None or count == 1:
+            return media
+        clips = media.reshape(len(media), -1, *media.shape[-3:])
+        best = best_clips(self.ranker.module, frozen["ranker"], clips, text)
+        return best.reshape(-1, *media.shape[1:])
 
-    def sample_tokens(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Int[Array, "b n"]:
-        """Flat tokens generated for the captions of a batch."""
-        text = self.text(frozen, batch)
+    def sample_tokens(
+        self, params: Any, frozen: Any, text: tuple[Array, Array], key: Array
+    ) -> Int[Array, "b n"]:
+        """Flat tokens generated for states and masks of texts."""
         tokens = jnp.zeros((len(text[0]), self.config.data.frames * self.network.frame_tokens), jnp.int32)
-        null = (jnp.asarray(frozen["null_text"]), jnp.asarray(frozen["null_mask"]))
+        sampling, null = NuwaSampling(**self.config.sampling), None
+        if sampling.guidance_scale:
+            null = jnp.asarray(frozen["null_text"]), jnp.asarray(frozen["null_mask"])
         draw = Draw(tokens, jnp.ones(tokens.shape, bool), text, null)
-        return draw_tokens(self.network, params, draw, key, NuwaSampling(**self.config.sampling))
+        return draw_tokens(self.network, params, draw, key, sampling)
 
     def predict(
         self, params: Any, frozen: Any, batch: Batch, key: Array, given: int = 1
@@ -292,7 +318,7 @@ class NuwaTask(TextStatesTask):
         """Reconstructions of the batch's images or videos, followed by samples for the same captions."""
         batch = {name: value[:PREVIEW_VIDEOS] for name, value in batch.items()}
         clips = self.tokens(frozen, batch)
-        generated = self.sample_tokens(params, frozen, batch, key)
+        generated = self.sample_tokens(params, frozen, self.text(frozen, batch), key)
         media = self.decode(frozen, jnp.concatenate([clips, generated]))
         still = self.config.data.frames == 1
         return {"samples": Images(media) if still else Video(media, self.config.data.fps)}

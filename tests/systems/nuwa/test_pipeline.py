@@ -16,6 +16,7 @@ from muse_jax.media.video import Video, decode_video
 from muse_jax.nn.shapes import parameter_shapes
 from muse_jax.systems.base import LoadedStage
 from muse_jax.systems.nuwa.pipeline import NuwaPipeline
+from muse_jax.systems.nuwa.ranker import RankerSampling, VideoRanker, best_clips
 from muse_jax.systems.nuwa.sampling import Draw, NuwaSampling, draw_tokens
 from muse_jax.systems.nuwa.transformer import NuwaTransformer
 from muse_jax.text import load_text_encoder
@@ -26,6 +27,7 @@ from tests.systems.nuwa.test_tasks import make_config
 ROOT = Path(__file__).parents[3]
 PROMPTS = ["a heart moving left", "a dog"]
 TOKENIZER = VQGAN(filters=8, multipliers=(1,), num_res_blocks=1, embed_dim=4, patch=4, codebook_size=16)
+RANKER = VideoRanker(widths=(8,), depth=1, embed_dim=8)
 SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "text_dim": 384, "code_dim": 4}
 NETWORK = NuwaTransformer(16, (3, 2, 2), condition_depth=1, **SIZES)
 RNG = np.random.default_rng(0)
@@ -42,7 +44,7 @@ def random_params(module, seed, scale=0.4):
 
 
 @functools.cache
-def make(network=NETWORK):
+def make(network=NETWORK, ranker=None):
     params = random_params(network, 0)
     params["text_projection"]["kernel"] *= 0.05  # so that the text does not drown the sketch,
     params["decoder"]["layers"]["layer_scale"][:, 1] *= 20  # and few tokens show what both change
@@ -53,7 +55,8 @@ def make(network=NETWORK):
         TOKENIZER,
         random_params(TOKENIZER, 1),
     )
-    return NuwaPipeline(load_text_encoder("minilm"), stage)
+    chooser = ranker and LoadedStage(ranker, random_params(ranker, 2), RankerSampling())
+    return NuwaPipeline(load_text_encoder("minilm"), stage, chooser)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,44 @@ def test_an_image_is_drawn_for_each_sample(pipe):
     assert images.shape == (2, 2, 8, 8, 3) and (images[0, 0] != images[0, 1]).any()
 
 
+def test_the_best_candidate_of_each_prompt_is_kept():
+    pipe = make(ranker=RANKER)
+    best = pipe.generate_video(PROMPTS, num_candidates=3, seed=3)
+    candidates = pipe.generate_video([PROMPTS[0]] * 3 + [PROMPTS[1]] * 3, seed=3)  # rows draw by their number
+    text_params, params = jax.tree.map(jnp.asarray, (pipe.text_encoder.params, pipe.ranker.params))
+    ids, mask = pipe.text_encoder.tokenize(PROMPTS)
+    states = jax.jit(pipe.text_encoder.module.apply)({"params": text_params}, ids, mask)
+    expected = jax.jit(lambda *inputs: best_clips(RANKER, params, *inputs))(candidates, (states, mask))
+    np.testing.assert_array_equal(best, expected)
+    assert (best != candidates[::3]).any()
+
+
+def test_tasks_without_a_text_draw_one_candidate(compilations):
+    pipe = make(ranker=RANKER)
+    first = pipe.predict(CLIPS[:, :1], num_candidates=3)
+    before = len(compilations)
+    np.testing.assert_array_equal(pipe.predict(CLIPS[:, :1]), first)
+    assert len(compilations) == before
+
+
+def test_a_scale_of_0_is_without_guidance(pipe, video):
+    plain = pipe.generate_video(PROMPTS, seed=3, guidance_scale=0.0, negative_prompt="a cat")
+    np.testing.assert_array_equal(plain, pipe.generate_video(PROMPTS, seed=3, guidance_scale=0.0))
+    guided = pipe.generate_video(PROMPTS, seed=3, guidance_scale=1e-9)  # with the empty text beside it
+    np.testing.assert_array_equal(plain, guided)
+    assert (plain != video).any()
+
+
+@pytest.mark.slow
+def test_a_saved_ranker_chooses_the_same_videos(tmp_path):
+    pipe = make(ranker=RANKER)
+    pipe.save_pretrained(tmp_path, "float32")
+    loaded = load_pipeline(tmp_path)
+    assert loaded.ranker.network == RANKER
+    ours, theirs = (each.generate_video(PROMPTS, seed=3, num_candidates=2) for each in (pipe, loaded))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.slow
 def test_a_saved_pipeline_draws_the_same_videos(pipe, video, tmp_path):
     pipe.save_pretrained(tmp_path, "float32")
@@ -214,6 +255,11 @@ def test_the_command_continues_an_image_as_mp4(pipe, tmp_path):
         (lambda pipe: pipe.sketch_to_image(CLIPS[:, 0, :4]), "images are of 4x8 pixels"),
         (lambda pipe: pipe.generate_video(PROMPTS, steps=3), "has no such sampling parameter"),
         (lambda pipe: pipe.generate_video(PROMPTS, top_k=-1), "top_k must be a whole number"),
+        (lambda pipe: pipe.generate_video(PROMPTS, num_candidates=2), "has no ranker to choose among them"),
+        (
+            lambda pipe: pipe.generate_video(PROMPTS, num_candidates=0),
+            "num_candidates must be a whole number",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(pipe, call, message):
@@ -226,6 +272,11 @@ def test_a_network_without_an_encoder_of_sketches_refuses_them():
     network = NuwaTransformer(16, (3, 2, 2), **SIZES)
     with pytest.raises(ValueError, match="reads no sketches"):
         make(network).sketch_to_video(CLIPS)
+
+
+def test_a_ranker_of_another_text_encoder_is_refused():
+    with pytest.raises(ValueError, match="The ranker reads text states of width 8"):
+        make(ranker=VideoRanker(widths=(8,), text_dim=8))
 
 
 @pytest.mark.parametrize(

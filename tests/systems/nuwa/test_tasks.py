@@ -8,7 +8,9 @@ from flax import linen as nn
 from PIL import Image
 
 from muse_jax.system import make_task
+from muse_jax.systems.nuwa.ranker import best_clips
 from muse_jax.training import default_config, validate_config
+from tests.systems.conftest import save_untrained
 from tests.systems.probing import cross_entropy, norm, random_params, recorded, train_on
 
 CODES, TEXT, FRAME = 16, 24, 4
@@ -162,6 +164,36 @@ def test_prediction_draws_the_frames_after_the_given_ones(tokenizer):
         clips = jax.jit(task.predict, static_argnums=4)(params, frozen, BATCH, KEY, given)
         np.testing.assert_array_equal(clips[:, :given], decoded[:, :given])
         assert (clips[:, given:] != decoded[:, given:]).any() == (given < 2)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_samples_are_the_candidates_that_the_ranker_chooses(tokenizer, tmp_path, frames):
+    ranked = default_config("nuwa", "video_ranker")
+    ranked.model = {"widths": (8,), "depth": 1, "text_dim": 384, "embed_dim": 8}
+    ranked.data.update(image_size=16, frames=2, source="folder:none")
+    save_untrained(ranked, tmp_path / "ranker")
+    config = make_config(tokenizer)
+    config.data.frames = frames
+    plain = make_task(validate_config(config))
+    config.ranker, config.sampling.num_candidates = str(tmp_path / "ranker"), 3
+    task = make_task(validate_config(config))
+    frozen = {**NULL, "tokenizers": task.frozen_tokenizers(), "ranker": task.ranker.params}
+    params = nn.unbox(random_params(task.init))
+    batch = {"text_states": STATES, "text_mask": MASK}
+    best = jax.jit(task.sample)(params, frozen, batch, KEY)
+    thrice = {name: np.repeat(value, 3, axis=0) for name, value in batch.items()}
+    candidates = np.asarray(jax.jit(plain.sample)(params, frozen, thrice, KEY))
+    clips = candidates.reshape(18, frames, 16, 16, 3)
+    choose = jax.jit(lambda *inputs: best_clips(task.ranker.module, frozen["ranker"], *inputs))
+    np.testing.assert_array_equal(best, np.reshape(choose(clips, (STATES, MASK)), best.shape))
+    assert best.shape == (6, *candidates.shape[1:]) and (best != candidates[::3]).any()
+
+
+def test_candidates_without_a_ranker_are_refused(tokenizer):
+    config = make_config(tokenizer)
+    config.sampling.num_candidates = 2
+    with pytest.raises(ValueError, match="num_candidates is 2, but this checkpoint has no ranker"):
+        make_task(validate_config(config))
 
 
 @pytest.fixture(scope="module")
