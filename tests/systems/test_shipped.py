@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from muse_jax.checkpointing.pretrained import pretrained_directory
@@ -39,9 +42,27 @@ def test_the_shipped_weights_move_what_the_prompt_names_as_it_says():
     things = ("noto emoji of a grinning face", "noto emoji of a red apple", "twemoji emoji of a yellow heart")
     wanted = ["left", "right", "up", "down"] * len(things)
     prompts = [f"a {thing} moving {direction}" for thing in things for direction in wanted[:4]]
-    clips = load_pipeline("motion").generate_video(prompts, seed=0)
+    clips = load_pipeline("motion").generate_video(prompts, seed=0, guidance_scale=2.0)
     right = [direction_of(clip) == direction for clip, direction in zip(clips, wanted, strict=True)]
     assert sum(right) >= 6
+
+
+@pytest.mark.slow
+def test_the_shipped_ranker_tells_weather_icons_apart():
+    """Videos of four prompts find their own prompt."""
+    prompts = [
+        f"a {style} weather icon of an overcast {time} with rain"
+        for style in ("flat", "monochrome")
+        for time in ("day", "night")
+    ]
+    pipe = load_pipeline("motion")
+    clips = pipe.generate_video(prompts, seed=0)
+    encoder, ranker = pipe.text_encoder, pipe.ranker
+    text, params = jax.tree.map(jnp.asarray, (encoder.params, ranker.params))
+    ids, mask = encoder.tokenize(prompts)
+    states = jax.jit(encoder.module.apply)({"params": text}, ids, mask)
+    videos, texts = jax.jit(ranker.network.apply)({"params": params}, clips, states, mask)
+    assert np.argmax(videos @ texts.T, axis=1).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

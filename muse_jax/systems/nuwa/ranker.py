@@ -85,10 +85,10 @@ class VideoRanker(nn.Module):
 
     def __call__(
         self,
-        clips: UInt8[Array, "batch frames height width 3"],
+        clips: UInt8[Array, "videos frames height width 3"],
         text: Float[Array, "batch text text_dim"],
         text_mask: Bool[Array, "batch text"],
-    ) -> tuple[Float[Array, "batch embed_dim"], Float[Array, "batch embed_dim"]]:
+    ) -> tuple[Float[Array, "videos embed_dim"], Float[Array, "batch embed_dim"]]:
         """Embeddings of videos, scaled by the temperature, and of texts; see `videos` and `texts`."""
         scale = jnp.minimum(jnp.exp(self.log_scale), MAX_SCALE)
         return scale * self.videos(clips), self.texts(text, text_mask)

@@ -15,14 +15,18 @@ from muse_jax.systems.text_states_task import TextStatesTask
 from muse_jax.training.task import Batch, Sums, build, check_loss_keys
 
 LOSS = {
-    "video": 1.0,  # videos and texts
+    "video": 1.0,  # videos and texts; each text also sees the videos of the batch backwards, which are wrong
     "image": 0.5,  # a random frame of each video and texts
 }
 _NEVER = -1e9
 
 
 class VideoRankerTask(TextStatesTask):
-    """Contrastive cross-entropies over a batch (arXiv 2103.00020, figure 3), summed by `config.loss`."""
+    """Contrastive cross-entropies over a batch (arXiv 2103.00020, figure 3), summed by `config.loss`.
+
+    What a clip shows nearly always tells it from the others of a batch, so that a network need not see how it
+    moves. The same clips backwards are what it must see that for.
+    """
 
     sampling_params = RankerSampling
     config_defaults: ClassVar[Mapping[str, Any]] = {
@@ -56,17 +60,17 @@ class VideoRankerTask(TextStatesTask):
     def init(self, key: Array) -> Any:
         return self.network.init(key, *self.network.example_inputs())["params"]
 
-    def similarities(self, params: Any, clips: Array, text: tuple[Array, Array]) -> Float[Array, "b b"]:
-        """Logits of each video and each text of a batch."""
+    def similarities(self, params: Any, clips: Array, text: tuple[Array, Array]) -> Float[Array, "videos b"]:
+        """Logits of each video and each text."""
         videos, texts = self.network.apply({"params": params}, clips, *text)
         return videos @ texts.T
 
     def loss(self, params: Any, frozen: Any, batch: Batch, key: Array, step: Array):
-        clips, text, same = batch["video"], self.text(frozen, batch), same_captions(batch)
+        clips, text, same = jnp.asarray(batch["video"]), self.text(frozen, batch), same_captions(batch)
         frame = jax.random.randint(key, (len(clips),), 0, clips.shape[1])
         images = clips[jnp.arange(len(clips)), frame][:, None]
         scalars = {}
-        for name, media in (("video", clips), ("image", images)):
+        for name, media in (("video", jnp.concatenate([clips, clips[:, ::-1]])), ("image", images)):
             if self.weights[name]:
                 losses, _ = contrast(self.similarities(params, media, text), same)
                 scalars[name] = jnp.mean(losses)
@@ -87,14 +91,18 @@ def same_captions(batch: Batch) -> Bool[Array, "b b"]:
 
 
 def contrast(
-    logits: Float[Array, "b b"], same: Bool[Array, "b b"]
+    logits: Float[Array, "videos b"], same: Bool[Array, "b b"]
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """Mean cross-entropies of rows and columns in nats, and which rows have their maximum on the diagonal.
 
-    Other pairs that are the `same` count neither as right nor as wrong.
+    Args:
+      logits: of the videos of a batch and, in further rows, of other videos, which fit none of the texts.
+      same: pairs of equal captions. Apart from its own, a pair of these counts neither as right nor as wrong.
     """
-    own = jnp.eye(len(logits), dtype=bool)
-    logits = jnp.where(same & ~own, _NEVER, logits)
-    labels = jnp.arange(len(logits))
-    losses = [optax.softmax_cross_entropy_with_integer_labels(each, labels) for each in (logits, logits.T)]
-    return sum(losses) / 2, jnp.argmax(logits, axis=1) == labels
+    count = len(same)
+    own = jnp.eye(count, dtype=bool)
+    pairs = jnp.where(same & ~own, _NEVER, logits[:count])
+    every = jnp.concatenate([pairs, logits[count:]])
+    labels = jnp.arange(count)
+    losses = [optax.softmax_cross_entropy_with_integer_labels(each, labels) for each in (pairs, every.T)]
+    return sum(losses) / 2, jnp.argmax(pairs, axis=1) == labels
