@@ -7,6 +7,7 @@ is repeated for as many frames as a code stands for.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,19 @@ def clips_tokenizer(workdir: Path) -> tuple[VideoVQVAETask, Rebuild]:
             f"--clips is {str(workdir)!r}, which is no run of the task 'video_vqvae': train "
             "configs/motion/video_vqvae.py, and give its workdir."
         )
-    params = restore_params(workdir)
-    return task, jax.jit(lambda clips: task.reconstruct(params, clips))
+    return task, partial(jax.jit(task.reconstruct), restore_params(workdir))
 
 
 def frames_tokenizer(name: str) -> tuple[Any, Rebuild]:
     """The tokenizer of images of a run or a checkpoint, and its reconstructions of clips."""
     tokenizer = open_source(name, "--frames").tokenizer()
-    module, params = tokenizer.module, tokenizer.params
+    module = tokenizer.module
 
-    def rebuild(clips: jax.Array) -> jax.Array:
+    def rebuild(params: Any, clips: jax.Array) -> jax.Array:
         frames = to_unit_range(clips.reshape(-1, *clips.shape[2:]))
         return from_unit_range(module.decode(params, module.encode(params, frames))).reshape(clips.shape)
 
-    return module, jax.jit(rebuild)
+    return module, partial(jax.jit(rebuild), tokenizer.params)
 
 
 def measure(rebuild: Rebuild, clips: Clips) -> float:
